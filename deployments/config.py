@@ -1,0 +1,79 @@
+"""What `serve_config.yaml` may say under `args`, each key with its bound. Serve checks it before anything starts."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Refuses unknown keys, so that a misspelt one is an error and not a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Settings):
+    """Which checkpoint is served, and on what."""
+
+    checkpoint: str = Field("models/checkpoints/shapes", description="A diffusers folder, or a hub id[@revision].")
+    id: str | None = Field(None, description="The name clients use. Default: the last part of `checkpoint`.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else CPU.")
+
+
+class QueueConfig(Settings):
+    """How much may wait."""
+
+    max_waiting: int = Field(256, ge=1, le=100_000, description="Pictures in line; beyond that requests get a 429.")
+
+
+class TextEncoderConfig(Settings):
+    """One TextEncoder replica. Batch size and wait are Serve's `@serve.batch` settings."""
+
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch.")
+    max_batch_size: int = Field(16, ge=1, le=256, description="Prompts encoded together.")
+    batch_wait_timeout_s: float = Field(0.002, ge=0, le=1, description="How long a prompt waits for company, seconds.")
+
+
+class DenoiserConfig(Settings):
+    """One Denoiser replica."""
+
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of torch.")
+    max_rows: int = Field(16, ge=2, le=256, description="Rows of one forward pass; a guided picture takes two.")
+    preview_interval_s: float = Field(0.4, ge=0.05, le=60, description="Least time between two previews of a picture.")
+
+
+class VaeDecoderConfig(Settings):
+    """One VaeDecoder replica."""
+
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of torch.")
+    max_batch_size: int = Field(4, ge=1, le=64, description="Pictures decoded together.")
+    batch_wait_timeout_s: float = Field(0.002, ge=0, le=1, description="How long latents wait for company, seconds.")
+
+
+def default_state_dir() -> Path:
+    """Return `$XDG_STATE_HOME/darkroom`, else `~/.local/state/darkroom`."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "darkroom"
+
+
+class AppConfig(Settings):
+    """`args` of the application `generation`."""
+
+    state_dir: Path | None = Field(None, description="Where pictures are kept. Default: see `default_state_dir`.")
+    model: ModelConfig = ModelConfig()
+    queue: QueueConfig = QueueConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
+
+    @property
+    def state_path(self) -> Path:
+        """The folder in use, absolute."""
+        return (self.state_dir or default_state_dir()).expanduser().absolute()
+
+
+class UiConfig(Settings):
+    """`args` of the application `ui`."""
+
+    generation_app: str = Field("generation", description="The Serve application that the page is a client of.")

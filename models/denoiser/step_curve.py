@@ -1,0 +1,36 @@
+"""Seconds for one forward of so many rows of a shape, measured while running. No torch."""
+
+from dataclasses import dataclass, field
+
+SMOOTHING = 0.1  # weight of the newest measurement
+UNMEASURED_S = 0.05  # assumed for a row until anything is known
+
+
+@dataclass(slots=True)
+class StepCurve:
+    """Measured times of steps; what was not measured is read off a straight line between or beyond what was."""
+
+    seconds: dict[tuple[int, int], float] = field(default_factory=dict)  # (rows, latent cells) -> seconds
+
+    def measure(self, rows: int, cells: int, seconds: float) -> None:
+        """Take in one step."""
+        known = self.seconds.get((rows, cells))
+        self.seconds[rows, cells] = seconds if known is None else known + SMOOTHING * (seconds - known)
+
+    def step_s(self, rows: int, cells: int) -> float:
+        """Return the expected seconds of a step of `rows` rows of `cells` latent cells."""
+        points = sorted((r, s) for (r, c), s in self.seconds.items() if c == cells)
+        if not points:
+            nearest = min(self.seconds, key=lambda point: abs(point[1] - cells), default=None)
+            if nearest is None:
+                return UNMEASURED_S * rows
+            return self.step_s(rows, nearest[1]) * cells / nearest[1]
+        below = max((p for p in points if p[0] <= rows), default=None)
+        above = min((p for p in points if p[0] >= rows), default=None)
+        if below and above:
+            if below[0] == above[0]:
+                return below[1]
+            share = (rows - below[0]) / (above[0] - below[0])
+            return below[1] + share * (above[1] - below[1])
+        edge = below or points[0]
+        return edge[1] * rows / edge[0]

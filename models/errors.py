@@ -1,0 +1,111 @@
+"""The one error tree.
+
+    DarkroomError                 500  internal_error
+    ├── InvalidRequest            400  invalid_value            names the field in `param`
+    │   └── UnknownModel          404  model_not_found
+    ├── NotFound                  404  not_found
+    ├── JobEnded                  409  job_ended
+    ├── TooLarge                  413  body_too_large
+    ├── QueueFull                 429  queue_full               carries `retry_after_s`
+    ├── Unavailable               503  unavailable              no replica can answer now
+    ├── ReplicaLost               503  replica_lost             a picture's replica died too often
+    ├── NonFinite                 500  non_finite               NaN or Inf in latents or pixels
+    ├── UnusableCheckpoint        500  unusable_checkpoint      at start only
+    └── UnsupportedSampler        500  unsupported_sampler      a scheduler that no plan can express
+
+`message` is written for clients and is all they get: across actors `str(exc)` is a traceback. Every class takes its
+message first and pickles.
+"""
+
+from typing import ClassVar
+
+
+class DarkroomError(Exception):
+    """Base of all errors that a client may see."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str = "Something went wrong on our side.", param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(DarkroomError):
+    """The request breaks a bound; `param` is the field."""
+
+    status = 400
+    code = "invalid_value"
+
+
+class UnknownModel(InvalidRequest):
+    """No such model is served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotFound(DarkroomError):
+    """No such job or file, or it is somebody else's."""
+
+    status = 404
+    code = "not_found"
+
+
+class JobEnded(DarkroomError):
+    """The job has ended already."""
+
+    status = 409
+    code = "job_ended"
+
+
+class TooLarge(DarkroomError):
+    """The body is larger than is read."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class QueueFull(DarkroomError):
+    """The line is full; nothing was queued."""
+
+    status = 429
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.args = (message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(DarkroomError):
+    """No replica can answer now."""
+
+    status = 503
+    code = "unavailable"
+
+
+class ReplicaLost(DarkroomError):
+    """The replicas that worked on a picture died."""
+
+    status = 503
+    code = "replica_lost"
+
+
+class NonFinite(DarkroomError):
+    """A picture turned into NaN or Inf."""
+
+    code = "non_finite"
+
+
+class UnusableCheckpoint(DarkroomError):
+    """A checkpoint that cannot be served: which file, and why."""
+
+    code = "unusable_checkpoint"
+
+
+class UnsupportedSampler(DarkroomError):
+    """A scheduler that is not linear in its inputs, or not finite at this step count."""
+
+    code = "unsupported_sampler"

@@ -1,0 +1,74 @@
+"""The three stages in one process, without Ray: what the deployments do, called in a row."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.checkpoint import read_card
+from models.denoiser.engine import DenoisingEngine, Outcome
+from models.denoiser.preview import Preview
+from models.denoiser.state import DenoiseState, new_state
+from models.denoiser.unet import load_unet
+from models.sampling import plan_for
+from models.spec import ImageSpec, StepUpdate
+from models.text_encoder import load_text_encoder
+from models.vae_decoder import load_vae_decoder
+
+CPU = torch.device("cpu")
+
+
+class Stages:
+    """A checkpoint's stages, loaded one by one as their replicas load them."""
+
+    def __init__(self, folder: Path, max_rows: int = 16) -> None:
+        self.card = read_card(str(folder), "model")
+        self.text_encoder = load_text_encoder(folder, CPU)
+        self.unet = load_unet(folder, self.card.family, CPU)
+        self.vae_decoder = load_vae_decoder(folder, CPU)
+        self.outcomes: dict[int, list[Outcome]] = {}
+        self.engine = DenoisingEngine(
+            self.unet, self._collect, max_rows=max_rows, preview=Preview(self.card.latent_rgb, 1.0)
+        )
+
+    def _collect(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
+        for state, outcome in outcomes:
+            self.outcomes.setdefault(id(state), []).append(outcome)
+
+    def spec(self, prompt: str = "a red circle on a blue background", **fields: object) -> ImageSpec:
+        """A spec with the card's defaults."""
+        chosen = {"model": "model", "prompt": prompt, "seed": 7, **self.card.defaults, **fields}
+        return self.card.check(ImageSpec(**chosen))
+
+    def state(self, spec: ImageSpec, steps_off: int = 0) -> DenoiseState:
+        """The picture at its first step; `steps_off` bends the plan, for negative controls."""
+        embeds = self.text_encoder.encode([spec])[0]
+        plan = plan_for(self.unet.scheduler_config, spec.sampler, spec.num_inference_steps + steps_off)
+        return new_state(spec, embeds, plan, channels=self.unet.channels, scale=self.unet.scale, device=CPU)
+
+    @torch.inference_mode()
+    def denoise(self, *states: DenoiseState) -> list[np.ndarray]:
+        """Run the engine's steps on this thread until every picture has ended; return their latents."""
+        for state in states:
+            self.engine._batcher.add(state)
+        while len(self.engine._batcher):
+            self.engine.step()
+        last = [self.outcomes[id(state)][-1] for state in states]
+        assert all(isinstance(outcome, StepUpdate) for outcome in last), last
+        return [outcome.latents for outcome in last]
+
+    def latents(self, spec: ImageSpec, **options: int) -> np.ndarray:
+        """Final latents of one picture alone, float32 [C, h, w]."""
+        return self.denoise(self.state(spec, **options))[0]
+
+    def picture(self, spec: ImageSpec) -> np.ndarray:
+        """One picture, uint8 [H, W, 3]."""
+        pixels = self.vae_decoder.decode([self.latents(spec)])[0]
+        assert isinstance(pixels, np.ndarray)
+        return pixels
+
+
+def other(spec: ImageSpec, **fields: object) -> ImageSpec:
+    """The same spec with some fields changed."""
+    return replace(spec, **fields)
