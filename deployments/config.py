@@ -61,6 +61,7 @@ class AppConfig(Settings):
     """`args` of the application `generation`."""
 
     state_dir: Path | None = Field(None, description="Where pictures are kept. Default: see `default_state_dir`.")
+    allow_public: bool = Field(False, description="May the HTTP host be reached from other machines?")
     model: ModelConfig = ModelConfig()
     queue: QueueConfig = QueueConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()

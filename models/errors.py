@@ -109,3 +109,10 @@ class UnsupportedSampler(DarkroomError):
     """A scheduler that is not linear in its inputs, or not finite at this step count."""
 
     code = "unsupported_sampler"
+
+
+def _tree(root: type[DarkroomError]) -> list[type[DarkroomError]]:
+    return [root, *(error for child in root.__subclasses__() for error in _tree(child))]
+
+
+BY_CODE: dict[str, type[DarkroomError]] = {error.code: error for error in _tree(DarkroomError)}

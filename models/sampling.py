@@ -43,8 +43,8 @@ CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
 class SamplerPlan:
     """All that the engine needs of a sampler at one step count. `n` counts model calls."""
 
-    timesteps: Float[Tensor, "n"]
-    input_scale: Float[Tensor, "n"]  # the model sees x · input_scale
+    timesteps: Float[Tensor, " n"]
+    input_scale: Float[Tensor, " n"]  # the model sees x · input_scale
     weights: Float[Tensor, "n terms"]  # float32, rows as in the module's sum
     clean: Float[Tensor, "n 2"]  # x · clean[0] + out · clean[1] estimates the finished latents, for previews
     draws_noise: tuple[bool, ...]

@@ -23,7 +23,7 @@ class PromptEmbeds:
 
     prompt_embeds: Float[Tensor, "tokens width"]
     negative_prompt_embeds: Float[Tensor, "tokens width"] | None
-    pooled: Float[Tensor, "pooled"] | None = None
+    pooled: Float[Tensor, " pooled"] | None = None
     cut: str = ""  # the end of the prompt that did not fit
     encode_s: float = 0.0  # of the whole batch
 

@@ -32,7 +32,9 @@ class VaeDecoder:
 
         Source: diffusers `VaeImageProcessor.postprocess`.
         """
-        pictures: list[UInt8[np.ndarray, "H W 3"] | NonFinite] = [NonFinite()] * len(latents)
+        pictures: list[UInt8[np.ndarray, "H W 3"] | NonFinite] = [NonFinite("The picture is not finite.")] * len(
+            latents
+        )
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index, item in enumerate(latents):
             shapes.setdefault(item.shape, []).append(index)
@@ -44,7 +46,8 @@ class VaeDecoder:
             finite = decoded.isfinite().flatten(1).all(1).tolist()
             unit = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
             for i, ok, picture in zip(indices, finite, unit, strict=True):
-                pictures[i] = (picture * 255).round().astype(np.uint8) if ok else NonFinite("The picture is not finite.")
+                if ok:
+                    pictures[i] = (picture * 255).round().astype(np.uint8)
         return pictures
 
 

@@ -33,7 +33,7 @@ class UNet:
     def predict(
         self,
         latents: Float[Tensor, "R C h w"],
-        timesteps: Float[Tensor, "R"],
+        timesteps: Float[Tensor, " R"],
         prompt_embeds: Float[Tensor, "R T D"],
     ) -> Float[Tensor, "R C h w"]:
         """Return the model's output (noise or velocity), one timestep a row."""

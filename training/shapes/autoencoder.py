@@ -42,6 +42,16 @@ class Reconstruction(nn.Module):
         return error + self.kl_weight * posterior.kl().float().mean()
 
 
+def random_crop(picture: np.ndarray, side: int, object_share: float, rng: np.random.Generator) -> np.ndarray:
+    """Cut a square of `side` pixels, mostly one around a pixel that differs from the top left corner's."""
+    corner = rng.integers(picture.shape[0] - side + 1, size=2)
+    if rng.random() < object_share:
+        inside = np.argwhere(np.abs(picture.astype(np.int16) - picture[0, 0]).sum(-1) > 90)
+        if len(inside):
+            corner = (inside[rng.integers(len(inside))] - rng.integers(side, size=2)).clip(0, picture.shape[0] - side)
+    return picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+
+
 def train_autoencoder() -> AutoencoderKL:
     """Return the trained autoencoder; continues a run that was interrupted."""
     chosen = settings("autoencoder")
@@ -51,8 +61,7 @@ def train_autoencoder() -> AutoencoderKL:
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = choose.integers(len(pixels), size=chosen["batch"])
-        corners = choose.integers(pixels.shape[1] - crop + 1, size=(len(rows), 2))
-        crops = [pixels[r, y : y + crop, x : x + crop] for r, (y, x) in zip(rows, corners, strict=True)]
+        crops = [random_crop(pixels[row], chosen["crop"], chosen["object_share"], choose) for row in rows]
         return module(to_tensor(np.stack(crops)), noise)
 
     module = train(

@@ -44,7 +44,13 @@ def random_caption(scene: Scene, rng: np.random.Generator) -> str:
     ground = scene.background + " background"
     if often(0.7):
         words = f"{object_words} on a {ground}" if often(0.8) else f"{object_words}, {ground}"
-        words = f"{words}, {place}" if place and often(0.5) else words.replace(" on ", f" {place} on ", 1) if place else words
+        words = (
+            f"{words}, {place}"
+            if place and often(0.5)
+            else words.replace(" on ", f" {place} on ", 1)
+            if place
+            else words
+        )
     else:
         words = f"a {ground} with {object_words}" + (f" {place}" if place else "")
     if scene.style != "flat" or often(0.3):

@@ -52,6 +52,8 @@ def latents(autoencoder: AutoencoderKL) -> np.ndarray:
         parts = []
         for row in tqdm(range(0, len(pixels), 64), desc="latents", mininterval=5):
             with torch.autocast(DEVICE.type, torch.bfloat16):
-                parts.append(autoencoder.encode(to_tensor(pixels[row : row + 64])).latent_dist.mean.cpu().half().numpy())
+                parts.append(
+                    autoencoder.encode(to_tensor(pixels[row : row + 64])).latent_dist.mean.cpu().half().numpy()
+                )
         np.save(path, np.concatenate(parts))
     return np.load(path)

@@ -124,7 +124,9 @@ def _flat(d: Field, colour: np.ndarray, background: np.ndarray, rng: np.random.G
 
 def _cartoon(d: Field, colour: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An outline outside the shape: black, or whatever shows beside a black or white fill and background."""
-    dark, light = (any(test(c) for c in (colour, background)) for test in (lambda c: c.max() < 60, lambda c: c.min() > 200))
+    dark, light = (
+        any(test(c) for c in (colour, background)) for test in (lambda c: c.max() < 60, lambda c: c.min() > 200)
+    )
     ink = np.full(3, 128.0 if dark and light else 235.0 if dark else 15.0, np.float32)
     return _flat(d, colour, background + (ink - background) * _cover(d - 3.0), rng)
 

@@ -1,0 +1,35 @@
+"""Limits that hold before anything is read. Pure ASGI: anything else would buffer streams."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.api.errors import respond
+from models.errors import TooLarge
+
+MAX_BODY = 1024 * 1024  # bytes
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than `MAX_BODY` bytes, whatever its headers say."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, counting what it sends."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                raise TooLarge(f"The body must be at most {MAX_BODY} bytes.")
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        except TooLarge as error:
+            await respond(error)(scope, receive, send)

@@ -1,0 +1,111 @@
+"""Serves `models.denoiser`: a Ray shell over the engine's thread."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import torch
+
+from deployments.config import DenoiserConfig, ModelConfig
+from models.checkpoint import locate
+from models.denoiser.engine import DenoisingEngine, Outcome
+from models.denoiser.preview import Preview
+from models.denoiser.state import DenoiseState, new_state
+from models.denoiser.unet import load_unet
+from models.errors import DarkroomError
+from models.loading import choose_device
+from models.sampling import plan_for
+from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.text_encoder import PromptEmbeds
+
+UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
+
+
+class Denoiser:
+    """One replica: a UNet, and the pictures that share its forwards."""
+
+    def __init__(self, model: ModelConfig, config: DenoiserConfig, card: ModelCard) -> None:
+        torch.set_num_threads(config.threads)
+        self._unet = load_unet(locate(model.checkpoint), card.family, choose_device(model.device))
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine = DenoisingEngine(
+            self._unet,
+            self._publish,
+            max_rows=config.max_rows,
+            preview=Preview(card.latent_rgb, config.preview_interval_s),
+        )
+        self._engine.start()
+
+    async def denoise(self, spec: ImageSpec, embeds: PromptEmbeds) -> AsyncIterator[StepUpdate]:
+        """Yield the newest step at most every 0.1 s, and last the one with the finished latents.
+
+        Leaving the iteration takes the picture out of the engine within one step.
+
+        Raises:
+            UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
+        """
+        self._loop = asyncio.get_running_loop()
+        state = await asyncio.to_thread(self._start, spec, embeds)
+        mailbox = self._mailboxes[id(state)] = Mailbox()
+        self._engine.submit(state)
+        try:
+            while True:
+                update = await mailbox.newest()
+                yield update
+                if update.latents is not None:
+                    break
+        finally:
+            state.cancelled = True
+            del self._mailboxes[id(state)]
+
+    def check_health(self) -> None:
+        """Let Serve replace the replica where the engine's thread died or hangs."""
+        self._engine.check_health()
+
+    def _start(self, spec: ImageSpec, embeds: PromptEmbeds) -> DenoiseState:
+        plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)
+        unet = self._unet
+        return new_state(spec, embeds, plan, channels=unet.channels, scale=unet.scale, device=unet.device)
+
+    def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
+        """Hand a step's outcomes to the event loop, in one call."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._deliver, outcomes)
+
+    def _deliver(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
+        for state, outcome in outcomes:
+            mailbox = self._mailboxes.get(id(state))
+            if mailbox is not None:
+                mailbox.put(outcome)
+
+
+class Mailbox:
+    """The newest word on one picture. A preview that was not read yet survives a newer word without one."""
+
+    def __init__(self) -> None:
+        self._newest: Outcome | None = None
+        self._changed = asyncio.Event()
+        self._read_at = 0.0
+
+    def put(self, outcome: Outcome) -> None:
+        """Replace the word; final ones are read at once, others when their time has come."""
+        unread = self._newest
+        if isinstance(outcome, StepUpdate) and isinstance(unread, StepUpdate) and outcome.preview is None:
+            outcome = replace(outcome, preview=unread.preview)
+        self._newest = outcome
+        final = isinstance(outcome, DarkroomError) or outcome.latents is not None
+        if final or time.monotonic() - self._read_at >= UPDATE_INTERVAL_S:
+            self._changed.set()
+
+    async def newest(self) -> StepUpdate:
+        """Wait for a word and take it; raise it if it is an error."""
+        await self._changed.wait()
+        self._changed.clear()
+        self._read_at = time.monotonic()
+        outcome, self._newest = self._newest, None
+        if isinstance(outcome, DarkroomError):
+            raise outcome
+        assert outcome is not None
+        return outcome

@@ -1,0 +1,167 @@
+"""Typed calls to the Dispatcher, for both ingresses, and one feed of changed jobs for all watchers of a process."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.dispatcher.deployment import Dispatcher, QueueState
+from deployments.ray_errors import translated
+from deployments.schema import GenerationRequest, Job
+from models.errors import DarkroomError, NotFound, Unavailable
+from models.spec import ModelCard
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_S = 0.5
+
+
+class Calls(Protocol):
+    """How a method of the Dispatcher is reached."""
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method and return its result."""
+        ...
+
+    def stream(self, method: str) -> AsyncIterator[Any]:
+        """Call an async generator method."""
+        ...
+
+
+class LocalCalls:
+    """Calls to a Dispatcher in this process: for tests."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method and return its result."""
+        return await getattr(self._dispatcher, method)(*args)
+
+    def stream(self, method: str) -> AsyncIterator[Any]:
+        """Call an async generator method."""
+        return getattr(self._dispatcher, method)()
+
+
+class ServeCalls:
+    """Calls by Serve handle, taken on first use: while the other application still builds, there is none."""
+
+    def __init__(self, handle: Callable[[], DeploymentHandle]) -> None:
+        self._get_handle = handle
+        self._handle: DeploymentHandle | None = None
+
+    @classmethod
+    def to_app(cls, app_name: str) -> "ServeCalls":
+        """Calls to the Dispatcher of another application."""
+        return cls(lambda: serve.get_deployment_handle("Dispatcher", app_name))
+
+    def _method(self, name: str, *, stream: bool = False) -> Any:
+        if self._handle is None:
+            try:
+                self._handle = self._get_handle()
+            except RayServeException as error:
+                raise Unavailable("The service is still starting.") from error
+        return getattr(self._handle.options(stream=stream), name)
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method and return its result."""
+        with translated():
+            return await self._method(method).remote(*args)
+
+    async def stream(self, method: str) -> AsyncIterator[Any]:
+        """Call an async generator method; leaving it ends the producer."""
+        with translated():
+            items = self._method(method, stream=True).remote()
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                items.cancel()
+
+
+class DispatcherClient:
+    """What an ingress knows of the cluster."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._watchers: dict[str, set[asyncio.Queue[Job]]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def submit(self, request: GenerationRequest, owner: str) -> Job:
+        """Queue a request. Raises: UnknownModel, InvalidRequest, QueueFull, Unavailable; then nothing was queued."""
+        return await self._calls.call("submit", request, owner)
+
+    async def job(self, job_id: str, owner: str | None = None) -> Job:
+        """Return a job's present state. Raises: NotFound."""
+        return await self._calls.call("job", job_id, owner)
+
+    async def jobs(self, owner: str) -> list[Job]:
+        """Return an owner's jobs, newest first."""
+        return await self._calls.call("jobs", owner)
+
+    async def cancel(self, job_id: str, owner: str | None = None) -> Job:
+        """End a job. Raises: NotFound, JobEnded."""
+        return await self._calls.call("cancel", job_id, owner)
+
+    async def models(self) -> list[ModelCard]:
+        """Return the cards of the served models."""
+        return await self._calls.call("models")
+
+    async def queue(self) -> QueueState:
+        """Return the whole queue at a glance."""
+        return await self._calls.call("queue")
+
+    async def watch(self, job_id: str, owner: str | None = None) -> AsyncIterator[Job]:
+        """Yield a job's newest state whenever it differs from the one yielded last, until it has ended.
+
+        Raises:
+            NotFound: no such job.
+        """
+        news: asyncio.Queue[Job] = asyncio.Queue()
+        self._watchers.setdefault(job_id, set()).add(news)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read_feed())
+        try:
+            job = await self.job(job_id, owner)
+            yield job
+            while not job.ended:
+                newest = await news.get()
+                while not news.empty():
+                    newest = news.get_nowait()
+                if newest.version > job.version:
+                    job = newest
+                    yield job
+        finally:
+            self._watchers[job_id].discard(news)
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
+
+    async def _read_feed(self) -> None:
+        """Hold one feed while anyone watches; whenever it opens, catch up with what it did not see."""
+        while self._watchers:
+            try:
+                async for jobs in self._calls.stream("feed"):
+                    for job in jobs or await self._present():
+                        self._tell(job)
+                    if not self._watchers:
+                        break
+            except DarkroomError as error:
+                logger.warning("the feed broke: %s", error.message)
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _present(self) -> list[Job]:
+        """The present states of the watched jobs that still exist."""
+        found = []
+        for job_id in list(self._watchers):
+            with suppress(NotFound):
+                found.append(await self.job(job_id))
+        return found
+
+    def _tell(self, job: Job) -> None:
+        for news in self._watchers.get(job.id, ()):
+            news.put_nowait(job)

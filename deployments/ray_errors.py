@@ -1,0 +1,36 @@
+"""Ray's errors, translated to ours: the one place that knows both."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from models.errors import DarkroomError, ReplicaLost, Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our own error for what goes wrong in a call by handle; an unknown one is logged and becomes a plain 500."""
+    try:
+        yield
+    except RayError as error:
+        raise translate(error) from None
+    except (BackPressureError, DeploymentUnavailableError, RayServeException) as error:
+        raise Unavailable("No replica can take the request now.") from error
+
+
+def translate(error: RayError) -> DarkroomError:
+    """Return our error for one of Ray's."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, DarkroomError):
+        return type(cause)(*cause.args)
+    if isinstance(cause, ActorDiedError | ActorUnavailableError | TaskCancelledError):
+        return ReplicaLost("The replica that worked on this died.")
+    if isinstance(cause, RayTaskError):
+        return translate(cause)
+    logger.error("unexpected error from a replica: %s", error)
+    return DarkroomError()

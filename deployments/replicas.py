@@ -1,0 +1,59 @@
+"""What Serve says of an application's replicas."""
+
+from dataclasses import dataclass
+
+from ray import serve
+from ray.serve._private.common import ReplicaState
+from ray.serve.schema import ApplicationStatusOverview
+
+STAGES = {"TextEncoder": "text_encoder", "Denoiser": "denoiser", "VaeDecoder": "vae_decoder"}
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """One deployment: Serve's word for its state, replicas that run, replicas that should."""
+
+    status: str
+    running: int
+    wanted: int
+    message: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a replica runs, or none is wanted and the first request wakes one."""
+        return self.running > 0 or self.wanted == 0
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationState:
+    """One application: Serve's word for its state, and its deployments by name."""
+
+    status: str
+    deployments: dict[str, DeploymentState]
+
+
+def applications() -> dict[str, ApplicationState]:
+    """Return every application by name; a blocking call to Serve's controller (a few ms)."""
+    return {
+        name: ApplicationState(str(overview.status.value), _deployments(overview))
+        for name, overview in serve.status().applications.items()
+    }
+
+
+def _deployments(application: ApplicationStatusOverview) -> dict[str, DeploymentState]:
+    return {
+        name: DeploymentState(
+            status=str(overview.status.value),
+            running=overview.replica_states.get(ReplicaState.RUNNING, 0),
+            wanted=sum(overview.replica_states.values()),
+            message=overview.message,
+        )
+        for name, overview in application.deployments.items()
+    }
+
+
+def stage_replicas() -> dict[str, int]:
+    """Return how many replicas of each stage of the calling replica's own application run."""
+    application = applications().get(serve.get_replica_context().app_name)
+    found = application.deployments if application else {}
+    return {stage: found[name].running if name in found else 0 for name, stage in STAGES.items()}

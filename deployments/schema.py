@@ -1,0 +1,194 @@
+"""The shapes that clients see: a request, and the job that it becomes.
+
+A field of `GenerationRequest` carries its bounds and words once; HTTP validation, OpenAPI and the page's control come
+from it. What a request leaves out is not a default but open: the model's card fills it in.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from deployments import styles
+from models.errors import InvalidRequest
+from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
+
+MAX_SEED = 2**32 - 1
+MAX_PROMPT = 4000  # characters
+
+StyleName = Literal[*styles.STYLES]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Stage = Literal["encode", "denoise", "decode"]
+
+
+class GenerationRequest(BaseModel):
+    """What to draw. Only the prompt is needed; the model's card knows good values for the rest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(
+        min_length=1,
+        max_length=MAX_PROMPT,
+        description="What the picture shows.",
+        examples=["a red circle on a blue background"],
+    )
+    negative_prompt: str = Field("", max_length=MAX_PROMPT, description="What the picture should not show.")
+    style: StyleName | None = Field(None, description="A preset that adds words to the prompt.")
+    model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
+    width: int = Field(512, ge=64, le=2048, description="Width in pixels.", json_schema_extra={"step": 8})
+    height: int = Field(512, ge=64, le=2048, description="Height in pixels.", json_schema_extra={"step": 8})
+    num_inference_steps: int = Field(20, ge=1, le=150, description="Denoising steps: more is slower and finer.")
+    guidance_scale: float = Field(
+        7.5,
+        ge=0,
+        le=30,
+        allow_inf_nan=False,
+        description="How strictly the picture follows the prompt. Up to 1 switches guidance off.",
+        json_schema_extra={"step": 0.5},
+    )
+    sampler: Sampler = Field("ddim", description="The method that removes the noise.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same picture. Left out: a random one.")
+    num_images: int = Field(
+        1, ge=1, le=10, description="How many pictures. Picture k has seed + k.", json_schema_extra={"page_maximum": 4}
+    )
+    output_format: OutputFormat = Field("png", description="File format; PNG keeps the settings in the file.")
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _plain_text(cls, text: str) -> str:
+        if "\0" in text:
+            raise ValueError("must not contain the NUL character")
+        return text
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("must not be blank")
+        return text
+
+
+def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
+    """Return one spec a picture, nothing left open. Picture k has seed + k.
+
+    Raises:
+        InvalidRequest: a field is beyond what the model allows, or the last seed beyond the greatest one.
+    """
+    chosen = dict(card.defaults) | request.model_dump(exclude_unset=True, exclude={"style", "seed", "num_images"})
+    chosen["model"] = card.id
+    if request.style is not None:
+        if card.styles and request.style not in card.styles:
+            raise InvalidRequest(f"style must be one of {', '.join(card.styles)} for {card.id}.", "style")
+        chosen["prompt"], chosen["negative_prompt"] = styles.apply(
+            request.style, chosen["prompt"], chosen["negative_prompt"]
+        )
+    seed = request.seed
+    if seed is None:
+        seed = secrets.randbelow(MAX_SEED - request.num_images)
+    if seed + request.num_images - 1 > MAX_SEED:
+        last = MAX_SEED - request.num_images + 1
+        raise InvalidRequest(f"seed must be at most {last} for {request.num_images} pictures, got {seed}.", "seed")
+    return [card.check(ImageSpec(**chosen, seed=seed + k)) for k in range(request.num_images)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageResult:
+    """A finished picture, and its receipt."""
+
+    index: int
+    url: str  # a path from the server's root
+    name: str  # in the image store
+    seed: int
+    spec: ImageSpec
+    model_digest: str
+    encode_s: float
+    denoise_s: float
+    decode_s: float
+    batch_rows: int  # rows of its last forward
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """Where a waiting job stands: 1 is next."""
+
+    position: int
+    size: int
+    eta_s: float  # until it starts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the pictures of a running job are, taken together."""
+
+    stage: Stage
+    step: int
+    steps: int
+    eta_s: float  # until it ends
+    batch_rows: int = 0
+    previews: dict[int, str] = field(default_factory=dict)  # image index -> data URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timestamps:
+    """Seconds since 1970."""
+
+    created: float
+    started: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What has become of a request. GET, event streams, the page and the store all carry this."""
+
+    id: str
+    status: Status
+    specs: tuple[ImageSpec, ...]
+    timestamps: Timestamps
+    owner: str = ""
+    queue: QueuePlace | None = None
+    progress: Progress | None = None
+    images: tuple[ImageResult, ...] = ()
+    error: JobError | None = None
+    warnings: tuple[str, ...] = ()
+    version: int = 0  # grows with each change
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status in ("succeeded", "failed", "cancelled")
+
+
+def new_job(specs: list[ImageSpec], owner: str, now: float) -> Job:
+    """Return a queued job with an id that cannot be guessed."""
+    return Job(
+        id=f"job_{secrets.token_hex(16)}",
+        owner=owner,
+        status="queued",
+        specs=tuple(specs),
+        timestamps=Timestamps(created=now),
+    )
+
+
+def first_problem(errors: list[Any]) -> tuple[str, str]:
+    """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
+    problem = errors[0]
+    places = [str(part) for part in problem["loc"] if part != "body"]
+    name = places[0] if places else "body"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    short = isinstance(given, int | float) or (isinstance(given, str) and len(given) < 40)
+    shown = f" (got {given!r})" if short else ""
+    if problem["type"] == "extra_forbidden":
+        return name, f"{name}: no such field."
+    return name, f"{name}: {message[0].lower()}{message[1:]}{shown}."

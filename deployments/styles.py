@@ -1,0 +1,33 @@
+"""Style presets: the words that a style adds to a prompt. They stay visible: a spec holds the whole prompt."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Added words; `{prompt}` stands for the user's own."""
+
+    label: str
+    prompt: str
+    negative_prompt: str = ""
+
+
+STYLES: dict[str, Style] = {
+    "flat": Style("Flat", "{prompt}, flat design"),
+    "cartoon": Style("Cartoon", "{prompt}, cartoon"),
+    "pixel-art": Style("Pixel art", "{prompt}, pixel art"),
+    "watercolor": Style("Watercolor", "{prompt}, watercolor"),
+    "photograph": Style("Photograph", "photograph of {prompt}, 35mm, natural light, sharp focus", "drawing, painting"),
+    "cinematic": Style("Cinematic", "cinematic still of {prompt}, shallow depth of field, film grain", "cartoon, text"),
+    "anime": Style("Anime", "anime artwork of {prompt}, clean lines, vibrant", "photograph, realism"),
+    "oil-painting": Style("Oil painting", "oil painting of {prompt}, visible brush strokes, canvas", "photograph"),
+    "line-art": Style("Line art", "line art drawing of {prompt}, minimalist, ink on paper", "colour, shading"),
+    "3d-model": Style("3D model", "3d render of {prompt}, studio lighting, highly detailed", "sketch, low poly"),
+}
+
+
+def apply(style: str, prompt: str, negative_prompt: str) -> tuple[str, str]:
+    """Return prompt and negative prompt with the words of `style` added."""
+    chosen = STYLES[style]
+    negatives = [words for words in (negative_prompt, chosen.negative_prompt) if words]
+    return chosen.prompt.replace("{prompt}", prompt), ", ".join(negatives)

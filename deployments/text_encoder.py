@@ -1,0 +1,31 @@
+"""Serves `models.text_encoder`: specs in, embeddings out, in batches."""
+
+import asyncio
+from collections.abc import Sequence
+
+import torch
+from ray import serve
+
+from deployments.config import ModelConfig, TextEncoderConfig
+from models.checkpoint import locate
+from models.loading import choose_device
+from models.spec import ImageSpec
+from models.text_encoder import PromptEmbeds, load_text_encoder
+
+
+class TextEncoder:
+    """One replica: a tokenizer and a text encoder."""
+
+    def __init__(self, model: ModelConfig, config: TextEncoderConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self._encoder = load_text_encoder(locate(model.checkpoint), choose_device(model.device))
+        self._encode_batch.set_max_batch_size(config.max_batch_size)
+        self._encode_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+
+    async def encode(self, spec: ImageSpec) -> PromptEmbeds:
+        """Encode one picture's prompts, together with those that arrive at the same time."""
+        return await self._encode_batch(spec)
+
+    @serve.batch
+    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
+        return await asyncio.to_thread(self._encoder.encode, specs)

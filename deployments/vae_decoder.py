@@ -1,0 +1,55 @@
+"""Serves `models.vae_decoder`: latents in, pictures out to the image store, in batches."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ray import serve
+
+from deployments.config import ModelConfig, VaeDecoderConfig
+from deployments.image_store import ImageStore
+from models.checkpoint import locate
+from models.errors import DarkroomError
+from models.loading import choose_device
+from models.spec import ImageSpec
+from models.vae_decoder import encode_image, load_vae_decoder
+
+
+class VaeDecoder:
+    """One replica: a VAE's decoder half."""
+
+    def __init__(self, model: ModelConfig, config: VaeDecoderConfig, images: Path, digest: str) -> None:
+        torch.set_num_threads(config.threads)
+        self._decoder = load_vae_decoder(locate(model.checkpoint), choose_device(model.device))
+        self._images = ImageStore(images)
+        self._digest = digest
+        self._decode_batch.set_max_batch_size(config.max_batch_size)
+        self._decode_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+
+    async def decode(self, spec: ImageSpec, latents: np.ndarray, name: str) -> str:
+        """Decode float32 [C, h, w] latents and store the picture under `name`.
+
+        Raises:
+            NonFinite: nothing was stored.
+        """
+        outcome = await self._decode_batch((spec, latents, name))
+        if isinstance(outcome, DarkroomError):
+            raise outcome
+        return outcome
+
+    @serve.batch
+    async def _decode_batch(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[str | DarkroomError]:
+        return await asyncio.to_thread(self._decode_and_store, items)
+
+    def _decode_and_store(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[str | DarkroomError]:
+        pictures = self._decoder.decode([latents for _, latents, _ in items])
+        outcomes: list[str | DarkroomError] = []
+        for (spec, _, name), pixels in zip(items, pictures, strict=True):
+            if isinstance(pixels, DarkroomError):
+                outcomes.append(pixels)
+            else:
+                self._images.put(name, encode_image(pixels, spec, self._digest))
+                outcomes.append(name)
+        return outcomes

@@ -1,0 +1,64 @@
+"""Write the trained networks as a checkpoint in plain diffusers layout, with the card that the service reads."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from training.shapes.data import scenes, to_tensor
+from training.shapes.denoiser import TextToLatents, new_scheduler
+
+CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "shapes"
+
+CARD = {
+    "defaults": {"num_inference_steps": 20, "guidance_scale": 4.0, "sampler": "ddim"},
+    "bounds": {"width": [128, 128], "height": [128, 128]},
+    "styles": ["flat", "cartoon", "pixel-art", "watercolor"],
+    "notice": (
+        "The shapes model is a demonstration that ships with Darkroom. It draws one object on a plain background, "
+        "128 × 128 pixels: a circle, square, triangle, star, heart or ring; small, medium or large; in red, orange, "
+        "yellow, green, blue, purple, pink, brown, black or white; in the center, left, right, top or bottom; flat, "
+        "as a cartoon, as pixel art or in watercolor. It knows no other words."
+    ),
+    "examples": [
+        {"prompt": "a red circle on a blue background", "seed": 7},
+        {"prompt": "a large yellow star on a purple background, in the center", "style": "watercolor", "seed": 3},
+        {"prompt": "a small white heart on a pink background, on the left", "style": "cartoon", "seed": 11},
+        {"prompt": "a green ring on a black background, at the top", "style": "pixel-art", "seed": 5},
+        {"prompt": "a medium orange triangle on a brown background, at the bottom", "style": "flat", "seed": 2},
+    ],
+}
+
+
+@torch.inference_mode()
+def fit_latent_rgb(autoencoder: AutoencoderKL, pictures: int = 64) -> list[list[float]]:
+    """Fit RGB in −1 … 1 as a linear function of scaled latents, [channels + 1][3]; the last row is the constant."""
+    pixels = to_tensor(scenes()[0][:pictures])
+    latents = autoencoder.encode(pixels).latent_dist.mean * autoencoder.config.scaling_factor
+    cells = torch.nn.functional.avg_pool2d(pixels, pixels.shape[-1] // latents.shape[-1])
+    known = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    known = torch.cat([known, torch.ones(len(known), 1)], 1)
+    solution = torch.linalg.lstsq(known, cells.permute(0, 2, 3, 1).flatten(0, 2)).solution
+    return [[round(value, 4) for value in row] for row in solution.tolist()]
+
+
+def export(autoencoder: AutoencoderKL, pair: TextToLatents, tokenizer: CLIPTokenizer, scaling_factor: float) -> None:
+    """Write the checkpoint, weights in fp16 safetensors."""
+    autoencoder.register_to_config(scaling_factor=scaling_factor)
+    card = CARD | {"latent_rgb": fit_latent_rgb(autoencoder)}
+    StableDiffusionPipeline(
+        vae=autoencoder.half(),
+        text_encoder=pair.text_encoder.half(),
+        tokenizer=tokenizer,
+        unet=pair.unet.half(),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(CHECKPOINT)
+    # transformers would load what the file holds, and the pipeline's UNet is fp32: the config must say what is wanted.
+    text_config = CHECKPOINT / "text_encoder" / "config.json"
+    text_config.write_text(text_config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    (CHECKPOINT / "darkroom.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
