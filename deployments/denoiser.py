@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
+from deployments.work import Work
 from models.checkpoint import locate
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview
@@ -28,6 +29,7 @@ class Denoiser:
     def __init__(self, model: ModelConfig, config: DenoiserConfig, card: ModelCard) -> None:
         torch.set_num_threads(config.threads)
         self._unet = load_unet(locate(model.checkpoint), card.family, choose_device(model.device))
+        self._work = Work(self._unet.parameter_bytes)
         self._mailboxes: dict[int, Mailbox] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine = DenoisingEngine(
@@ -64,6 +66,10 @@ class Denoiser:
         """Let Serve replace the replica where the engine's thread died or hangs."""
         self._engine.check_health()
 
+    def work(self) -> Work:
+        """Return what this replica holds and has done."""
+        return self._work
+
     def _start(self, spec: ImageSpec, embeds: PromptEmbeds) -> DenoiseState:
         plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)
         unet = self._unet
@@ -72,6 +78,7 @@ class Denoiser:
     def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         """Hand a step's outcomes to the event loop, in one call."""
         assert self._loop is not None
+        self._work.count(len(outcomes))
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
 
     def _deliver(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:

@@ -184,11 +184,11 @@ def first_problem(errors: list[Any]) -> tuple[str, str]:
     """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
     problem = errors[0]
     places = [str(part) for part in problem["loc"] if part != "body"]
-    name = places[0] if places else "body"
+    name = places[0][:100] if places else "body"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    short = isinstance(given, int | float) or (isinstance(given, str) and len(given) < 40)
-    shown = f" (got {given!r})" if short else ""
+    value = repr(given) if isinstance(given, int | float | str) else ""
+    shown = f" (got {value})" if 0 < len(value) < 40 else ""
     if problem["type"] == "extra_forbidden":
         return name, f"{name}: no such field."
     return name, f"{name}: {message[0].lower()}{message[1:]}{shown}."

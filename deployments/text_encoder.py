@@ -7,6 +7,7 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig, TextEncoderConfig
+from deployments.work import Work
 from models.checkpoint import locate
 from models.loading import choose_device
 from models.spec import ImageSpec
@@ -19,6 +20,7 @@ class TextEncoder:
     def __init__(self, model: ModelConfig, config: TextEncoderConfig) -> None:
         torch.set_num_threads(config.threads)
         self._encoder = load_text_encoder(locate(model.checkpoint), choose_device(model.device))
+        self._work = Work(self._encoder.parameter_bytes)
         self._encode_batch.set_max_batch_size(config.max_batch_size)
         self._encode_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
@@ -26,6 +28,11 @@ class TextEncoder:
         """Encode one picture's prompts, together with those that arrive at the same time."""
         return await self._encode_batch(spec)
 
+    def work(self) -> Work:
+        """Return what this replica holds and has done."""
+        return self._work
+
     @serve.batch
     async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
+        self._work.count(len(specs))
         return await asyncio.to_thread(self._encoder.encode, specs)

@@ -10,6 +10,7 @@ from ray import serve
 
 from deployments.config import ModelConfig, VaeDecoderConfig
 from deployments.image_store import ImageStore
+from deployments.work import Work
 from models.checkpoint import locate
 from models.errors import DarkroomError
 from models.loading import choose_device
@@ -25,6 +26,7 @@ class VaeDecoder:
         self._decoder = load_vae_decoder(locate(model.checkpoint), choose_device(model.device))
         self._images = ImageStore(images)
         self._digest = digest
+        self._work = Work(self._decoder.parameter_bytes)
         self._decode_batch.set_max_batch_size(config.max_batch_size)
         self._decode_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
@@ -39,8 +41,13 @@ class VaeDecoder:
             raise outcome
         return outcome
 
+    def work(self) -> Work:
+        """Return what this replica holds and has done."""
+        return self._work
+
     @serve.batch
     async def _decode_batch(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[str | DarkroomError]:
+        self._work.count(len(items))
         return await asyncio.to_thread(self._decode_and_store, items)
 
     def _decode_and_store(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[str | DarkroomError]:

@@ -31,6 +31,9 @@ class DarkroomError(Exception):
         self.message = message
         self.param = param
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class InvalidRequest(DarkroomError):
     """The request breaks a bound; `param` is the field."""

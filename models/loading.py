@@ -13,6 +13,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
+def parameter_bytes(module: torch.nn.Module) -> int:
+    """Return what a module's parameters take in memory."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
 def load_stage(loader: Any, folder: Path, *, weights: bool = False) -> Any:
     """Call `loader.from_pretrained(folder)`; models come in fp32, whatever the file holds.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from models.loading import load_stage
+from models.loading import load_stage, parameter_bytes
 from models.spec import ImageSpec
 
 CACHED_TEXTS = 256
@@ -45,6 +45,11 @@ class TextEncoder:
         self._model = model
         self._device = device
         self._cache: OrderedDict[str, Float[Tensor, "tokens width"]] = OrderedDict()
+
+    @property
+    def parameter_bytes(self) -> int:
+        """What the weights take in memory."""
+        return parameter_bytes(self._model)
 
     def tokens(self, text: str) -> Tokens:
         """Count the tokens of `text` and find what lies beyond the last one that is read."""

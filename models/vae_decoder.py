@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, PngImagePlugin
 
 from models.errors import NonFinite
-from models.loading import load_stage
+from models.loading import load_stage, parameter_bytes
 from models.spec import SAMPLER_NAMES, ImageSpec
 
 LATENT_SIDE_SLICED = 64  # above this, a batch is decoded one picture at a time
@@ -25,6 +25,11 @@ class VaeDecoder:
     def __init__(self, vae: AutoencoderKL, device: torch.device) -> None:
         self._vae = vae
         self._device = device
+
+    @property
+    def parameter_bytes(self) -> int:
+        """What the weights take in memory."""
+        return parameter_bytes(self._vae)
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[Float32[np.ndarray, "C h w"]]) -> list[UInt8[np.ndarray, "H W 3"] | NonFinite]:

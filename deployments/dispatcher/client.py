@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
 from ray import serve
@@ -13,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.dispatcher.deployment import Dispatcher, QueueState
 from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job
-from models.errors import DarkroomError, NotFound, Unavailable
+from models.errors import NotFound, Unavailable
 from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class ServeCalls:
         if self._handle is None:
             try:
                 self._handle = self._get_handle()
-            except RayServeException as error:
+            except (RayServeException, KeyError) as error:  # KeyError: no such application yet
                 raise Unavailable("The service is still starting.") from error
         return getattr(self._handle.options(stream=stream), name)
 
@@ -89,7 +88,7 @@ class DispatcherClient:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._watchers: dict[str, set[asyncio.Queue[Job]]] = {}
+        self._watchers: dict[str, set[asyncio.Queue[Job | NotFound]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def submit(self, request: GenerationRequest, owner: str) -> Job:
@@ -122,7 +121,7 @@ class DispatcherClient:
         Raises:
             NotFound: no such job.
         """
-        news: asyncio.Queue[Job] = asyncio.Queue()
+        news: asyncio.Queue[Job | NotFound] = asyncio.Queue()
         self._watchers.setdefault(job_id, set()).add(news)
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read_feed())
@@ -133,6 +132,8 @@ class DispatcherClient:
                 newest = await news.get()
                 while not news.empty():
                     newest = news.get_nowait()
+                if isinstance(newest, NotFound):
+                    raise newest
                 if newest.version > job.version:
                     job = newest
                     yield job
@@ -146,22 +147,24 @@ class DispatcherClient:
         while self._watchers:
             try:
                 async for jobs in self._calls.stream("feed"):
-                    for job in jobs or await self._present():
-                        self._tell(job)
+                    for job in jobs:
+                        self._tell(job.id, job)
+                    if not jobs:
+                        await self._catch_up()
                     if not self._watchers:
                         break
-            except DarkroomError as error:
-                logger.warning("the feed broke: %s", error.message)
+            except Exception as error:  # whatever it was: watchers must not wait for ever
+                logger.warning("the feed broke: %r", error)
                 await asyncio.sleep(RECONNECT_S)
 
-    async def _present(self) -> list[Job]:
-        """The present states of the watched jobs that still exist."""
-        found = []
+    async def _catch_up(self) -> None:
+        """Tell every watcher the present state of its job, or that it is gone."""
         for job_id in list(self._watchers):
-            with suppress(NotFound):
-                found.append(await self.job(job_id))
-        return found
+            try:
+                self._tell(job_id, await self.job(job_id))
+            except NotFound as error:
+                self._tell(job_id, error)
 
-    def _tell(self, job: Job) -> None:
-        for news in self._watchers.get(job.id, ()):
-            news.put_nowait(job)
+    def _tell(self, job_id: str, word: Job | NotFound) -> None:
+        for news in self._watchers.get(job_id, ()):
+            news.put_nowait(word)

@@ -92,9 +92,6 @@ class Dispatcher:
         """End a job; its pictures leave the denoiser within one step."""
         job = self._queue.cancel(job_id, owner, time.time())
         self._changed(job)
-        for lease, task in self._tasks.items():
-            if lease.job_id == job_id:
-                task.cancel()
         return job
 
     async def models(self) -> list[ModelCard]:
@@ -133,7 +130,9 @@ class Dispatcher:
             if granted is None:
                 break
             lease, job = granted
-            self._tasks[lease] = asyncio.create_task(self._run(lease, job.specs[lease.index]))
+            task = asyncio.create_task(self._run(lease, job.specs[lease.index]))
+            self._tasks[lease] = task
+            task.add_done_callback(lambda _, lease=lease: self._left(lease))
             self._changed(job)
         if self._forecasting is None or self._forecasting.done():
             self._forecasting = asyncio.create_task(self._keep_forecasting())
@@ -158,9 +157,11 @@ class Dispatcher:
         except Exception:
             logger.exception("picture failed: %s", lease)
             self._changed(self._queue.fail(lease, DarkroomError(), time.time()))
-        finally:
-            del self._tasks[lease]
-            self._pump()
+
+    def _left(self, lease: Lease) -> None:
+        """Fill the room that a picture leaves; also called for a picture that was cancelled before its first turn."""
+        del self._tasks[lease]
+        self._pump()
 
     def _measure(self, spec: ImageSpec, before: StepUpdate | None, now: StepUpdate) -> None:
         """Learn how long a step takes from two updates of a picture."""
@@ -169,9 +170,15 @@ class Dispatcher:
             self._curve.measure(now.batch_rows, spec.width * spec.height, seconds)
 
     def _changed(self, job: Job | None) -> None:
-        if job is not None:
-            for feed in self._feeds:
-                feed.put(job)
+        """Tell the feeds; an ended job's other pictures leave the denoiser within one step."""
+        if job is None:
+            return
+        for feed in self._feeds:
+            feed.put(job)
+        if job.ended:
+            for lease, task in self._tasks.items():
+                if lease.job_id == job.id and task is not asyncio.current_task():
+                    task.cancel()
 
     def _forecast(self) -> dict[tuple[str, int], Estimate]:
         tasks = [
@@ -191,6 +198,7 @@ class Dispatcher:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
             await self._counted()
+            self._pump()  # there may be more replicas than before
             for job in self._queue.estimate(self._forecast()):
                 self._changed(job)
             await asyncio.sleep(FORECAST_INTERVAL_S)

@@ -1,8 +1,8 @@
 """The cluster's one queue, pure: jobs, leases and a fair order. Time is handed in, changes are handed back.
 
 Fair between owners: the next picture is one of the owner who has had the least work so far (a virtual counter in
-`ImageSpec.cost`; an owner who comes back starts at the least of those waiting). Within an owner: first come, first
-served.
+`ImageSpec.cost`; an owner who comes, or comes back, starts no lower than the one served last stood: start-time fair
+queueing, Goyal et al. 1996). Within an owner: first come, first served.
 """
 
 from collections import deque
@@ -43,6 +43,7 @@ class JobQueue:
         self._jobs: dict[str, Job] = {}
         self._lines: dict[str, deque[Lease]] = {}  # owner -> pictures in line
         self._served: dict[str, float] = {}  # owner -> virtual counter
+        self._clock = 0.0  # the counter of the owner served last
         self._urgent: deque[Lease] = deque()  # pictures that lost their replica
         self._running: dict[tuple[str, int], Lease] = {}
         self._updates: dict[tuple[str, int], StepUpdate] = {}
@@ -106,8 +107,7 @@ class JobQueue:
             raise QueueFull(f"The line is full ({self._max_waiting}). Nothing was queued.", retry_after_s)
         if job.owner not in self._lines:
             self._lines[job.owner] = deque()
-            others = [self._served[owner] for owner in self._lines if owner in self._served and owner != job.owner]
-            self._served[job.owner] = max(self._served.get(job.owner, 0.0), min(others, default=0.0))
+            self._served[job.owner] = max(self._served.get(job.owner, 0.0), self._clock)
         self._lines[job.owner].extend(Lease(job.id, index) for index in range(len(job.specs)))
         self._jobs[job.id] = job
         return job
@@ -121,6 +121,7 @@ class JobQueue:
         if self._urgent:
             self._urgent.popleft()
         else:
+            self._clock = self._served[owner]
             self._served[owner] += waiting.spec.cost
             self._lines[owner].popleft()
             self._forget_idle(owner)
@@ -234,6 +235,8 @@ class JobQueue:
     def _forget_idle(self, owner: str) -> None:
         if not self._lines[owner]:
             del self._lines[owner]
+        if not self._lines:  # nobody waits: all are equal again
+            self._served, self._clock = {}, 0.0
 
     def _stop(self, job_id: str, status: Status, now: float, error: JobError | None) -> Job:
         """End a job as it stands: nothing of it waits or runs any more."""

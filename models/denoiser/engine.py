@@ -69,7 +69,7 @@ class DenoisingEngine:
         if not batch:
             return []
         output, batch = self._predict(batch)
-        if not batch:
+        if output is None:
             return []
         remember(batch, guided(output, batch))
         previews = {id(state): self._preview.due(state) for state in batch}
@@ -97,8 +97,11 @@ class DenoisingEngine:
                 arrived.joined_at = time.monotonic()
                 self._batcher.add(arrived)
 
-    def _predict(self, batch: list[DenoiseState]) -> tuple[Float[Tensor, "R C h w"], list[DenoiseState]]:
-        """Run the model on a batch; where that raises, on each picture alone, so that only the guilty one fails."""
+    def _predict(self, batch: list[DenoiseState]) -> tuple[Float[Tensor, "R C h w"] | None, list[DenoiseState]]:
+        """Run the model on a batch; where that raises, on each picture alone, so that only the guilty one fails.
+
+        Returns the output with the pictures that survived; None where none did.
+        """
         start = time.perf_counter()
         try:
             output = self._unet.predict(*stack_rows(batch))
@@ -106,10 +109,10 @@ class DenoisingEngine:
             logger.exception("forward of %d pictures failed", len(batch))
             if len(batch) == 1:
                 self._fail(batch, DarkroomError("The model failed on this picture."))
-                return torch.empty(0), []
+                return None, []
             alone = [self._predict([state]) for state in batch]
             survivors = [state for _, states in alone for state in states]
-            return torch.cat([out for out, states in alone if states]) if survivors else torch.empty(0), survivors
+            return torch.cat([out for out, _ in alone if out is not None]) if survivors else None, survivors
         self._rows = len(output)
         self.curve.measure(len(output), batch[0].key.cells, time.perf_counter() - start)
         return output, batch

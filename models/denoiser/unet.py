@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.checkpoint import read_json
 from models.families import sd
-from models.loading import load_stage
+from models.loading import load_stage, parameter_bytes
 
 FAMILY_MODULES: dict[str, ModuleType] = {"sd": sd}
 
@@ -28,6 +28,11 @@ class UNet:
         self.channels: int = model.config.in_channels
         self.scale = scale  # pixels to a latent cell
         self.device = device
+
+    @property
+    def parameter_bytes(self) -> int:
+        """What the weights take in memory."""
+        return parameter_bytes(self._model)
 
     @torch.inference_mode()
     def predict(

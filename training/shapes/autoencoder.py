@@ -57,7 +57,7 @@ def train_autoencoder() -> AutoencoderKL:
     chosen = settings("autoencoder")
     torch.manual_seed(chosen["seed"])
     pixels, _ = scenes()
-    crop = chosen["crop"]
+    chosen["crop"]
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = choose.integers(len(pixels), size=chosen["batch"])

@@ -63,4 +63,4 @@ def vocabulary() -> list[str]:
     """Return every word that captions use, sorted: what the tokenizer learns whole."""
     lists = [*COLOURS, *SHAPES, *SIZES, *STYLES, "a one on on with background , ."]
     lists += [words for table in (POSITION_WORDS, STYLE_WORDS) for options in table.values() for words in options]
-    return sorted({word for words in lists for word in words.split()} | {name for name in POSITIONS})
+    return sorted({word for words in lists for word in words.split()} | set(POSITIONS))

@@ -1,0 +1,59 @@
+# What is set here is set on make's command line alone: a HOST or MODEL in the environment means something else.
+PYTHON = python3
+CONFIG = serve_config.yaml
+HOST =
+PORT =
+MODEL =
+
+PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
+RUN = .venv/bin/python -m
+
+.DEFAULT_GOAL = help
+.PHONY: help serve status test test-full check bench eval-demo clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
+
+serve: .venv/.serve  ## Darkroom on this machine [CONFIG=file HOST=address PORT=number MODEL=folder or hub id]
+	@exec $(RUN) ops.launch '$(CONFIG)' $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') $(if $(MODEL),--model '$(MODEL)')
+
+status: .venv/.serve  ## applications, replicas and queue of what runs [CONFIG=file]
+	@$(RUN) ops.status '$(CONFIG)'
+
+test: .venv/.dev  ## the tests of every day
+	$(RUN) pytest -m "not full" tests
+
+test-full: .venv/.dev  ## the long rest that needs no GPU
+	$(RUN) pytest -m full tests
+
+check: .venv/.dev  ## lint, format, types, import laws
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+bench: .venv/.dev  ## the tables of benchmarks/
+	$(RUN) benchmarks.overhead
+	$(RUN) benchmarks.memory
+
+eval-demo: .venv/.dev  ## how well the demo model draws what it is told
+	$(RUN) training.shapes.evaluate
+
+clean:  ## remove what was installed and built
+	rm -rf .venv build darkroom.egg-info
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@$(PYTHON) -m venv .venv
+
+.venv/.serve: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing into .venv (once, some minutes) ..."
+	@$(PIP) install -c constraints.txt .
+	@rm -rf build darkroom.egg-info
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing into .venv, development tools included (once, some minutes) ..."
+	@$(PIP) install -c constraints.txt '.[dev]'
+	@rm -rf build darkroom.egg-info
+	@touch $@

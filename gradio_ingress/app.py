@@ -1,0 +1,59 @@
+"""The application `ui`: the page, in an application of its own, so that it can change without unloading a model."""
+
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from ray import serve
+from ray.serve import Application
+from starlette.types import ASGIApp
+
+from deployments.config import UiConfig
+from deployments.dispatcher.client import DispatcherClient, ServeCalls
+from gradio_ingress.page import Page, theme
+
+FOLDER = Path(__file__).parent
+
+
+def build(config: UiConfig) -> Application:
+    """Return the application."""
+    return GradioIngress.bind(config.generation_app)
+
+
+def create_app(client: DispatcherClient) -> FastAPI:
+    """Return the page at "/", closed to what a page of pictures does not need: other origins, files, uploads, MCP."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
+    blocks = Page(client).blocks
+    blocks.max_threads = 200  # Gradio runs no more events than this at once; before queue(), as mounting cannot set it
+    blocks.queue(api_open=False, default_concurrency_limit=None)
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=theme(),
+        css_paths=FOLDER / "style.css",
+        head=f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>",
+        footer_links=[],
+        allowed_paths=[],
+        max_file_size="64kb",
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+    )
+
+
+@serve.deployment
+@serve.ingress()
+class GradioIngress:
+    """The page's one replica: Gradio keeps its queue and sessions in the memory of a process."""
+
+    def __init__(self, generation_app: str) -> None:
+        self._client = DispatcherClient(ServeCalls.to_app(generation_app))
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(self._client)

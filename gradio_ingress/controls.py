@@ -1,0 +1,148 @@
+"""One mapping: a field of `GenerationRequest`, as the chosen model allows it, to a control of the page.
+
+A field's words and bounds are in the schema, what the model prefers is on its card; nothing of either is repeated here.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+from gradio.components import Component
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from deployments import styles
+from deployments.schema import GenerationRequest, first_problem
+from models.errors import InvalidRequest
+from models.spec import SAMPLER_NAMES, ModelCard
+
+FIELDS: Mapping[str, FieldInfo] = GenerationRequest.model_fields
+FORMAT_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
+NAMES = SAMPLER_NAMES | FORMAT_NAMES | {name: style.label for name, style in styles.STYLES.items()}
+OPEN = ""  # the choice that leaves a field out
+
+
+def label(name: str) -> str:
+    """Return a field's name as people read it."""
+    return name.removeprefix("num_").replace("_", " ").capitalize()
+
+
+def create(name: str, **looks: Any) -> Component:
+    """Return the control of a field as the schema alone describes it; `fit` adds what a model says."""
+    kind = _kind(name)
+    words = {"label": label(name), "info": FIELDS[name].description, "elem_id": name}
+    plain = {"buttons": []} if kind is gr.Slider else {}  # its reset button knows no model
+    return kind(**words | plain | properties(name) | looks)
+
+
+def fit(name: str, card: ModelCard, served: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the update that fits a control to a model; `served` are the ids of all models."""
+    shown = properties(name, card, served)
+    if name == "seed":
+        del shown["value"]  # the box keeps the seed that was used last
+    return gr.update(**shown)
+
+
+def fill(example: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
+    """Return the value of each control that an example stands for; what it leaves open is as the model prefers."""
+    return {
+        name: example.get(name, properties(name, card)["value"]) for name in FIELDS if name not in ("model", "seed")
+    }
+
+
+def to_request(values: Mapping[str, Any]) -> GenerationRequest:
+    """Return the request that controls show; an optional one that is empty is left out.
+
+    Raises:
+        InvalidRequest: naming the control and its bound.
+    """
+    given = {k: v for k, v in values.items() if FIELDS[k].is_required() or v not in (None, OPEN)}
+    try:
+        request = GenerationRequest.model_validate(given)
+    except ValidationError as error:
+        name, message = first_problem(error.errors())
+        raise InvalidRequest(in_page_words(message, name), name) from None
+    for name, field in FIELDS.items():
+        greatest = _extra(field).get("page_maximum")
+        if greatest is not None and getattr(request, name) > greatest:
+            raise InvalidRequest(f"{label(name)}: at most {greatest} here (got {getattr(request, name)}).", name)
+    return request
+
+
+def in_page_words(message: str, name: str | None) -> str:
+    """Return a message that begins with a field's name with the label of its control instead."""
+    if name is None or name not in FIELDS or not message.startswith(name):
+        return message
+    return label(name) + message.removeprefix(name)
+
+
+def properties(name: str, card: ModelCard | None = None, served: Sequence[str] = ()) -> dict[str, Any]:
+    """Return value, bounds and choices of a control, and whether there is anything to choose."""
+    field = FIELDS[name]
+    default = None if field.is_required() else field.default
+    value = card.defaults.get(name, default) if card else default
+    kind = _kind(name)
+    if kind is gr.Dropdown:
+        choices = _choices(name, card, served)
+        if name == "model":
+            value = card.id if card else None
+        elif value is None:
+            value = OPEN
+        return {"choices": choices, "value": value, "visible": len(choices) > 1}
+    if kind is gr.Slider:
+        low, high = _bounds(name, card)
+        if low == high:
+            return {"value": value, "visible": False}  # Gradio has no slider with one place
+        return {"value": value, "minimum": low, "maximum": high, "step": _step(name, card), "visible": True}
+    if kind is gr.Number:
+        low, high = _bounds(name, card)
+        return {"value": value, "minimum": low, "maximum": high, "precision": 0 if _plain(field) is int else None}
+    return {"value": value}
+
+
+def _plain(field: FieldInfo) -> Any:
+    """A field's type, without the None of an optional one."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    return kinds[0] if NoneType in get_args(field.annotation) else field.annotation
+
+
+def _kind(name: str) -> type[Component]:
+    """An optional number is a box, as no place on a slider means that it is open."""
+    field = FIELDS[name]
+    plain = _plain(field)
+    if name == "model" or get_origin(plain) is Literal:
+        return gr.Dropdown
+    if plain is bool:
+        return gr.Checkbox
+    if plain in (int, float):
+        return gr.Number if field.default is None or None in _bounds(name, None) else gr.Slider
+    return gr.Textbox
+
+
+def _choices(name: str, card: ModelCard | None, served: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of what is shown and what is sent."""
+    if name == "model":
+        return [(model, model) for model in served or ([card.id] if card else [])]
+    allowed = {"style": card.styles, "sampler": card.samplers}.get(name) if card else None
+    found = [(NAMES.get(choice, label(choice)), choice) for choice in allowed or get_args(_plain(FIELDS[name]))]
+    return found if FIELDS[name].default is not None else [("None", OPEN), *found]
+
+
+def _bounds(name: str, card: ModelCard | None) -> tuple[Any, Any]:
+    """Least and greatest value that the page offers; None where there is no such bound."""
+    field = FIELDS[name]
+    low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+    high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
+    high = _extra(field).get("page_maximum", high)
+    return card.bounds.get(name, (low, high)) if card else (low, high)
+
+
+def _step(name: str, card: ModelCard | None) -> float:
+    if card and name in ("width", "height"):
+        return card.size_multiple
+    return _extra(FIELDS[name]).get("step", 1 if _plain(FIELDS[name]) is int else 0.1)
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

@@ -1,0 +1,109 @@
+"""`make status`: what the running Darkroom serves, asked over HTTP (Ray's own `serve status` stops at Ray's token)."""
+
+import argparse
+import json
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deployments.config import AppConfig
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a `state_dir`, and the address it serves: the content of `state_dir/lock`."""
+
+    pid: int
+    address: str
+
+
+def read_holder(state_path: Path) -> Holder | None:
+    """Return who holds `state_path` by its own word; None when nobody left one."""
+    try:
+        pid, address = (state_path / "lock").read_text(encoding="utf-8").split()
+    except (FileNotFoundError, ValueError):
+        return None  # never started here; or ended in order, which empties the file
+    return Holder(int(pid), address)
+
+
+def generation_args(config: Any) -> dict[str, Any]:
+    """Return the `args` of the application `generation`, to read or to change. Raises LookupError without one."""
+    if isinstance(config, dict):
+        for app in config.get("applications") or []:
+            if isinstance(app, dict) and app.get("name") == "generation":
+                app["args"] = app.get("args") or {}
+                return app["args"]
+    raise LookupError("it has no application named `generation`")
+
+
+def get(url: str) -> tuple[int, bytes]:
+    """GET `url` from this machine's own service; return status and body. Raises OSError when nothing answers."""
+    # The environment's proxy does not reach loopback, and a certificate is made out to the public name.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    try:
+        with opener.open(url, timeout=TIMEOUT_S) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def answers(url: str) -> bool:
+    """Whether `url` answers 200."""
+    try:
+        return get(url)[0] == 200
+    except OSError:
+        return False
+
+
+def table(ready: dict[str, Any], queue: dict[str, Any]) -> str:
+    """Return what `/v1/ready` and `/v1/queue` say, for a terminal."""
+    lines = [f"{'':<34}{'replicas':>9}  status"]
+    for app, state in ready["applications"].items():
+        lines.append(f"{app:<34}{'':>9}  {state['status']}")
+        for name, deployment in state["deployments"].items():
+            replicas = f"{deployment['running']}/{deployment['wanted']}"
+            lines.append(f"  {name:<32}{replicas:>9}  {deployment['status']}")
+    eta = f", the line is done in {queue['eta_s']:.0f} s" if queue["eta_s"] else ""
+    lines += ["", f"queue: {queue['waiting']} waiting, {queue['running']} running{eta}"]
+    return "\n".join(lines)
+
+
+def report(holder: Holder) -> str:
+    """Ask the service of `holder` how it is. Raises OSError when nothing answers, ValueError on a strange answer."""
+    _, ready = get(f"{holder.address}/v1/ready")  # 503 while a stage is missing: the table says which
+    _, queue = get(f"{holder.address}/v1/queue")
+    return table(json.loads(ready), json.loads(queue))
+
+
+def main() -> int:
+    """Print the table; 1 when nothing runs or answers."""
+    parser = argparse.ArgumentParser(prog="python -m ops.status", description=__doc__)
+    parser.add_argument("config", nargs="?", type=Path, default=ROOT / "serve_config.yaml")
+    config = yaml.safe_load(parser.parse_args().config.read_text(encoding="utf-8"))
+    state_path = AppConfig.model_validate(generation_args(config)).state_path
+    holder = read_holder(state_path)
+    if holder is None:
+        print(f"Darkroom is not running: nobody holds {state_path}.", file=sys.stderr)
+        return 1
+    try:
+        table = report(holder)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"Darkroom does not answer at {holder.address} (process {holder.pid}): {error}", file=sys.stderr)
+        return 1
+    print(f"Darkroom at {holder.address}, process {holder.pid}\n\n{table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The page in this process over a fake cluster, and a real Chromium before it."""
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Response
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from deployments.image_store import ImageStore
+from gradio_ingress.app import create_app
+from tests.unit.gradio_ingress.fakes import Cluster, FakePipeline
+
+TIMEOUT_MS = 15_000
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the page is served, and what draws its pictures."""
+
+    url: str
+    pipeline: FakePipeline
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    images = ImageStore(tmp_path_factory.mktemp("images"))
+    cluster = Cluster(images)
+    app = FastAPI()
+
+    @app.get("/v1/files/{name}")
+    def file(name: str) -> Response:
+        return Response(images.get(name), media_type="image/png")
+
+    page = create_app(cluster.client)
+    app.router.lifespan_context = page.router.lifespan_context
+    app.mount("/", page)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", cluster.pipeline)
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if binary is None:
+        pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
+    expect.set_options(timeout=TIMEOUT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=Path(binary), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(site: Site, chromium: Browser) -> Iterator[Page]:
+    """The page, ready to generate."""
+    site.pipeline.go.set()
+    site.pipeline.specs.clear()
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    page.goto(site.url)
+    page.wait_for_selector("button#generate:not(:disabled)")
+    yield page
+    site.pipeline.go.set()
+    context.close()

@@ -1,0 +1,138 @@
+"""What tests put in the place of the cluster: a model's card, and a pipeline that draws plain squares."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from PIL import Image
+
+from deployments.dispatcher.job_queue import Lease
+from deployments.image_store import ImageStore
+from deployments.schema import ImageResult
+from models.spec import ImageSpec, ModelCard, StepUpdate
+
+STEPS = 8
+CARD = ModelCard(
+    id="shapes",
+    family="sd",
+    digest="d" * 64,
+    defaults={
+        "negative_prompt": "",
+        "width": 128,
+        "height": 128,
+        "num_inference_steps": STEPS,
+        "guidance_scale": 4.0,
+        "sampler": "ddim",
+        "output_format": "png",
+    },
+    bounds={"width": (64, 256), "height": (128, 128)},
+    size_multiple=64,
+    samplers=("ddim", "euler"),
+    max_tokens=30,
+    styles=("flat", "cartoon"),
+)
+
+
+def a_spec(**changes: object) -> ImageSpec:
+    """A picture as the card's defaults have it."""
+    return replace(ImageSpec(model="shapes", prompt="a circle", seed=7, **CARD.defaults), **changes)
+
+
+def picture(spec: ImageSpec, side: int = 4) -> bytes:
+    """A square whose colour is the seed."""
+    content = io.BytesIO()
+    Image.new("RGB", (side, side), (spec.seed % 256, 90, 60)).save(content, spec.output_format)
+    return content.getvalue()
+
+
+def a_result(spec: ImageSpec, lease: Lease) -> ImageResult:
+    """The receipt of a finished picture."""
+    name = f"{lease.job_id}-{lease.index}-{lease.attempt}.{spec.output_format}"
+    return ImageResult(
+        index=lease.index,
+        url=f"/v1/files/{name}",
+        name=name,
+        seed=spec.seed,
+        spec=spec,
+        model_digest="d" * 64,
+        encode_s=0.01,
+        denoise_s=0.1,
+        decode_s=0.01,
+        batch_rows=2,
+        attempts=lease.attempt,
+    )
+
+
+class FakePipeline:
+    """Draws as the real one does, but at once. While it is held, each step waits for a permit of `allow`."""
+
+    def __init__(self, images: ImageStore | None = None) -> None:
+        self.forwards = 0
+        self.started: list[Lease] = []
+        self.left: list[Lease] = []  # whose generator has ended, however it ended
+        self.specs: list[ImageSpec] = []
+        self.problems: list[Exception] = []  # raised by the next pictures, one each, after their first step
+        self.cut = ""  # what the text encoder does not read of each prompt
+        self.preview_at: tuple[int, ...] = ()  # steps with a preview
+        self._images = images
+        self._permits: asyncio.Semaphore | None = None
+
+    @property
+    def running(self) -> int:
+        """Pictures in the making."""
+        return len(self.started) - len(self.left)
+
+    def hold(self) -> None:
+        """From now on no picture makes a step without a permit."""
+        self._permits = asyncio.Semaphore(0)
+
+    def allow(self, steps: int) -> None:
+        """Permit some steps."""
+        assert self._permits is not None
+        for _ in range(steps):
+            self._permits.release()
+
+    def let_go(self) -> None:
+        """Permit everything from now on."""
+        permits, self._permits = self._permits, None
+        for _ in range(1000 if permits else 0):
+            permits.release()
+
+    async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
+        self.started.append(lease)
+        self.specs.append(spec)
+        try:
+            problem = self.problems.pop(0) if self.problems else None
+            for step in range(1, spec.num_inference_steps + 1):
+                await (self._permits.acquire() if self._permits else asyncio.sleep(0))
+                self.forwards += 1
+                yield StepUpdate(
+                    step=step,
+                    steps=spec.num_inference_steps,
+                    batch_rows=spec.rows,
+                    cut=self.cut,
+                    denoise_s=0.01 * step,
+                    preview=b"preview %d" % step if step in self.preview_at else None,
+                )
+                if problem is not None:
+                    raise problem
+            result = a_result(spec, lease)
+            if self._images is not None:
+                self._images.put(result.name, picture(spec))
+            yield result
+        finally:
+            self.left.append(lease)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let everything else go on until `condition` holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def settled() -> None:
+    """Let everything else go on until nothing more is to be expected of it."""
+    for _ in range(50):
+        await asyncio.sleep(0)

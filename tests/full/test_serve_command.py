@@ -1,0 +1,174 @@
+"""`make serve` as a whole: the launcher in a process group of its own, with the checkout's serve_config.yaml.
+
+One service serves the tests down to the one that ends it; those after it start on the port and state that it left.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ops.status import get
+
+pytestmark = pytest.mark.full
+
+ROOT = Path(__file__).parents[2]
+READY_WITHIN_S = 120
+ENDED_WITHIN_S = 60
+
+
+@dataclass
+class Run:
+    """A command that was started, and the files it writes to."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    def exit_code(self, within_s: float) -> int:
+        """Wait for the end; where it does not come, kill (Ray's processes share the launcher's fate) and raise."""
+        try:
+            return self.process.wait(timeout=within_s)
+        finally:
+            self.process.kill()
+
+    def said(self) -> str:
+        return self.out.read_text() + self.err.read_text()
+
+
+@dataclass
+class Place:
+    """The state folder and the port of launchers."""
+
+    folder: Path
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def run(self, module: str, *options: str) -> Run:
+        """Start `python -m module` in a session of its own, as a terminal's foreground job is in one."""
+        logs = Path(tempfile.mkdtemp(dir=self.folder))
+        with (logs / "out").open("w") as out, (logs / "err").open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *options],
+                cwd=ROOT,
+                env=os.environ | {"XDG_STATE_HOME": str(self.folder)},
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        return Run(process, logs / "out", logs / "err")
+
+    def launch(self, *options: str) -> Run:
+        return self.run("ops.launch", "--port", str(self.port), *options)
+
+
+def alive_in_session(session: int) -> list[str]:
+    """Return the processes that a launcher started and that live, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter(["name", "status"]):
+        try:
+            if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.info["name"])
+        except (ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Place(tmp_path_factory.mktemp("serve"), probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def service(place: Place) -> Iterator[Run]:
+    """A launcher that has said that it is ready."""
+    run = place.launch()
+    deadline = time.monotonic() + READY_WITHIN_S
+    try:
+        while "Darkroom is ready" not in run.out.read_text():
+            assert run.process.poll() is None, run.said()
+            assert time.monotonic() < deadline, f"not ready within {READY_WITHIN_S} s: {run.said()}"
+            time.sleep(0.2)
+        yield run
+    finally:
+        run.process.kill()
+
+
+def test_it_prints_the_address_where_page_and_api_answer(place: Place, service: Run) -> None:
+    assert re.search(rf"ready after \d+ s: {place.address} ", service.out.read_text())
+    assert json.loads(get(f"{place.address}/v1/ready")[1])["ready"] is True
+    status, page = get(f"{place.address}/")
+    assert status == 200
+    assert b"<html" in page
+
+
+def test_a_second_start_names_the_holder_and_exits_1(place: Place, service: Run) -> None:
+    second = place.launch()
+    assert second.exit_code(within_s=30) == 1
+    assert f"Process {service.process.pid}, serving {place.address}" in second.err.read_text()
+
+
+def test_a_start_with_other_state_on_the_same_port_exits_1(place: Place, service: Run, tmp_path: Path) -> None:
+    other = Place(tmp_path, place.port).launch()
+    assert other.exit_code(within_s=30) == 1
+    assert "Address already in use" in other.err.read_text()
+
+
+def test_status_shows_every_deployment_and_the_queue(place: Place, service: Run) -> None:
+    status = place.run("ops.status")
+    assert status.exit_code(within_s=30) == 0
+    table = status.out.read_text()
+    for name in ("ApiIngress", "Dispatcher", "TextEncoder", "Denoiser", "VaeDecoder", "GradioIngress"):
+        assert re.search(rf"{name} +1/1", table)
+    assert "0 waiting" in table
+
+
+def test_ctrl_c_ends_it_with_0_quietly_and_no_process_survives(service: Run) -> None:
+    os.killpg(service.process.pid, signal.SIGINT)  # a terminal signals the whole group
+    assert service.exit_code(within_s=ENDED_WITHIN_S) == 0
+    assert alive_in_session(service.process.pid) == []
+    assert service.err.read_text().split("\n") == ["", "Stopping. Ctrl-C again ends it at once.", ""]
+
+
+def without_index(checkpoint: Path) -> None:
+    (checkpoint / "model_index.json").unlink()
+
+
+def with_cut_weights(checkpoint: Path) -> None:
+    weights = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"), [(without_index, "model_index.json"), (with_cut_weights, "unet")], ids=["no index", "cut"]
+)
+def test_a_broken_checkpoint_exits_1_with_its_reason(
+    place: Place, tiny_sd: Path, tmp_path: Path, spoil: Callable[[Path], None], named: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_sd, broken)
+    spoil(broken)
+    run = place.launch("--model", str(broken))
+    assert run.exit_code(within_s=READY_WITHIN_S) == 1
+    errors = run.err.read_text()
+    assert "UnusableCheckpoint" in errors
+    assert named in errors
+    assert "Traceback" not in errors
+    assert alive_in_session(run.process.pid) == []

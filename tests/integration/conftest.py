@@ -1,0 +1,106 @@
+"""One Ray cluster and one Serve for the whole session: starting them takes longer than most tests."""
+
+import json
+import logging
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+READY_WITHIN_S = 180
+
+
+class Service:
+    """Darkroom as `serve_config.yaml` says, with a few things changed, on a free port."""
+
+    def __init__(self, client: Any, port: int, state_dir: Path) -> None:
+        self._client = client
+        self._state_dir = state_dir
+        self.address = f"http://127.0.0.1:{port}"
+
+    def deploy(self, **deployments: dict[str, Any]) -> None:
+        """Deploy the config with `deployments` changed, each by name; return when it is so."""
+        from ray.serve.schema import ServeDeploySchema
+
+        config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+        config["applications"][0]["args"]["state_dir"] = str(self._state_dir)
+        for deployment in config["applications"][0]["deployments"]:
+            deployment |= deployments.get(deployment["name"], {})
+            deployment["ray_actor_options"] = {"num_cpus": 0.01}
+        self._client.deploy_apps(ServeDeploySchema.model_validate(config))
+        wanted = {name: change["num_replicas"] for name, change in deployments.items() if "num_replicas" in change}
+        self._wait(lambda: self._is_as_wanted(wanted))
+
+    def _is_as_wanted(self, wanted: dict[str, int]) -> bool:
+        status, body = self.get("/v1/ready")
+        if status != 200:
+            return False
+        apps = body["applications"]
+        healthy = all(app["status"] == "RUNNING" for app in apps.values())
+        parts = apps["generation"]["deployments"]
+        return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not condition():
+            assert time.monotonic() < deadline, "the service did not become ready"
+            time.sleep(0.2)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """GET JSON; (0, None) where nothing answers, and the text where it is no JSON."""
+        return self._call(urllib.request.Request(self.address + path))
+
+    def post(self, path: str, body: Any, content_type: str = "application/json") -> tuple[int, Any]:
+        """POST a body: bytes as they are, anything else as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._call(urllib.request.Request(self.address + path, data, {"Content-Type": content_type}))
+
+    @staticmethod
+    def _call(request: urllib.request.Request) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        except (urllib.error.URLError, ConnectionError):
+            return 0, None
+        try:
+            return status, json.loads(text)
+        except ValueError:
+            return status, text.decode(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The whole service, ready."""
+    import ray
+    from ray import serve
+    from ray.serve._private.api import serve_start
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray.init(
+        address="local",
+        namespace="serve",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        object_store_memory=256 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    client = serve_start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
+    service = Service(client, port, tmp_path_factory.mktemp("state"))
+    service.deploy()
+    yield service
+    serve.shutdown()
+    ray.shutdown()

@@ -1,0 +1,488 @@
+"""The queue by example, and under any order of events."""
+
+import copy
+from itertools import count
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+)
+
+from deployments.dispatcher.forecast import Estimate
+from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Lease
+from deployments.schema import Job, Timestamps
+from models.errors import JobEnded, NonFinite, NotFound, QueueFull
+from models.spec import ImageSpec, StepUpdate
+from tests.fakes import a_result, a_spec
+
+SPEC = a_spec()
+numbers = count()
+
+
+def a_job(owner: str = "ada", pictures: int = 1, spec: ImageSpec = SPEC) -> Job:
+    """A new job under a name that says whose it is."""
+    specs = (spec,) * pictures
+    return Job(
+        id=f"{owner}-{next(numbers)}", owner=owner, status="queued", specs=specs, timestamps=Timestamps(created=0)
+    )
+
+
+def a_queue(*jobs: Job, max_waiting: int = 100) -> JobQueue:
+    queue = JobQueue(max_waiting)
+    for job in jobs:
+        queue.submit(job)
+    return queue
+
+
+def granted(queue: JobQueue) -> Lease:
+    """The lease of the next picture, of which there is one."""
+    grant = queue.grant(1.0)
+    assert grant is not None
+    return grant[0]
+
+
+def owners(queue: JobQueue) -> list[str]:
+    """Whose pictures are granted, one after the other."""
+    found = []
+    while grant := queue.grant(1.0):
+        found.append(grant[1].owner)
+    return found
+
+
+def update(step: int, cut: str = "") -> StepUpdate:
+    return StepUpdate(step=step, steps=SPEC.num_inference_steps, batch_rows=2, cut=cut)
+
+
+def finish(queue: JobQueue, lease: Lease) -> Job | None:
+    return queue.finish(lease, a_result(SPEC, lease), 2.0)
+
+
+def seen(queue: JobQueue) -> object:
+    """All that can be seen of a queue."""
+    return copy.deepcopy((queue._jobs, list(queue.line()), queue.running, queue.waiting))
+
+
+# -- order
+
+
+def test_within_an_owner_first_come_is_first_served() -> None:
+    jobs = [a_job(pictures=2), a_job(), a_job()]
+    queue = a_queue(*jobs)
+    leases = [granted(queue) for _ in range(4)]
+    assert [(lease.job_id, lease.index) for lease in leases] == [
+        (jobs[0].id, 0),
+        (jobs[0].id, 1),
+        (jobs[1].id, 0),
+        (jobs[2].id, 0),
+    ]
+    assert queue.grant(1.0) is None
+
+
+def test_an_owner_with_many_pictures_does_not_hold_up_one_with_few() -> None:
+    queue = a_queue(a_job("ada", 10), a_job("bob", 1), a_job("cy", 2))
+    assert owners(queue)[:6] == ["ada", "bob", "cy", "ada", "cy", "ada"]
+
+
+def test_fair_means_work_and_not_pictures() -> None:
+    dear = a_spec(num_inference_steps=3 * SPEC.num_inference_steps)
+    queue = a_queue(a_job("ada", 3, dear), a_job("bob", 6))
+    assert owners(queue) == ["ada", "bob", "bob", "bob", "ada", "bob", "bob", "bob", "ada"]
+
+
+def test_who_worked_alone_for_long_is_not_starved_by_a_newcomer() -> None:
+    queue = a_queue(a_job("ada", 50))
+    assert owners(queue) == ["ada"] * 50
+    queue.submit(a_job("bob", 50))
+    granted(queue)
+    queue.submit(a_job("ada", 1))
+    assert "ada" in owners(queue)[:3]
+
+
+def test_who_was_away_has_saved_up_nothing() -> None:
+    queue = a_queue(a_job("ada", 1), a_job("bob", 50))
+    for _ in range(20):
+        granted(queue)
+    queue.submit(a_job("ada", 20))
+    assert owners(queue)[:8].count("ada") == 4
+
+
+def test_owners_who_are_gone_leave_no_trace() -> None:
+    queue = a_queue()
+    for k in range(200):
+        queue.submit(a_job(f"owner {k}"))
+        finish(queue, granted(queue))
+    assert (queue._served, queue._lines) == ({}, {})
+
+
+def test_the_line_tells_the_order_of_the_grants() -> None:
+    queue = a_queue(a_job("ada", 3), a_job("bob", 2), a_job("ada", 1), a_job("cy", 4))
+    foretold = [waiting.lease for waiting in queue.line()]
+    assert [granted(queue) for _ in range(10)] == foretold
+
+
+# -- a full line
+
+
+def test_a_full_line_queues_nothing_of_the_job_and_says_when_to_come_back() -> None:
+    queue = a_queue(a_job("ada", 3), max_waiting=4)
+    before = seen(queue)
+    late = a_job("bob", 2)
+    with pytest.raises(QueueFull) as caught:
+        queue.submit(late, retry_after_s=17)
+    assert caught.value.retry_after_s == 17
+    assert "(4)" in caught.value.message
+    assert seen(queue) == before
+    assert "bob" not in queue._lines
+    assert "bob" not in queue._served
+    with pytest.raises(NotFound):
+        queue.job(late.id)
+    assert owners(queue) == ["ada"] * 3
+
+
+def test_a_picture_in_the_making_takes_no_place_in_line() -> None:
+    queue = a_queue(a_job(), max_waiting=1)
+    granted(queue)
+    queue.submit(a_job())
+    assert (queue.waiting, len(queue.running)) == (1, 1)
+
+
+# -- a job's life
+
+
+def test_a_job_goes_from_queued_to_running_to_succeeded() -> None:
+    queue = a_queue(job := a_job(pictures=2))
+    first = granted(queue)
+    state = queue.job(job.id)
+    assert (state.status, state.timestamps.started, state.progress.stage) == ("running", 1.0, "encode")
+    state = queue.progress(first, update(3), "data:image/webp;base64,AA")
+    assert (state.progress.stage, state.progress.step, state.progress.steps) == ("denoise", 3, 16)
+    assert state.progress.previews == {0: "data:image/webp;base64,AA"}
+    state = finish(queue, first)
+    assert (state.status, state.progress.step, state.progress.previews) == ("running", 8, {})
+    second = granted(queue)
+    state = queue.progress(second, update(8))
+    assert (state.progress.stage, state.progress.step) == ("decode", 16)
+    state = finish(queue, second)
+    assert (state.status, state.progress, state.timestamps.ended) == ("succeeded", None, 2.0)
+    assert [image.index for image in state.images] == [0, 1]
+
+
+def test_pictures_are_listed_in_their_order_and_not_in_that_of_their_ends() -> None:
+    queue = a_queue(job := a_job(pictures=3))
+    for lease in [granted(queue) for _ in range(3)][::-1]:
+        finish(queue, lease)
+    assert [image.index for image in queue.job(job.id).images] == [0, 1, 2]
+
+
+def test_a_failed_picture_ends_its_job_and_takes_the_others_out() -> None:
+    queue = a_queue(job := a_job(pictures=3), other := a_job())
+    first, second = granted(queue), granted(queue)
+    state = queue.fail(first, NonFinite("The picture turned into NaN."), 2.0)
+    assert (state.status, state.error.code, state.error.message) == (
+        "failed",
+        "non_finite",
+        "The picture turned into NaN.",
+    )
+    assert (queue.running, finish(queue, second)) == ([], None)
+    assert [waiting.lease.job_id for waiting in queue.line()] == [other.id]
+    assert queue.job(job.id).status == "failed"
+
+
+def test_a_lost_picture_goes_to_the_front_of_the_line_with_its_next_attempt() -> None:
+    queue = a_queue(job := a_job("ada"), a_job("bob"), a_job("cy"))
+    lease = granted(queue)
+    queue.progress(lease, update(5), "data:")
+    state = queue.lose(lease, 2.0)
+    assert (state.status, state.progress, len(state.warnings)) == ("queued", None, 1)
+    assert granted(queue) == Lease(job.id, 0, attempt=2)
+    assert queue.job(job.id).progress.step == 0
+    assert queue.job(job.id).timestamps.started == 1.0
+
+
+def test_a_job_that_loses_one_of_two_pictures_is_still_running() -> None:
+    queue = a_queue(job := a_job(pictures=2))
+    first, second = granted(queue), granted(queue)
+    queue.progress(first, update(4))
+    assert queue.lose(second, 2.0).status == "running"
+    assert queue.job(job.id).progress.step == 4
+    assert queue.lose(first, 2.0).status == "queued"
+
+
+def test_a_job_with_a_finished_picture_is_still_running_when_it_loses_the_rest() -> None:
+    queue = a_queue(job := a_job(pictures=2))
+    finish(queue, granted(queue))
+    assert queue.lose(granted(queue), 2.0).status == "running"
+    assert queue.estimate({(job.id, 1): Estimate(1.0, 9.0)})[0].progress.eta_s == 9.0
+    finish(queue, granted(queue))
+    assert queue.job(job.id).status == "succeeded"
+
+
+def test_a_picture_that_is_lost_too_often_fails_its_job() -> None:
+    queue = a_queue(a_job())
+    for _ in range(MAX_ATTEMPTS):
+        state = queue.lose(granted(queue), 2.0)
+    assert (state.status, state.error.code, len(state.warnings)) == ("failed", "replica_lost", 1)
+    assert queue.waiting == 0
+
+
+def test_a_lost_picture_of_an_owner_without_a_line_can_be_cancelled() -> None:
+    queue = a_queue(job := a_job())
+    queue.lose(granted(queue), 2.0)
+    assert queue.cancel(job.id, "ada", 3.0).status == "cancelled"
+    assert (queue.waiting, queue.running) == (0, [])
+
+
+def test_cancelling_takes_a_job_out_of_the_line_and_leaves_the_owners_others() -> None:
+    queue = a_queue(job := a_job(pictures=3), other := a_job())
+    lease = granted(queue)
+    state = queue.cancel(job.id, "ada", 3.0)
+    assert (state.status, state.queue, state.progress, state.timestamps.ended) == ("cancelled", None, None, 3.0)
+    assert [waiting.lease.job_id for waiting in queue.line()] == [other.id]
+    assert queue.progress(lease, update(4)) is None
+
+
+def test_an_ended_job_cannot_be_cancelled() -> None:
+    queue = a_queue(job := a_job())
+    finish(queue, granted(queue))
+    with pytest.raises(JobEnded, match="succeeded"):
+        queue.cancel(job.id, "ada", 3.0)
+
+
+def test_somebody_elses_job_does_not_exist() -> None:
+    queue = a_queue(job := a_job("ada"))
+    for attempt in (queue.job, lambda *args: queue.cancel(*args, 1.0)):
+        with pytest.raises(NotFound):
+            attempt(job.id, "bob")
+    assert queue.job(job.id, "ada") == queue.job(job.id)
+    assert queue.jobs("bob") == []
+
+
+def test_jobs_are_listed_newest_first() -> None:
+    first, second = a_job(), a_job()
+    queue = a_queue(first, a_job("bob"), second)
+    assert [job.id for job in queue.jobs("ada")] == [second.id, first.id]
+    granted(queue)
+    assert [job.id for job in queue.jobs("ada")] == [second.id, first.id]
+
+
+def test_a_cut_prompt_gives_one_warning_that_quotes_it() -> None:
+    queue = a_queue(a_job())
+    lease = granted(queue)
+    queue.progress(lease, update(1, cut=" and a cat "))
+    state = queue.progress(lease, update(2, cut=" and a cat "))
+    assert len(state.warnings) == 1
+    assert "“and a cat”" in state.warnings[0]
+
+
+# -- places and times
+
+
+def test_places_count_jobs_and_only_changed_jobs_are_returned() -> None:
+    jobs = [a_job("ada", 2), a_job("bob"), a_job("ada")]
+    queue = a_queue(*jobs)
+    estimates = {(jobs[0].id, 0): Estimate(0, 1), (jobs[0].id, 1): Estimate(0, 1)}
+    estimates |= {(jobs[1].id, 0): Estimate(1, 2), (jobs[2].id, 0): Estimate(2, 3)}
+    changed = queue.estimate(estimates)
+    assert [(job.id, job.queue.position, job.queue.size, job.queue.eta_s) for job in changed] == [
+        (jobs[0].id, 1, 3, 0),
+        (jobs[1].id, 2, 3, 1),
+        (jobs[2].id, 3, 3, 2),
+    ]
+    assert queue.estimate(estimates) == []
+    moved = queue.estimate(estimates | {(jobs[1].id, 0): Estimate(30, 31)})
+    assert [(job.id, job.queue.eta_s) for job in moved] == [(jobs[1].id, 30)]
+
+
+def test_a_running_job_gets_the_time_of_its_last_picture() -> None:
+    queue = a_queue(job := a_job(pictures=2))
+    granted(queue)
+    [state] = queue.estimate({(job.id, 0): Estimate(0, 5), (job.id, 1): Estimate(5, 10)})
+    assert state.progress.eta_s == 10
+    assert queue.estimate({(job.id, 0): Estimate(0, 5), (job.id, 1): Estimate(5, 10.9)}) == []
+
+
+def test_each_change_raises_the_version() -> None:
+    queue = a_queue(job := a_job())
+    states = [queue.job(job.id)]
+    lease = granted(queue)
+    states += [queue.job(job.id), queue.progress(lease, update(1)), finish(queue, lease)]
+    assert [state.version for state in states] == [0, 1, 2, 3]
+
+
+# -- any order of events
+
+MAX_WAITING = 12
+SPECS = [SPEC, a_spec(guidance_scale=0.0), a_spec(num_inference_steps=32)]
+DEAREST = max(spec.cost for spec in SPECS)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Owners come and go, replicas die, leases are taken back."""
+
+    jobs = Bundle("jobs")
+    leases = Bundle("leases")  # held, or taken back since
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = JobQueue(MAX_WAITING)
+        self.accepted: list[str] = []
+        self.ended: dict[str, Job] = {}
+        self.held: set[Lease] = set()
+        self.overtaken: dict[str, dict[str, float]] = {}  # who waits -> work of others since their last turn
+
+    # -- events
+
+    @rule(target=jobs, owner=st.sampled_from("abc"), pictures=st.integers(1, 3), spec=st.sampled_from(SPECS))
+    def submit(self, owner: str, pictures: int, spec: ImageSpec):
+        job = a_job(owner, pictures, spec)
+        before = seen(self.queue)
+        try:
+            self.queue.submit(job, 5)
+        except QueueFull:
+            assert self.queue.waiting + pictures > MAX_WAITING
+            assert seen(self.queue) == before
+            return multiple()
+        assert self.queue.waiting <= MAX_WAITING
+        self.accepted.append(job.id)
+        return job.id
+
+    @rule(target=leases)
+    def grant(self):
+        line = list(self.queue.line())
+        urgent = bool(self.queue._urgent)
+        grant = self.queue.grant(1.0)
+        if grant is None:
+            assert not line
+            return multiple()
+        lease, job = grant
+        assert lease == line[0].lease
+        assert job == self.queue.job(job.id)
+        assert job.status == "running"
+        assert lease not in self.held
+        assert 1 <= lease.attempt <= MAX_ATTEMPTS
+        self.held.add(lease)
+        if not urgent:
+            self.turn(job.owner, line[0].spec.cost, {waiting.owner for waiting in line})
+        return lease
+
+    @rule(lease=leases, step=st.integers(1, SPEC.num_inference_steps))
+    def progress(self, lease: Lease, step: int) -> None:
+        self.book(lease, lambda: self.queue.progress(lease, update(step), "data:"), takes_back=False)
+
+    @rule(lease=leases)
+    def finish(self, lease: Lease) -> None:
+        self.book(lease, lambda: finish(self.queue, lease))
+
+    @rule(lease=leases)
+    def fail(self, lease: Lease) -> None:
+        self.book(lease, lambda: self.queue.fail(lease, NonFinite("NaN"), 2.0))
+
+    @rule(lease=leases)
+    def lose(self, lease: Lease) -> None:
+        self.book(lease, lambda: self.queue.lose(lease, 2.0))
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        if job_id in self.ended:
+            before = seen(self.queue)
+            with pytest.raises(JobEnded):
+                self.queue.cancel(job_id, None, 2.0)
+            assert seen(self.queue) == before
+        else:
+            assert self.queue.cancel(job_id, None, 2.0).status == "cancelled"
+
+    @rule()
+    def estimate(self) -> None:
+        places = [(lease.job_id, lease.index) for lease, _, _ in self.queue.running]
+        places += [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.line()]
+        estimates = {place: Estimate(k, k + 1.0) for k, place in enumerate(places)}
+        changed = self.queue.estimate(estimates)
+        assert all(job == self.queue.job(job.id) for job in changed)
+        assert self.queue.estimate(estimates) == []
+        in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.line()))
+        for job in map(self.queue.job, self.accepted):
+            if job.status == "queued":
+                assert (job.queue.position, job.queue.size) == (in_line.index(job.id) + 1, len(in_line))
+            else:
+                assert job.queue is None
+
+    @rule()
+    def the_line_foretells_the_grants(self) -> None:
+        queue = copy.deepcopy(self.queue)
+        foretold = [waiting.lease for waiting in queue.line()]
+        assert [granted(queue) for _ in foretold] == foretold
+        assert queue.grant(1.0) is None
+
+    # -- what they have in common
+
+    def book(self, lease: Lease, change, *, takes_back: bool = True) -> None:
+        before, version = seen(self.queue), self.queue.job(lease.job_id).version
+        job = change()
+        if lease not in self.held:
+            assert job is None
+            assert seen(self.queue) == before
+            return
+        assert job == self.queue.job(lease.job_id)
+        assert job.version == version + 1
+        if takes_back:
+            self.held.discard(lease)
+
+    def turn(self, owner: str, cost: float, waiting: set[str]) -> None:
+        self.overtaken.pop(owner, None)
+        for other in waiting - {owner}:
+            work = self.overtaken.setdefault(other, {})
+            work[owner] = work.get(owner, 0.0) + cost
+            assert work[owner] <= 2 * DEAREST, f"{other} starves behind {owner}"
+
+    # -- what always holds
+
+    @invariant()
+    def every_picture_is_in_one_place(self) -> None:
+        line = [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.line()]
+        running = [(lease.job_id, lease.index) for lease, _, _ in self.queue.running]
+        places = line + running
+        for job in map(self.queue.job, self.accepted):
+            done = [image.index for image in job.images]
+            assert len(done) == len(set(done))
+            mine = sorted([index for job_id, index in places if job_id == job.id] + done)
+            if job.ended:
+                assert mine == sorted(done)
+            else:
+                assert mine == list(range(len(job.specs)))
+            if job.status == "succeeded":
+                assert done == list(range(len(job.specs)))
+            assert (job.status == "queued") == (not job.ended and not done and job.id not in dict(running))
+            assert (job.progress is not None) == (job.status == "running")
+        assert self.queue.waiting == len(line)
+        waiting = {job_id for job_id, _ in line}
+        owners = {self.queue.job(job_id).owner for job_id in waiting}
+        self.overtaken = {owner: work for owner, work in self.overtaken.items() if owner in owners}
+
+    @invariant()
+    def an_end_is_final(self) -> None:
+        for job in map(self.queue.job, self.accepted):
+            if job.ended:
+                assert self.ended.setdefault(job.id, job) is job
+                assert (job.error is not None) == (job.status == "failed")
+                assert job.timestamps.ended is not None
+                self.held = {lease for lease in self.held if lease.job_id != job.id}
+
+    def teardown(self) -> None:
+        """Whatever happened, the rest comes to its end."""
+        for lease in list(self.held):
+            finish(self.queue, lease)
+        for _ in range(self.queue.waiting):
+            finish(self.queue, granted(self.queue))
+        assert (self.queue.waiting, self.queue.running) == (0, [])
+        assert all(self.queue.job(job_id).ended for job_id in self.accepted)
+        self.an_end_is_final()
+
+
+QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_under_any_order_of_events_every_job_ends_once_and_nobody_starves = QueueMachine.TestCase

@@ -1,0 +1,192 @@
+"""What a request may say, and what becomes of what it leaves out."""
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from deployments.dispatcher.deployment import Dispatcher
+from deployments.schema import MAX_SEED, GenerationRequest, first_problem, new_job, resolve
+from models.errors import InvalidRequest, UnknownModel
+from tests.fakes import CARD, FakePipeline, a_spec
+
+
+def problem_of(**fields: Any) -> tuple[str, str]:
+    """Field and message of what is wrong with a request."""
+    with pytest.raises(ValidationError) as caught:
+        GenerationRequest(**{"prompt": "a circle", **fields})
+    return first_problem(caught.value.errors())
+
+
+def refusal(**fields: Any) -> InvalidRequest:
+    """What the model's card says against a request."""
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(GenerationRequest(**{"prompt": "a circle", **fields}), CARD)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("prompt", "", "at least 1 character"),
+        ("prompt", "   \n\t", "must not be blank"),
+        pytest.param("prompt", "x" * 100_000, "at most 4000 characters", id="prompt-100kB"),
+        ("prompt", "a\0b", "must not contain the NUL character"),
+        pytest.param("prompt", "a\ud800b", "valid string", id="prompt-surrogate"),
+        ("prompt", None, "valid string"),
+        ("prompt", ["a"], "valid string"),
+        ("negative_prompt", "a\0b", "must not contain the NUL character"),
+        pytest.param("negative_prompt", "x" * 4001, "at most 4000 characters", id="negative_prompt-long"),
+        ("num_inference_steps", 0, "greater than or equal to 1"),
+        ("num_inference_steps", 151, "less than or equal to 150"),
+        ("num_inference_steps", "ten", "valid integer"),
+        ("num_inference_steps", 2.5, "valid integer"),
+        ("guidance_scale", -1, "greater than or equal to 0"),
+        ("guidance_scale", 31, "less than or equal to 30"),
+        ("guidance_scale", math.nan, "finite number"),
+        ("guidance_scale", math.inf, "less than or equal to 30|finite number"),
+        ("width", 0, "greater than or equal to 64"),
+        ("width", 10**6, "less than or equal to 2048"),
+        ("height", -64, "greater than or equal to 64"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**32, "less than or equal to 4294967295"),
+        ("seed", 2**64, "less than or equal to 4294967295"),
+        pytest.param("seed", 10**400, "less than or equal to 4294967295", id="seed-huge"),
+        ("sampler", "lms", "'ddim', 'euler' or 'dpmpp_2m'"),
+        ("style", "baroque", "'flat'.*'3d-model'"),
+        ("output_format", "gif", "'png', 'jpeg' or 'webp'"),
+        ("num_images", 0, "greater than or equal to 1"),
+        ("num_images", 11, "less than or equal to 10"),
+    ],
+)
+def test_a_broken_bound_is_refused_with_its_field_and_the_bound(field: str, value: object, words: str) -> None:
+    name, message = problem_of(**{field: value})
+    assert name == field
+    assert message.startswith(f"{field}: ")
+    assert message.endswith(".")
+    assert len(message) < 300, "however large the value was"
+    assert re.search(words, message), message
+
+
+def test_the_message_repeats_a_short_value_and_not_a_long_one() -> None:
+    assert problem_of(num_inference_steps=0)[1].endswith("(got 0).")
+    assert problem_of(num_inference_steps="ten")[1].endswith("(got 'ten').")
+    assert "xxx" not in problem_of(prompt="x" * 5000)[1]
+
+
+def test_an_unknown_field_is_refused_by_name() -> None:
+    assert problem_of(stpes=20) == ("stpes", "stpes: no such field.")
+
+
+def test_a_long_field_name_is_cut() -> None:
+    assert problem_of(**{"x" * 10_000: 1}) == ("x" * 100, f"{'x' * 100}: no such field.")
+
+
+def test_a_missing_prompt_is_named() -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerationRequest()
+    assert first_problem(caught.value.errors()) == ("prompt", "prompt: field required.")
+
+
+@pytest.mark.parametrize("prompt", ["ein roter Kreis, groß", "红色圆圈", "دائرة حمراء", "🔴🟦👩‍👩‍👧", "\"'`<b>&amp;\\"])
+def test_any_script_is_a_prompt(prompt: str) -> None:
+    [spec] = resolve(GenerationRequest(prompt=prompt), CARD)
+    assert spec.prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("width", "words"), [(100, "a multiple of 64"), (320, "from 64 to 256"), (2048, "from 64 to 256")]
+)
+def test_a_size_that_the_model_cannot_draw_is_refused_with_its_bound(width: int, words: str) -> None:
+    error = refusal(width=width)
+    assert (error.param, error.message) == ("width", f"width must be {words} for shapes, got {width}.")
+
+
+def test_a_bound_of_one_value_is_said_as_that_value() -> None:
+    error = refusal(height=192)
+    assert error.message == "height must be 128 for shapes, got 192."
+
+
+def test_a_sampler_that_the_model_lacks_is_refused_with_those_it_has() -> None:
+    error = refusal(sampler="dpmpp_2m")
+    assert (error.param, error.message) == (
+        "sampler",
+        "sampler must be one of ddim, euler for shapes, got dpmpp_2m.",
+    )
+
+
+def test_a_style_that_the_model_lacks_is_refused_with_those_it_has() -> None:
+    error = refusal(style="anime")
+    assert (error.param, error.message) == ("style", "style must be one of flat, cartoon for shapes.")
+
+
+def test_a_card_without_styles_takes_them_all() -> None:
+    [spec] = resolve(GenerationRequest(prompt="a cat", style="anime"), replace(CARD, styles=()))
+    assert spec.prompt == "anime artwork of a cat, clean lines, vibrant"
+    assert spec.negative_prompt == "photograph, realism"
+
+
+async def test_an_unknown_model_is_refused_with_the_one_served() -> None:
+    dispatcher = Dispatcher(CARD, FakePipeline(), max_waiting=8, max_rows=2, replicas=dict)
+    with pytest.raises(UnknownModel) as caught:
+        await dispatcher.submit(GenerationRequest(prompt="a circle", model="dall-e-3"), "me")
+    assert (caught.value.status, caught.value.param) == (404, "model")
+    assert caught.value.message == "model: there is no dall-e-3; served: shapes."
+    assert await dispatcher.jobs("me") == []
+
+
+def test_what_is_left_out_comes_from_the_card_and_not_from_the_schema() -> None:
+    [spec] = resolve(GenerationRequest(prompt="a circle", seed=7), CARD)
+    assert spec == a_spec()
+    assert spec.num_inference_steps != GenerationRequest.model_fields["num_inference_steps"].default
+
+
+def test_what_is_said_wins_over_the_card_even_where_it_equals_the_default_of_the_schema() -> None:
+    [spec] = resolve(GenerationRequest(prompt="a circle", num_inference_steps=20, guidance_scale=7.5), CARD)
+    assert (spec.num_inference_steps, spec.guidance_scale) == (20, 7.5)
+
+
+def test_the_model_may_be_named_or_left_out() -> None:
+    named, unnamed = (resolve(GenerationRequest(prompt="a", seed=1, model=name), CARD) for name in ("shapes", None))
+    assert named == unnamed
+
+
+def test_style_words_are_added_to_both_prompts() -> None:
+    request = GenerationRequest(prompt="a cat in {braces}", negative_prompt="dog", style="photograph")
+    [spec] = resolve(request, replace(CARD, styles=()))
+    assert spec.prompt == "photograph of a cat in {braces}, 35mm, natural light, sharp focus"
+    assert spec.negative_prompt == "dog, drawing, painting"
+
+
+@given(seed=st.integers(0, MAX_SEED - 9), count=st.integers(1, 10))
+def test_picture_k_has_seed_plus_k_and_all_else_is_equal(seed: int, count: int) -> None:
+    specs = resolve(GenerationRequest(prompt="a circle", seed=seed, num_images=count), CARD)
+    assert [spec.seed for spec in specs] == list(range(seed, seed + count))
+    assert {replace(spec, seed=0) for spec in specs} == {a_spec(seed=0)}
+
+
+def test_a_seed_that_leaves_no_room_for_all_pictures_is_refused_with_the_greatest_that_does() -> None:
+    assert len(resolve(GenerationRequest(prompt="a", seed=MAX_SEED), CARD)) == 1
+    error = refusal(seed=MAX_SEED, num_images=2)
+    assert error.param == "seed"
+    assert str(MAX_SEED - 1) in error.message
+    assert len(resolve(GenerationRequest(prompt="a", seed=MAX_SEED - 1, num_images=2), CARD)) == 2
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_random_seed_is_in_range_and_different_each_time(count: int) -> None:
+    request = GenerationRequest(prompt="a circle", num_images=count)
+    firsts = {resolve(request, CARD)[0].seed for _ in range(50)}
+    assert len(firsts) > 40
+    assert all(0 <= seed <= MAX_SEED - count + 1 for seed in firsts)
+
+
+def test_job_ids_cannot_be_guessed() -> None:
+    ids = {new_job([a_spec()], "me", 0.0).id for _ in range(100)}
+    assert len(ids) == 100
+    assert all(len(job_id) == len("job_") + 32 for job_id in ids)

@@ -1,0 +1,95 @@
+"""A cluster in one process: the real Dispatcher over a pipeline that draws plain squares."""
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.deployment import Dispatcher
+from deployments.dispatcher.job_queue import Lease
+from deployments.image_store import ImageStore
+from deployments.schema import ImageResult
+from models.spec import ImageSpec, ModelCard, StepUpdate
+
+CARD = ModelCard(
+    id="shapes",
+    family="sd",
+    digest="0" * 64,
+    defaults={
+        "negative_prompt": "",
+        "width": 64,
+        "height": 64,
+        "num_inference_steps": 8,
+        "guidance_scale": 4.0,
+        "sampler": "ddim",
+        "output_format": "png",
+    },
+    bounds={"width": (64, 64), "height": (64, 64), "num_inference_steps": (1, 100)},
+    size_multiple=64,
+    samplers=("ddim", "euler"),
+    max_tokens=30,
+    styles=("flat", "cartoon"),
+    notice="Draws one plain shape on a plain background, and nothing else.",
+    examples=(
+        {"prompt": "a red circle on a blue background", "seed": 7},
+        {"prompt": "a green star on a white background", "style": "cartoon"},
+    ),
+)
+
+
+def picture(spec: ImageSpec, size: int | None = None, file_format: str = "PNG") -> bytes:
+    """A square whose colour is the seed, with the prompt in the file."""
+    image = Image.new("RGB", (size or spec.width, size or spec.height), (spec.seed % 200 + 40, 90, 60))
+    text, content = PngInfo(), io.BytesIO()
+    text.add_text("parameters", spec.prompt)
+    image.save(content, file_format, **({"pnginfo": text} if file_format == "PNG" else {}))
+    return content.getvalue()
+
+
+class FakePipeline:
+    """Draws at once; while `go` is cleared, it stops after half the steps."""
+
+    def __init__(self, images: ImageStore) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.specs: list[ImageSpec] = []
+        self._images = images
+
+    async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
+        self.specs.append(spec)
+        steps = spec.num_inference_steps
+        for step in range(1, steps + 1):
+            preview = picture(spec, 8, "WEBP") if step == steps // 2 else None
+            yield StepUpdate(step=step, steps=steps, batch_rows=2, denoise_s=0.01 * step, preview=preview)
+            while not self.go.is_set() and step >= steps // 2:
+                await asyncio.sleep(0.01)
+        name = f"{lease.job_id}-{lease.index}-{lease.attempt}.png"
+        self._images.put(name, picture(spec))
+        yield ImageResult(
+            index=lease.index,
+            url=f"/v1/files/{name}",
+            name=name,
+            seed=spec.seed,
+            spec=spec,
+            model_digest="0" * 64,
+            encode_s=0.01,
+            denoise_s=0.1,
+            decode_s=0.01,
+            batch_rows=2,
+            attempts=lease.attempt,
+        )
+
+
+class Cluster:
+    """A Dispatcher over a fake pipeline, and a client of it."""
+
+    def __init__(self, images: ImageStore, card: ModelCard = CARD, max_waiting: int = 8) -> None:
+        self.pipeline = FakePipeline(images)
+        self.dispatcher = Dispatcher(
+            card, self.pipeline, max_waiting=max_waiting, max_rows=2, replicas=lambda: {"denoiser": 1}
+        )
+        self.client = DispatcherClient(LocalCalls(self.dispatcher))

@@ -1,0 +1,145 @@
+"""Controls come from the schema and the card."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import gradio as gr
+import pytest
+from pydantic import create_model
+from pydantic.fields import FieldInfo
+
+from deployments.schema import MAX_SEED, GenerationRequest
+from gradio_ingress import controls
+from models.errors import InvalidRequest
+from tests.unit.gradio_ingress.fakes import CARD
+
+
+def problem(**values: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        controls.to_request({"prompt": "a star"} | values)
+    return caught.value
+
+
+def extended(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    wider = create_model("Wider", __base__=GenerationRequest, **fields)
+    monkeypatch.setattr(controls, "FIELDS", wider.model_fields)
+
+
+@pytest.mark.parametrize("name", controls.FIELDS)
+def test_every_field_has_a_control_with_its_own_words(name: str) -> None:
+    control = controls.create(name)
+    assert control.label == controls.label(name)
+    assert control.info == GenerationRequest.model_fields[name].description
+
+
+def test_a_bounded_number_is_a_slider_within_the_schemas_bounds() -> None:
+    slider = controls.create("guidance_scale")
+    assert isinstance(slider, gr.Slider)
+    assert (slider.minimum, slider.maximum, slider.step) == (0, 30, 0.5)
+
+
+def test_the_page_offers_at_most_four_images_though_the_api_takes_ten() -> None:
+    slider = controls.create("num_images")
+    assert (slider.minimum, slider.maximum) == (1, 4)
+
+
+def test_the_seed_is_a_box_as_no_slider_has_a_place_for_each_seed() -> None:
+    seed = controls.create("seed")
+    assert isinstance(seed, gr.Number)
+    assert (seed.minimum, seed.maximum, seed.precision) == (0, MAX_SEED, 0)
+
+
+def test_the_card_narrows_bounds_and_sets_values() -> None:
+    steps = controls.fit("num_inference_steps", CARD)
+    assert (steps["minimum"], steps["maximum"], steps["value"]) == (1, 100, 8)
+    assert controls.fit("guidance_scale", CARD)["value"] == 4.0
+
+
+def test_a_size_that_the_card_fixes_is_not_shown() -> None:
+    assert controls.fit("width", CARD)["visible"] is False
+
+
+def test_a_size_that_the_card_leaves_open_steps_by_the_models_multiple() -> None:
+    wide = replace(CARD, bounds={"width": (64, 256)}, size_multiple=32)
+    width = controls.fit("width", wide)
+    assert (width["visible"], width["minimum"], width["maximum"], width["step"]) == (True, 64, 256, 32)
+
+
+def test_only_the_cards_samplers_and_styles_can_be_chosen() -> None:
+    assert controls.fit("sampler", CARD)["choices"] == [("DDIM", "ddim"), ("Euler", "euler")]
+    assert controls.fit("style", CARD)["choices"] == [("None", ""), ("Flat", "flat"), ("Cartoon", "cartoon")]
+
+
+def test_the_model_is_asked_for_only_where_there_is_a_choice() -> None:
+    assert controls.fit("model", CARD, ["shapes"])["visible"] is False
+    both = controls.fit("model", CARD, ["shapes", "other"])
+    assert both["visible"] is True
+    assert both["value"] == "shapes"
+
+
+def test_fitting_leaves_the_seed_that_was_used_last() -> None:
+    assert "value" not in controls.fit("seed", CARD)
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [
+        ((bool, FieldInfo(default=False)), gr.Checkbox),
+        ((str, FieldInfo(default="")), gr.Textbox),
+        ((float, FieldInfo(default=1.0)), gr.Number),
+        ((int | None, FieldInfo(default=None)), gr.Number),
+        ((Literal["low", "high"], FieldInfo(default="low")), gr.Dropdown),
+    ],
+)
+def test_a_new_field_gets_a_control_from_its_type_alone(
+    field: tuple[Any, FieldInfo], kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extended(monkeypatch, clip_skip=field)
+    control = controls.create("clip_skip")
+    assert type(control) is kind
+    assert control.label == "Clip skip"
+
+
+def test_an_example_fills_the_rest_with_what_the_model_prefers() -> None:
+    filled = controls.fill({"prompt": "a star", "style": "flat"}, CARD)
+    assert filled["prompt"] == "a star"
+    assert filled["style"] == "flat"
+    assert filled["num_inference_steps"] == 8
+    assert "seed" not in filled
+
+
+def test_what_is_empty_is_left_out_of_the_request() -> None:
+    request = controls.to_request({"prompt": "a star", "style": "", "negative_prompt": "", "seed": None})
+    assert request.model_fields_set == {"prompt"}
+
+
+def test_numbers_from_the_browser_may_be_floats() -> None:
+    assert controls.to_request({"prompt": "a star", "num_inference_steps": 8.0}).num_inference_steps == 8
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "bound"),
+    [
+        ({"prompt": ""}, "Prompt", "1 character"),
+        ({"prompt": "  "}, "Prompt", "blank"),
+        ({"prompt": "x" * 100_000}, "Prompt", "4000"),
+        ({"num_inference_steps": 500}, "Inference steps", "150"),
+        ({"num_inference_steps": 7.5}, "Inference steps", "integer"),
+        ({"seed": -1}, "Seed", "0"),
+        ({"num_images": 7}, "Images", "at most 4"),
+        ({"guidance_scale": 31}, "Guidance scale", "30"),
+    ],
+)
+def test_bad_input_is_refused_in_words_that_name_the_control_and_its_bound(
+    values: dict[str, Any], name: str, bound: str
+) -> None:
+    message = problem(**values).message
+    assert message.startswith(f"{name}: ")
+    assert bound in message
+    assert len(message) < 200
+
+
+def test_messages_of_the_cluster_get_the_controls_label() -> None:
+    words = controls.in_page_words("num_inference_steps must be from 1 to 100.", "num_inference_steps")
+    assert words == "Inference steps must be from 1 to 100."
+    assert controls.in_page_words("The line is full.", None) == "The line is full."

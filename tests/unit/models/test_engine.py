@@ -1,0 +1,129 @@
+"""The engine: batching never shows, cancelling is prompt, and only the guilty fails."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from models.denoiser.engine import DenoisingEngine
+from models.denoiser.preview import Preview
+from models.errors import DarkroomError, NonFinite, Unavailable
+from models.spec import StepUpdate
+from tests.stages import Stages, other
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_sd) -> Stages:
+    return Stages(tiny_sd)
+
+
+def pixels(stages: Stages, latents: np.ndarray) -> np.ndarray:
+    picture = stages.vae_decoder.decode([latents])[0]
+    assert isinstance(picture, np.ndarray)
+    return picture.astype(int)
+
+
+@pytest.mark.parametrize("joined_at", [0, 1, 3])
+def test_a_late_joiner_gets_the_picture_it_would_get_alone(stages, joined_at):
+    mine = stages.spec(seed=3, num_inference_steps=5, guidance_scale=4.0, sampler="dpmpp_2m")
+    alone = stages.latents(mine)
+    neighbours = [
+        other(mine, seed=1, num_inference_steps=8, sampler="euler", guidance_scale=1.0),
+        other(mine, seed=2, prompt="a star", sampler="ddim", guidance_scale=9.0),
+    ]
+    for spec in neighbours:
+        stages.engine._batcher.add(stages.state(spec))
+    with torch.inference_mode():
+        for _ in range(joined_at):
+            stages.engine.step()
+    together = stages.denoise(stages.state(mine))[0]
+    assert np.abs(pixels(stages, together) - pixels(stages, alone)).max() <= 1
+    assert np.linalg.norm(together - alone) / np.linalg.norm(alone) < 1e-4
+
+
+def test_pictures_of_different_sizes_are_drawn_side_by_side(stages):
+    small = stages.spec(seed=1, num_inference_steps=3)
+    large = other(small, width=small.width + 32)
+    latents = stages.denoise(stages.state(small), stages.state(large))
+    assert [item.shape[-1] for item in latents] == [small.width // 2, large.width // 2]
+
+
+def test_updates_count_steps_and_the_last_one_carries_the_latents(stages):
+    state = stages.state(stages.spec(num_inference_steps=4))
+    stages.denoise(state)
+    updates = stages.outcomes[id(state)]
+    assert [(update.step, update.steps) for update in updates] == [(k, 4) for k in (1, 2, 3, 4)]
+    assert [update.latents is not None for update in updates] == [False, False, False, True]
+    assert {update.batch_rows for update in updates} == {2}
+
+
+def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages, monkeypatch):
+    predict = stages.unet.predict
+    good, bad = (stages.state(stages.spec(seed=seed, num_inference_steps=3)) for seed in (1, 2))
+    poison = bad.embeds
+
+    def picky(latents, timesteps, embeds):
+        if any(torch.equal(row, poison[1]) for row in embeds):
+            raise RuntimeError("no")
+        return predict(latents, timesteps, embeds)
+
+    poison[1] += 1
+    monkeypatch.setattr(stages.unet, "predict", picky)
+    for state in (good, bad):
+        stages.engine._batcher.add(state)
+    with torch.inference_mode():
+        while len(stages.engine._batcher):
+            stages.engine.step()
+    assert isinstance(stages.outcomes[id(bad)][-1], DarkroomError)
+    last = stages.outcomes[id(good)][-1]
+    assert isinstance(last, StepUpdate)
+    assert last.latents is not None
+
+
+def test_a_picture_that_is_not_finite_fails_with_a_typed_error(stages):
+    state = stages.state(stages.spec(num_inference_steps=2))
+    state.terms[0, 0, 0, 0] = float("nan")
+    stages.engine._batcher.add(state)
+    with torch.inference_mode():
+        while len(stages.engine._batcher):
+            stages.engine.step()
+    assert isinstance(stages.outcomes[id(state)][-1], NonFinite)
+
+
+class Running:
+    """An engine on its thread, with the outcomes it published and a bell for each."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.outcomes: list = []
+        self.bell = threading.Condition()
+        self.engine = DenoisingEngine(stages.unet, self._publish, max_rows=4, preview=Preview((), 1.0))
+        self.engine.start()
+
+    def _publish(self, outcomes: list) -> None:
+        with self.bell:
+            self.outcomes += outcomes
+            self.bell.notify_all()
+
+    def wait_for(self, condition) -> None:
+        with self.bell:
+            assert self.bell.wait_for(lambda: condition(self.outcomes), timeout=30)
+
+
+def test_the_thread_draws_what_is_submitted_and_a_cancelled_picture_leaves_within_a_step(stages):
+    running = Running(stages)
+    long = stages.state(stages.spec(num_inference_steps=150))
+    running.engine.submit(long)
+    running.wait_for(lambda outcomes: len(outcomes) >= 2)
+    with running.bell:
+        long.cancelled = True
+        at_cancel = len(running.outcomes)
+    short = stages.state(stages.spec(seed=1, num_inference_steps=2))
+    running.engine.submit(short)
+    running.wait_for(lambda outcomes: any(s is short and o.latents is not None for s, o in outcomes))
+    after = [state for state, _ in running.outcomes[at_cancel:] if state is long]
+    assert len(after) <= 1
+    running.engine.check_health()
+    running.engine.stop()
+    with pytest.raises(Unavailable, match="died"):
+        running.engine.check_health()

@@ -1,0 +1,115 @@
+"""The two outer stages: what is read of a prompt, and what becomes of latents."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.denoiser.preview import Preview
+from models.denoiser.step_curve import StepCurve
+from models.errors import NonFinite
+from models.vae_decoder import encode_image, parameters_text
+from tests.stages import Stages
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_sd) -> Stages:
+    return Stages(tiny_sd)
+
+
+def test_what_does_not_fit_is_quoted_and_the_rest_is_read(stages):
+    words = ["red"] * 75
+    fits, cut = " ".join(words), " ".join([*words, "and", "a", "zebra"])
+    assert stages.text_encoder.tokens(fits).cut == ""
+    assert stages.text_encoder.tokens(cut).cut.strip() == "and a zebra"
+    whole, shortened = stages.text_encoder.encode([stages.spec(fits), stages.spec(cut)])
+    assert shortened.cut.strip() == "and a zebra"
+    assert np.allclose(whole.prompt_embeds, shortened.prompt_embeds, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["日本の富士山", "مرحبا بالعالم", "🙂🙃🫠", '"quotes" and \\ backslashes', "é̀ ñ", "\x01\x7f"]
+)
+def test_any_script_is_read_without_the_unknown_token(stages, text):
+    tokenizer = stages.text_encoder._tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert ids
+    assert tokenizer.unk_token_id not in ids
+    assert stages.text_encoder.encode([stages.spec(text)])[0].prompt_embeds.isfinite().all()
+
+
+def test_an_unguided_picture_costs_no_negative_prompt(stages):
+    guided, unguided = stages.text_encoder.encode(
+        [stages.spec(guidance_scale=5.0), stages.spec(guidance_scale=1.0, negative_prompt="never read")]
+    )
+    assert guided.negative_prompt_embeds is not None
+    assert unguided.negative_prompt_embeds is None
+
+
+def test_a_batch_of_prompts_gives_what_each_gives_alone(stages):
+    prompts = ["a red circle", "a blue star, watercolor", "a ring"]
+    together = stages.text_encoder.encode([stages.spec(prompt) for prompt in prompts])
+    alone = Stages.__new__(Stages)
+    alone.text_encoder = type(stages.text_encoder)(
+        stages.text_encoder._tokenizer, stages.text_encoder._model, stages.text_encoder._device
+    )
+    for prompt, embeds in zip(prompts, together, strict=True):
+        single = alone.text_encoder.encode([stages.spec(prompt)])[0]
+        assert np.allclose(single.prompt_embeds, embeds.prompt_embeds, atol=1e-5)
+
+
+def test_latents_that_are_not_finite_fail_alone(stages):
+    good = np.random.default_rng(0).standard_normal((4, 16, 16)).astype(np.float32)
+    bad = good.copy()
+    bad[0, 0, 0] = np.nan
+    other_shape = good[:, :8]
+    first, second, third = stages.vae_decoder.decode([good, bad, other_shape])
+    assert isinstance(second, NonFinite)
+    assert first.shape == (32, 32, 3)
+    assert third.shape == (16, 32, 3)
+
+
+def test_a_png_carries_its_settings_as_text_and_as_json(stages):
+    spec = stages.spec("a “red” circle\nsecond line", negative_prompt="blue", seed=2**32 - 1, guidance_scale=4.0)
+    content = encode_image(np.zeros((8, 8, 3), np.uint8), spec, "digest")
+    text = Image.open(io.BytesIO(content)).text
+    assert text["parameters"] == parameters_text(spec)
+    assert text["parameters"].startswith("a “red” circle\nsecond line\nNegative prompt: blue\nSteps: 20, Sampler: DDIM")
+    fields = json.loads(text["darkroom"])
+    assert fields["seed"] == 2**32 - 1
+    assert fields["model_digest"] == "digest"
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_other_formats_are_what_they_say(stages, output_format):
+    spec = stages.spec(output_format=output_format)
+    image = Image.open(io.BytesIO(encode_image(np.zeros((8, 8, 3), np.uint8), spec, "digest")))
+    assert image.format == output_format.upper()
+
+
+def test_a_preview_is_a_small_webp_and_comes_no_more_often_than_asked(stages):
+    state = stages.state(stages.spec())
+    state.index = 3
+    state.previewed_at = 0.0
+    preview = Preview([[0.1, 0.2, 0.3]] * 4 + [[0.0, 0.0, 0.0]], interval_s=3600.0)
+    state.joined_at = -7200.0
+    state.previewed_at = -7200.0
+    image = Image.open(io.BytesIO(preview.due(state) or b""))
+    assert image.format == "WEBP"
+    assert preview.due(state) is None
+    assert Preview((), interval_s=0.0).due(state) is None
+
+
+def test_the_step_curve_reads_between_what_was_measured():
+    curve = StepCurve()
+    assert curve.step_s(2, 256) > 0
+    curve.measure(2, 256, 0.02)
+    curve.measure(8, 256, 0.05)
+    assert curve.step_s(2, 256) == 0.02
+    assert curve.step_s(5, 256) == pytest.approx(0.035)
+    assert curve.step_s(16, 256) == pytest.approx(0.10)
+    assert curve.step_s(2, 1024) == pytest.approx(0.08)
+    curve.measure(2, 256, 0.04)
+    assert 0.02 < curve.step_s(2, 256) < 0.04

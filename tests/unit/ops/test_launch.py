@@ -1,0 +1,218 @@
+"""What the launcher checks before it starts anything, and what it says."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.config import AppConfig
+from ops import launch, status
+from ops.launch import StartError
+
+
+def written(tmp_path: Path, **args: object) -> Path:
+    """Return a config file whose application `generation` has `args`."""
+    app = {"name": "generation", "route_prefix": "/v1", "import_path": "deployments.app:build", "args": args}
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump({"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": [app]}))
+    return path
+
+
+def refusal(path: Path, *options: str) -> str:
+    """Return why the config file at `path` is refused."""
+    with pytest.raises(StartError) as caught:
+        launch.read_config(launch.parse_args([str(path), *options]))
+    return str(caught.value)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_host_port_and_model_of_the_command_line_replace_those_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, model={"checkpoint": "old", "id": "kept"})
+    options = ["--host", "::1", "--port", "8123", "--model", "owner/name@main"]
+    config, app = launch.read_config(launch.parse_args([str(path), *options]))
+    assert (config.http_options.host, config.http_options.port) == ("::1", 8123)
+    assert (app.model.checkpoint, app.model.id) == ("owner/name@main", "kept")
+    assert config.applications[0].args["model"]["checkpoint"] == "owner/name@main"
+
+
+def test_without_options_the_file_stands(tmp_path: Path) -> None:
+    config, app = launch.read_config(launch.parse_args([str(written(tmp_path, model={"checkpoint": "old"}))]))
+    assert (config.http_options.host, config.http_options.port, app.model.checkpoint) == ("127.0.0.1", 8000, "old")
+
+
+def test_a_model_folder_is_taken_from_where_the_command_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert launch.parse_args(["--model", "weights"]).model == str(tmp_path / "weights")
+
+
+def test_the_config_of_the_checkout_is_valid_and_private() -> None:
+    config, app = launch.read_config(launch.parse_args([]))
+    assert config.http_options.host == "127.0.0.1"
+    assert not app.allow_public
+
+
+def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, denoiser={"max_rows": 1}))
+    assert "denoiser.max_rows = 1: Input should be greater than or equal to 2" in message
+
+
+def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:
+    lines = refusal(written(tmp_path, queue={"max_wating": 3}, text_encoder={"threads": "many"})).splitlines()
+    assert [line.split(" = ")[0].strip() for line in lines[1:]] == ["queue.max_wating", "text_encoder.threads"]
+
+
+def test_a_key_of_serve_itself_is_checked_too(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("port: 8000", "port: http"))
+    assert "http_options.port = 'http'" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("applications: [", "cannot be used"),
+        ("applications: []", "no application named `generation`"),
+        ("just words", "no application named `generation`"),
+        ("{http_options: words, applications: [{name: generation, import_path: a.b}]}", "cannot be used"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_words(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(content)
+    assert said in refusal(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / "none.yaml") in refusal(tmp_path / "none.yaml")
+
+
+def test_ray_is_given_cpus_for_every_replica_that_may_run(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    config = yaml.safe_load(path.read_text())
+    config["applications"][0]["deployments"] = [
+        {"name": "A", "ray_actor_options": {"num_cpus": 0.1}},
+        {"name": "B", "num_replicas": 3, "ray_actor_options": {"num_cpus": 0.5}},
+        {"name": "C", "autoscaling_config": {"min_replicas": 1, "max_replicas": 4}},
+    ]
+    path.write_text(yaml.safe_dump(config))
+    assert launch.cpus_wanted(launch.read_config(launch.parse_args([str(path)]))[0]) == 6  # 0.1 + 1.5 + 4
+
+
+def test_the_lock_names_its_holder(tmp_path: Path) -> None:
+    with launch.hold(tmp_path / "state", "http://127.0.0.1:8000"):
+        assert status.read_holder(tmp_path / "state") == status.Holder(os.getpid(), "http://127.0.0.1:8000")
+        with (
+            pytest.raises(StartError, match=rf"Process {os.getpid()}, serving http://127.0.0.1:8000"),
+            launch.hold(tmp_path / "state", "http://127.0.0.1:8001"),
+        ):
+            pass
+
+
+def test_a_lock_given_back_names_nobody_and_can_be_taken_again(tmp_path: Path) -> None:
+    for port in (8000, 8001):
+        with launch.hold(tmp_path, f"http://127.0.0.1:{port}"):
+            assert status.read_holder(tmp_path) == status.Holder(os.getpid(), f"http://127.0.0.1:{port}")
+        assert status.read_holder(tmp_path) is None
+
+
+def test_the_lock_of_a_killed_process_can_be_taken(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("1 http://127.0.0.1:1\n")
+    with launch.hold(tmp_path, "http://127.0.0.1:8000"):
+        assert status.read_holder(tmp_path) == status.Holder(os.getpid(), "http://127.0.0.1:8000")
+
+
+def test_a_state_dir_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match="state_dir cannot be used"), launch.hold(tmp_path / "file" / "state", "x"):
+        pass
+
+
+@pytest.mark.parametrize("taken_on", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_another_listens_on_is_refused_with_its_process(taken_on: str) -> None:
+    with socket.socket() as taken:
+        # As Serve does it: the system would let a second Serve share the port, and split the requests.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind((taken_on, 0))
+        taken.listen()
+        said = "Address already in use" + (f" by process {os.getpid()}" if sys.platform == "linux" else "")
+        with pytest.raises(StartError, match=said):
+            launch.check_address("127.0.0.1", taken.getsockname()[1], allow_public=False)
+
+
+def test_a_free_loopback_port_is_accepted() -> None:
+    launch.check_address("127.0.0.1", free_port(), allow_public=False)
+    launch.check_address("localhost", free_port(), allow_public=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", ""])
+def test_a_host_beyond_loopback_is_refused_until_the_config_allows_it(host: str) -> None:
+    with pytest.raises(StartError, match="allow_public: true"):
+        launch.check_address(host, free_port(), allow_public=False)
+    launch.check_address(host, free_port(), allow_public=True)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_is_none_is_refused(port: int) -> None:
+    with pytest.raises(StartError, match="from 1 to 65535"):
+        launch.check_address("127.0.0.1", port, allow_public=False)
+
+
+TRACEBACK = """The deployment failed to start 3 times in a row. See controller logs for details. Error:
+\x1b[36mray::ServeReplica:generation:Denoiser.initialize_and_get_metadata()\x1b[39m (pid=1)
+  File "ray/serve/_private/replica.py", line 1928, in initialize
+    raise RuntimeError(traceback.format_exc()) from None
+RuntimeError: Traceback (most recent call last):
+  File "deployments/denoiser.py", line 17, in __init__
+    self._model = load_unet(checkpoint)
+                  ^^^^^^^^^^^^^^^^^^^^^
+models.errors.UnusableCheckpoint: unet/config.json is missing"""
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (TRACEBACK, "UnusableCheckpoint: unet/config.json is missing"),
+        (f"{TRACEBACK}\nsecond line", "UnusableCheckpoint: unet/config.json is missing\nsecond line"),
+        ("Waiting for 2 CPUs.", "Waiting for 2 CPUs."),
+        ("", ""),
+    ],
+)
+def test_a_failure_is_reduced_to_its_reason(message: str, said: str) -> None:
+    assert launch.reason(message) == said
+
+
+def test_the_status_table_shows_replicas_and_queue() -> None:
+    deployments = {"Denoiser": {"status": "UPSCALING", "running": 1, "wanted": 2}}
+    ready = {"ready": True, "applications": {"generation": {"status": "RUNNING", "deployments": deployments}}}
+    shown = status.table(ready, {"waiting": 3, "running": 1, "eta_s": 12.4})
+    assert "Denoiser" in shown
+    assert "1/2  UPSCALING" in shown
+    assert "3 waiting, 1 running, the line is done in 12 s" in shown
+
+
+def test_status_says_when_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["status", str(written(tmp_path, state_dir=str(tmp_path / "state")))])
+    assert status.main() == 1
+    assert "not running" in capsys.readouterr().err
+
+
+def test_status_says_when_the_holder_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["status", str(written(tmp_path, state_dir=str(tmp_path)))])
+    with launch.hold(AppConfig.model_validate({"state_dir": tmp_path}).state_path, f"http://127.0.0.1:{free_port()}"):
+        assert status.main() == 1
+    assert f"process {os.getpid()}" in capsys.readouterr().err
