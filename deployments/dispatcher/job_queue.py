@@ -6,7 +6,7 @@ queueing, Goyal et al. 1996). Within an owner: first come, first served.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from deployments.dispatcher.forecast import Estimate
@@ -15,6 +15,7 @@ from models.errors import DarkroomError, JobEnded, NotFound, QueueFull, ReplicaL
 from models.spec import ImageSpec, StepUpdate
 
 MAX_ATTEMPTS = 3
+KEPT_JOBS = 1000  # beyond that the oldest that have ended are forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class JobQueue:
             self._served[job.owner] = max(self._served.get(job.owner, 0.0), self._clock)
         self._lines[job.owner].extend(Lease(job.id, index) for index in range(len(job.specs)))
         self._jobs[job.id] = job
+        self._forget_old()
         return job
 
     def grant(self, now: float) -> tuple[Lease, Job] | None:
@@ -204,11 +206,6 @@ class JobQueue:
                 changed.append(self._put(replace(job, progress=replace(job.progress, eta_s=eta_s))))
         return changed
 
-    def forget(self, job_ids: Sequence[str]) -> None:
-        """Drop jobs that ended long ago."""
-        for job_id in job_ids:
-            self._jobs.pop(job_id, None)
-
     # -- inside
 
     def _waiting(self, lease: Lease) -> Waiting:
@@ -231,6 +228,12 @@ class JobQueue:
         del self._running[place]
         self._updates.pop(place, None)
         return True
+
+    def _forget_old(self) -> None:
+        """Drop the oldest jobs that have ended, down to `KEPT_JOBS`."""
+        ended = [job.id for job in self._jobs.values() if job.ended]
+        for job_id in ended[: max(0, len(self._jobs) - KEPT_JOBS)]:
+            del self._jobs[job_id]
 
     def _forget_idle(self, owner: str) -> None:
         if not self._lines[owner]:

@@ -85,14 +85,8 @@ def _position(x: float, y: float) -> str:
 
 def look(pixels: np.ndarray) -> Seen:
     """Read a picture: background from its border, the object from what differs from it."""
-    border = np.concatenate(
-        [
-            pixels[:3].reshape(-1, 3),
-            pixels[-3:].reshape(-1, 3),
-            pixels[:, :3].reshape(-1, 3),
-            pixels[:, -3:].reshape(-1, 3),
-        ]
-    )
+    strips = (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:])
+    border = np.concatenate([strip.reshape(-1, 3) for strip in strips])
     ground = np.median(border, 0)
     background = nearest_colour(ground)
     mask = _object_mask(pixels, ground)
