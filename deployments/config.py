@@ -16,39 +16,51 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """Which checkpoint is served, and on what."""
 
-    checkpoint: str = Field("models/checkpoints/shapes", description="A diffusers folder, or a hub id[@revision].")
-    id: str | None = Field(None, description="The name clients use. Default: the last part of `checkpoint`.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else CPU.")
+    checkpoint: str = Field(
+        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id[@revision]."
+    )
+    id: str | None = Field(default=None, description="The name clients use. Default: the last part of `checkpoint`.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where there is one, else CPU."
+    )
 
 
 class QueueConfig(Settings):
     """How much may wait."""
 
-    max_waiting: int = Field(256, ge=1, le=100_000, description="Pictures in line; beyond that requests get a 429.")
+    max_waiting: int = Field(
+        default=256, ge=1, le=100_000, description="Pictures in line; beyond that requests get a 429."
+    )
 
 
 class TextEncoderConfig(Settings):
     """One TextEncoder replica. Batch size and wait are Serve's `@serve.batch` settings."""
 
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of torch.")
-    max_batch_size: int = Field(16, ge=1, le=256, description="Prompts encoded together.")
-    batch_wait_timeout_s: float = Field(0.002, ge=0, le=1, description="How long a prompt waits for company, seconds.")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of torch.")
+    max_batch_size: int = Field(default=16, ge=1, le=256, description="Prompts encoded together.")
+    batch_wait_timeout_s: float = Field(
+        default=0.002, ge=0, le=1, description="How long a prompt waits for company, seconds."
+    )
 
 
 class DenoiserConfig(Settings):
     """One Denoiser replica."""
 
-    threads: int = Field(2, ge=1, le=256, description="CPU threads of torch.")
-    max_rows: int = Field(16, ge=2, le=256, description="Rows of one forward pass; a guided picture takes two.")
-    preview_interval_s: float = Field(0.4, ge=0.05, le=60, description="Least time between two previews of a picture.")
+    threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
+    max_rows: int = Field(default=16, ge=2, le=256, description="Rows of one forward pass; a guided picture takes two.")
+    preview_interval_s: float = Field(
+        default=0.4, ge=0.05, le=60, description="Least time between two previews of a picture."
+    )
 
 
 class VaeDecoderConfig(Settings):
     """One VaeDecoder replica."""
 
-    threads: int = Field(2, ge=1, le=256, description="CPU threads of torch.")
-    max_batch_size: int = Field(4, ge=1, le=64, description="Pictures decoded together.")
-    batch_wait_timeout_s: float = Field(0.002, ge=0, le=1, description="How long latents wait for company, seconds.")
+    threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
+    max_batch_size: int = Field(default=4, ge=1, le=64, description="Pictures decoded together.")
+    batch_wait_timeout_s: float = Field(
+        default=0.002, ge=0, le=1, description="How long latents wait for company, seconds."
+    )
 
 
 def default_state_dir() -> Path:
@@ -60,8 +72,10 @@ def default_state_dir() -> Path:
 class AppConfig(Settings):
     """`args` of the application `generation`."""
 
-    state_dir: Path | None = Field(None, description="Where pictures are kept. Default: see `default_state_dir`.")
-    allow_public: bool = Field(False, description="May the HTTP host be reached from other machines?")
+    state_dir: Path | None = Field(
+        default=None, description="Where pictures are kept. Default: see `default_state_dir`."
+    )
+    allow_public: bool = Field(default=False, description="May the HTTP host be reached from other machines?")
     model: ModelConfig = ModelConfig()
     queue: QueueConfig = QueueConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
@@ -77,4 +91,4 @@ class AppConfig(Settings):
 class UiConfig(Settings):
     """`args` of the application `ui`."""
 
-    generation_app: str = Field("generation", description="The Serve application that the page is a client of.")
+    generation_app: str = Field(default="generation", description="The Serve application that the page is a client of.")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
@@ -32,13 +33,15 @@ class Pipeline:
         name = f"{lease.job_id}-{lease.index}-{lease.attempt}.{spec.output_format}"
         with translated():
             prompt_embeds = self._text_encoder.encode.remote(spec)  # not awaited: only a reference passes here
-            updates = self._denoiser.options(stream=True).denoise.remote(spec, prompt_embeds)
-            update = None
+            updates: Any = self._denoiser.options(stream=True).denoise.remote(spec, prompt_embeds)
+            update: StepUpdate | None = None
             try:
-                async for update in updates:
-                    yield replace(update, latents=None)
+                async for newest in updates:
+                    update = newest
+                    yield replace(newest, latents=None)
             finally:
                 updates.cancel()  # leaving the loop does not stop a producer
+            assert update is not None  # a stream that ends without a step has raised
             start = time.monotonic()
             await self._vae_decoder.decode.remote(spec, update.latents, name)
         yield ImageResult(

@@ -4,12 +4,30 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from models.errors import DarkroomError, ReplicaLost, Unavailable
 
 logger = logging.getLogger(__name__)
+
+LOSSES = (  # of a replica, or with its node of what it had made
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 
 
 @contextmanager
@@ -28,7 +46,7 @@ def translate(error: RayError) -> DarkroomError:
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, DarkroomError):
         return type(cause)(*cause.args)
-    if isinstance(cause, ActorDiedError | ActorUnavailableError | TaskCancelledError):
+    if isinstance(cause, LOSSES):
         return ReplicaLost("The replica that worked on this died.")
     if isinstance(cause, RayTaskError):
         return translate(cause)

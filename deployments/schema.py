@@ -5,6 +5,7 @@ from it. What a request leaves out is not a default but open: the model's card f
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
 
-StyleName = Literal[*styles.STYLES]
+StyleName = Literal[*styles.STYLES]  # type: ignore[valid-type]  # known at run time
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Stage = Literal["encode", "denoise", "decode"]
 
@@ -180,7 +181,7 @@ def new_job(specs: list[ImageSpec], owner: str, now: float) -> Job:
     )
 
 
-def first_problem(errors: list[Any]) -> tuple[str, str]:
+def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
     problem = errors[0]
     places = [str(part) for part in problem["loc"] if part != "body"]

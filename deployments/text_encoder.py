@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from ray import serve
@@ -21,8 +22,9 @@ class TextEncoder:
         torch.set_num_threads(config.threads)
         self._encoder = load_text_encoder(locate(model.checkpoint), choose_device(model.device))
         self._work = Work(self._encoder.parameter_bytes)
-        self._encode_batch.set_max_batch_size(config.max_batch_size)
-        self._encode_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+        batch: Any = self._encode_batch
+        batch.set_max_batch_size(config.max_batch_size)
+        batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
     async def encode(self, spec: ImageSpec) -> PromptEmbeds:
         """Encode one picture's prompts, together with those that arrive at the same time."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ class VaeDecoder:
         self._images = ImageStore(images)
         self._digest = digest
         self._work = Work(self._decoder.parameter_bytes)
-        self._decode_batch.set_max_batch_size(config.max_batch_size)
-        self._decode_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+        batch: Any = self._decode_batch
+        batch.set_max_batch_size(config.max_batch_size)
+        batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
     async def decode(self, spec: ImageSpec, latents: np.ndarray, name: str) -> str:
         """Decode float32 [C, h, w] latents and store the picture under `name`.

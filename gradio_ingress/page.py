@@ -148,8 +148,10 @@ class Page:
         self.cancel.click(self.on_cancel, self.job_id, self.status, **quiet)
         chosen = {self.controls["model"], self.job_id}
         self.examples.click(self.on_example, chosen, [*form], **quiet).success(**run)
-        self.controls["model"].input(self.on_model, self.controls["model"], fitted, **quiet)
-        self.controls["seed"].input(None, None, self.randomize, js="() => false", api_visibility="private")
+        model: Any = self.controls["model"]
+        model.input(self.on_model, self.controls["model"], fitted, **quiet)
+        seed: Any = self.controls["seed"]
+        seed.input(None, None, self.randomize, js="() => false", api_visibility="private")
 
     async def on_load(self) -> AsyncIterator[Update]:
         """Fit the page to the models served, as soon as there are any; until then say what it waits for."""

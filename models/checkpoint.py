@@ -35,14 +35,14 @@ def locate(checkpoint: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name[@revision]).")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         fetched = snapshot_download(
             name, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
     return Path(fetched)
 
@@ -65,6 +65,18 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
+def read_entry(folder: Path, name: str, key: str) -> Any:
+    """Return one entry of a JSON object of the checkpoint.
+
+    Raises:
+        UnusableCheckpoint: the file is missing or broken, or has no such entry; names the file.
+    """
+    content = read_json(folder, name)
+    if key not in content:
+        raise UnusableCheckpoint(f"{folder / name}: has no {key}.")
+    return content[key]
+
+
 def read_card(checkpoint: str, model_id: str | None = None) -> ModelCard:
     """Return the card of a checkpoint: what its configs say, then what its own `darkroom.json` says, if it has one.
 
@@ -76,11 +88,10 @@ def read_card(checkpoint: str, model_id: str | None = None) -> ModelCard:
     if pipeline not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise UnusableCheckpoint(f"{folder / 'model_index.json'}: {pipeline} is not served here; known: {known}.")
-    unet, vae = read_json(folder, "unet/config.json"), read_json(folder, "vae/config.json")
     scheduler = read_json(folder, "scheduler/scheduler_config.json")
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    side = unet["sample_size"] * scale
-    max_length = read_json(folder, "tokenizer/tokenizer_config.json")["model_max_length"]
+    scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels")) - 1)
+    side = read_entry(folder, "unet/config.json", "sample_size") * scale
+    max_length = read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length")
     own = read_json(folder, "darkroom.json") if (folder / "darkroom.json").exists() else {}
     defaults = {
         "negative_prompt": "",
@@ -112,10 +123,11 @@ def digest(folder: Path) -> str:
     """Return the SHA-256 over names and contents of the configs and weights, stage by stage.
 
     Raises:
-        UnusableCheckpoint: a stage has no safetensors file; other formats can run code and are not read.
+        UnusableCheckpoint: a stage has no config, or no safetensors file; other formats can run code and are not read.
     """
     total = hashlib.sha256()
     for stage in STAGES:
+        read_json(folder, f"{stage}/config.json")
         weights = sorted((folder / stage).glob("*.safetensors"))
         if not weights:
             raise UnusableCheckpoint(f"{folder / stage}: no .safetensors file; other weight formats are not read.")

@@ -8,6 +8,7 @@ directly as the coefficients of the next latents:
 so the engine needs one weighted sum for any mix of samplers, and a new sampler is a name and a class, no mathematics.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from copy import deepcopy
@@ -81,6 +82,7 @@ def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
     Step i gets basis vectors of its own for its latents and for the model's output, so that the result's coordinates
     are the coefficients, with nothing to solve for.
     """
+    _refuse_if_not_linear(scheduler)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps
     calls = len(timesteps)
@@ -132,6 +134,14 @@ def _step(scheduler: Any, out: Tensor, timestep: Tensor, x: Tensor) -> tuple[Ten
     gap = noises[0] - noises[1]
     weight = float((first - second) @ gap / (gap @ gap))
     return first - weight * noises[0], weight, True
+
+
+def _refuse_if_not_linear(scheduler: Any) -> None:
+    """Raise where an option of the scheduler's own (not one it merely carries along) bends what it is given."""
+    own = inspect.signature(type(scheduler).__init__).parameters
+    for option in LINEAR:
+        if option in own and scheduler.config[option]:
+            raise UnsupportedSampler(f"{type(scheduler).__name__} is not linear with {option}.")
 
 
 def _refuse_if_inexact(scheduler: Any, steps: int, i: int, result: Tensor, weights: Tensor) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class VaeDecoder:
     """An AutoencoderKL without its encoder."""
 
     def __init__(self, vae: AutoencoderKL, device: torch.device) -> None:
-        self._vae = vae
+        self._vae: Any = vae
         self._device = device
 
     @property
@@ -32,12 +33,12 @@ class VaeDecoder:
         return parameter_bytes(self._vae)
 
     @torch.inference_mode()
-    def decode(self, latents: Sequence[Float32[np.ndarray, "C h w"]]) -> list[UInt8[np.ndarray, "H W 3"] | NonFinite]:
+    def decode(self, latents: Sequence[Float32[np.ndarray, "C _ _"]]) -> list[UInt8[np.ndarray, "_ _ 3"] | NonFinite]:
         """Decode a batch of any shapes; those of one shape share a forward. A picture that is not finite is an error.
 
         Source: diffusers `VaeImageProcessor.postprocess`.
         """
-        pictures: list[UInt8[np.ndarray, "H W 3"] | NonFinite] = [NonFinite("The picture is not finite.")] * len(
+        pictures: list[UInt8[np.ndarray, "_ _ 3"] | NonFinite] = [NonFinite("The picture is not finite.")] * len(
             latents
         )
         shapes: dict[tuple[int, ...], list[int]] = {}

@@ -13,6 +13,7 @@ from deployments.schema import ImageResult
 from models.spec import ImageSpec, ModelCard, StepUpdate
 
 STEPS = 8
+PATIENCE_S = 30  # until a test that waits for what does not happen fails; nothing takes this long
 CARD = ModelCard(
     id="shapes",
     family="sd",
@@ -127,7 +128,7 @@ class FakePipeline:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let everything else go on until `condition` holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0)
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from ray import serve
@@ -23,6 +24,7 @@ from deployments.schema import GenerationRequest, Job
 from models.errors import BY_CODE, DarkroomError, NotFound
 from models.spec import ModelCard
 
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -67,7 +69,8 @@ def _add_images(app: FastAPI, client: DispatcherClient, images: ImageStore) -> N
     async def generate(body: openai.ImagesBody, request: Request) -> Response:  # type: ignore[valid-type]
         job = await client.submit(openai.to_request(body), owner_of(request))
         if body.stream:
-            return EventSourceResponse(_openai_events(client, images, job, body.partial_images))
+            stream = _openai_events(client, images, job, body.partial_images)
+            return EventSourceResponse(stream, headers=STREAM_HEADERS)
         job = await _ended(client, job)
         pictures = None
         if body.response_format == "b64_json":
@@ -104,7 +107,7 @@ async def _openai_events(
         async for state in client.watch(job.id):
             job = state
             preview = job.progress.previews.get(0, "") if job.progress else ""
-            if preview != shown and sent < partial_images:
+            if preview and preview != shown and sent < partial_images:
                 yield sse_bytes(openai.partial_event(job, sent))
                 shown, sent = preview, sent + 1
         raise_if_unsuccessful(job)
@@ -135,16 +138,20 @@ def _add_jobs(app: FastAPI, client: DispatcherClient) -> None:
     async def read(job_id: str, request: Request) -> dict[str, Any]:
         return job_body(await client.job(job_id, owner_of(request)))
 
+    async def own(job_id: str, request: Request) -> Job:
+        """Find the caller's job before the stream begins: afterwards it is too late for a 404."""
+        return await client.job(job_id, owner_of(request))
+
     @app.get(
         "/jobs/{job_id}/watch",
         tags=["jobs"],
         summary="A job's newest state, each time it changes, until it has ended",
         response_class=EventSourceResponse,
     )
-    async def watch(job_id: str, request: Request) -> AsyncIterable[ServerSentEvent]:
-        await client.job(job_id, owner_of(request))
-        async for job in client.watch(job_id):
-            yield ServerSentEvent(event="job", data=job_body(job))
+    async def watch(job: Annotated[Job, Depends(own)]) -> AsyncIterable[ServerSentEvent]:
+        with suppress(NotFound):  # gone meanwhile: the stream just ends, and the next one is a 404
+            async for state in client.watch(job.id):
+                yield ServerSentEvent(event="job", data=job_body(state))
 
     @app.post("/jobs/{job_id}/cancel", tags=["jobs"], summary="End a job")
     @app.delete("/jobs/{job_id}", tags=["jobs"], summary="End a job")

@@ -1,6 +1,8 @@
 """Every error in one shape, OpenAI's: {"error": {"message", "type", "param", "code"}}."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +28,7 @@ def respond(error: DarkroomError) -> JSONResponse:
     return JSONResponse(error_body(error), error.status, headers)
 
 
-def invalid(errors: list[object], content_type: str | None = None) -> InvalidRequest:
+def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRequest:
     """Return our error for pydantic's, naming the first field that is wrong and its bound."""
     name, message = first_problem(errors)
     if name == "body" and content_type is not None and "json" not in content_type:

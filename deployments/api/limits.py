@@ -1,5 +1,7 @@
 """Limits that hold before anything is read. Pure ASGI: anything else would buffer streams."""
 
+from contextlib import suppress
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.errors import respond
@@ -26,10 +28,14 @@ class BodyLimit:
             message = await receive()
             read += len(message.get("body", b""))
             if read > MAX_BODY:
-                raise TooLarge(f"The body must be at most {MAX_BODY} bytes.")
+                raise TooLarge
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except TooLarge as error:
-            await respond(error)(scope, receive, send)
+        async def unless_too_large(message: Message) -> None:
+            if read <= MAX_BODY:
+                await send(message)
+
+        with suppress(TooLarge):
+            await self._app(scope, counted, unless_too_large)
+        if read > MAX_BODY:  # whoever was reading made an answer of its own of the error
+            await respond(TooLarge(f"The body must be at most {MAX_BODY} bytes."))(scope, receive, send)

@@ -38,11 +38,10 @@ class OpenAIFields(BaseModel):
     user: str | None = Field(None, description="Accepted and ignored.")
 
 
-ImagesBody: Any = create_model(
-    "ImagesBody",
-    __base__=OpenAIFields,
-    **{name: (field.annotation, field) for name, field in GenerationRequest.model_fields.items() if name in SHARED},
-)
+_shared: dict[str, Any] = {
+    name: (f.annotation, f) for name, f in GenerationRequest.model_fields.items() if name in SHARED
+}
+ImagesBody: Any = create_model("ImagesBody", __base__=OpenAIFields, **_shared)
 
 
 def to_request(body: Any) -> GenerationRequest:

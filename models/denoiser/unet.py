@@ -22,10 +22,10 @@ class UNet:
     def __init__(
         self, model: UNet2DConditionModel, family: str, scheduler: dict[str, Any], scale: int, device: torch.device
     ) -> None:
-        self._model = model
+        self._model: Any = model
         self._family = FAMILY_MODULES[family]
         self.scheduler_config = scheduler
-        self.channels: int = model.config.in_channels
+        self.channels: int = self._model.config.in_channels
         self.scale = scale  # pixels to a latent cell
         self.device = device
 

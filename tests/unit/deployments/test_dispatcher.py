@@ -14,7 +14,7 @@ from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.schema import GenerationRequest, Job
 from models.errors import JobEnded, NonFinite, NotFound, QueueFull, ReplicaLost, Unavailable
-from tests.fakes import CARD, STEPS, FakePipeline, settled, until
+from tests.fakes import CARD, PATIENCE_S, STEPS, FakePipeline, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
 
@@ -46,7 +46,7 @@ async def cluster() -> Cluster:
 
 async def states(client: DispatcherClient, job: Job) -> AsyncIterator[Job]:
     """A watch that is closed when the test leaves it."""
-    async with asyncio.timeout(10), aclosing(client.watch(job.id)) as watch:
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.watch(job.id)) as watch:
         async for state in watch:
             yield state
 
@@ -65,15 +65,17 @@ async def test_a_job_is_queued_runs_and_ends_with_its_pictures(cluster: Cluster)
     assert (queue.waiting, queue.running, queue.eta_s) == (0, 0, 0.0)
 
 
-async def test_a_watcher_sees_each_state_until_the_end_and_then_the_watch_ends(cluster: Cluster) -> None:
+async def test_a_watcher_sees_newer_and_newer_states_until_the_end_and_then_the_watch_ends(cluster: Cluster) -> None:
     job = await cluster.submit()
     seen = []
     async for state in states(cluster.client, job):
         seen.append(state)
         cluster.pipeline.allow(1)
-    assert [state.version for state in seen] == sorted({state.version for state in seen})
-    assert [state.progress.step for state in seen if state.progress] == list(range(STEPS + 1))
-    assert seen[-1] == await cluster.client.job(job.id)
+    versions, steps = [state.version for state in seen], [state.progress.step for state in seen[:-1]]
+    assert versions == sorted(set(versions))
+    assert steps == sorted(steps)
+    assert len(set(steps)) > STEPS // 2
+    assert (seen[-1].status, seen[-1]) == ("succeeded", await cluster.client.job(job.id))
 
 
 async def test_a_slow_watcher_gets_the_newest_state_and_none_in_between(cluster: Cluster) -> None:
@@ -237,6 +239,7 @@ async def test_an_unexpected_error_fails_the_job_without_its_details(
 async def test_a_failed_picture_takes_the_others_of_its_job_out_of_the_pipeline(cluster: Cluster) -> None:
     cluster.pipeline.problems = [NonFinite("NaN")]
     job = await cluster.submit(pictures=2)
+    await until(lambda: cluster.pipeline.running == 2)
     cluster.pipeline.allow(1)
     await until(lambda: len(cluster.pipeline.left) == 2)
     assert cluster.pipeline.forwards == 1

@@ -1,0 +1,213 @@
+"""What the card of a checkpoint says, and how an unusable one is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import checkpoint as checkpoint_module
+from models.checkpoint import digest, locate, read_card
+from models.errors import UnusableCheckpoint
+from models.spec import SAMPLERS
+
+
+@pytest.fixture
+def folder(tiny_sd: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may break."""
+    return Path(shutil.copytree(tiny_sd, tmp_path / "broken-sd"))
+
+
+def refusal(checkpoint: Path | str) -> str:
+    with pytest.raises(UnusableCheckpoint) as caught:
+        read_card(str(checkpoint))
+    return caught.value.message
+
+
+def change(path: Path, **entries: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+# -- what the card says
+
+
+def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
+    card = read_card(str(tiny_sd))
+    assert (card.id, card.family, card.samplers, card.size_multiple) == ("tiny-sd", "sd", SAMPLERS, 2)
+    assert (card.defaults["width"], card.defaults["height"], card.defaults["sampler"]) == (64, 64, "ddim")
+    assert card.bounds == {"width": (16, 128), "height": (16, 128)}
+    tokenizer = json.loads((tiny_sd / "tokenizer" / "tokenizer_config.json").read_text())
+    assert card.max_tokens == tokenizer["model_max_length"] - 2
+    assert (card.styles, card.notice, card.examples, card.latent_rgb) == ((), "", (), ())
+
+
+def test_the_operator_may_name_the_model(tiny_sd: Path) -> None:
+    assert read_card(str(tiny_sd), "house-model").id == "house-model"
+
+
+def test_a_scheduler_that_is_not_known_by_name_gets_the_usual_sampler(folder: Path) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler")
+    assert read_card(str(folder)).defaults["sampler"] == "dpmpp_2m"
+
+
+def test_the_checkpoints_own_word_wins(folder: Path) -> None:
+    own = {
+        "defaults": {"num_inference_steps": 7},
+        "bounds": {"width": [64, 64], "num_inference_steps": [1, 30]},
+        "size_multiple": 8,
+        "styles": ["flat"],
+        "notice": "Draws shapes.",
+        "examples": [{"prompt": "a circle", "seed": 1}],
+        "latent_rgb": [[0.1, 0.2, 0.3]] * 5,
+    }
+    (folder / "darkroom.json").write_text(json.dumps(own))
+    card = read_card(str(folder))
+    assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (7, 7.5)
+    assert card.bounds == {"width": (64, 64), "height": (16, 128), "num_inference_steps": (1, 30)}
+    assert (card.size_multiple, card.styles, card.notice) == (8, ("flat",), "Draws shapes.")
+    assert (card.examples, card.latent_rgb) == (({"prompt": "a circle", "seed": 1},), ((0.1, 0.2, 0.3),) * 5)
+
+
+def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows(shapes: Path) -> None:
+    if not any(shapes.glob("unet/*.safetensors")):
+        pytest.skip("the weights are not in this checkout")
+    from deployments.schema import GenerationRequest, resolve
+
+    card = read_card("models/checkpoints/shapes")
+    assert card.id == "shapes"
+    assert all(resolve(GenerationRequest(**example), card) for example in card.examples)
+
+
+# -- the digest
+
+
+def test_the_digest_changes_with_the_weights_and_with_nothing_else(tiny_sd: Path, folder: Path) -> None:
+    assert digest(folder) == digest(tiny_sd)
+    (folder / "README.md").write_text("words")
+    assert digest(folder) == digest(tiny_sd)
+    weights = next((folder / "vae").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert digest(folder) != digest(tiny_sd)
+
+
+def test_the_digest_changes_with_a_config(tiny_sd: Path, folder: Path) -> None:
+    change(folder / "unet" / "config.json", sample_size=16)
+    assert digest(folder) != digest(tiny_sd)
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert refusal(folder) == f"{folder / name}: missing."
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b"null"])
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "darkroom.json"])
+def test_a_broken_file_is_named(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    message = refusal(folder)
+    assert message.startswith(f"{folder / name}: ")
+    assert "JSON" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("vae/config.json", "block_out_channels"),
+        ("unet/config.json", "sample_size"),
+        ("tokenizer/tokenizer_config.json", "model_max_length"),
+    ],
+)
+def test_a_config_without_what_the_card_needs_is_named(folder: Path, name: str, key: str) -> None:
+    content = json.loads((folder / name).read_text())
+    del content[key]
+    (folder / name).write_text(json.dumps(content))
+    assert refusal(folder) == f"{folder / name}: has no {key}."
+
+
+@pytest.mark.parametrize("pipeline", ["FluxPipeline", None])
+def test_an_unknown_pipeline_is_named_with_the_known_ones(folder: Path, pipeline: str | None) -> None:
+    change(folder / "model_index.json", _class_name=pipeline)
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'model_index.json'}: {pipeline} is not served here")
+    assert "StableDiffusionPipeline" in message
+
+
+@pytest.mark.parametrize("stage", ["text_encoder", "unet", "vae"])
+def test_weights_that_can_run_code_are_not_read(folder: Path, stage: str) -> None:
+    for weights in (folder / stage).glob("*.safetensors"):
+        weights.rename(weights.with_suffix(".bin"))
+    message = refusal(folder)
+    assert message.startswith(f"{folder / stage}: ")
+    assert ".safetensors" in message
+
+
+@pytest.mark.parametrize("checkpoint", ["nowhere", "/nowhere/at/all", "a/b/c", "./nowhere", "~/nowhere"])
+def test_what_is_neither_folder_nor_hub_id_is_refused_without_a_call(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("called the hub"))
+    message = refusal(checkpoint)
+    assert message.startswith(f"{checkpoint}: ")
+    assert "hub id" in message
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("Cannot reach the hub.\nA long explanation.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    assert refusal("owner/name@main") == "owner/name@main: no such folder, and the hub gave: Cannot reach the hub."
+
+
+@pytest.mark.parametrize("name", ["owner/na me", "owner/name--x", "owner/"])
+def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
+    assert refusal(name).startswith(f"{name}: no such folder, and the hub gave: ")
+
+
+def test_a_hub_id_is_fetched_at_its_revision_and_without_weights_that_can_run_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    asked: dict[str, Any] = {}
+
+    def fetch(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert locate("owner/name@abc123") == tmp_path
+    assert (asked["name"], asked["revision"]) == ("owner/name", "abc123")
+    assert not any(pattern.endswith(".bin") for pattern in asked["allow_patterns"])
+    locate("owner/name")
+    assert asked["revision"] is None
+
+
+def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setattr(checkpoint_module, "ROOT", tmp_path)
+    monkeypatch.chdir("/")
+    assert locate("weights") == tmp_path / "weights"
+    assert locate(str(tmp_path / "weights")) == tmp_path / "weights"
