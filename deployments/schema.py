@@ -12,13 +12,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deployments import styles
+from deployments.styles import StyleName
 from models.errors import InvalidRequest
 from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
 
-StyleName = Literal[*styles.STYLES]  # type: ignore[valid-type]  # known at run time
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Stage = Literal["encode", "denoise", "decode"]
 

@@ -1,6 +1,7 @@
 """Style presets: the words that a style adds to a prompt. They stay visible: a spec holds the whole prompt."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +13,20 @@ class Style:
     negative_prompt: str = ""
 
 
-STYLES: dict[str, Style] = {
+StyleName = Literal[
+    "flat",
+    "cartoon",
+    "pixel-art",
+    "watercolor",
+    "photograph",
+    "cinematic",
+    "anime",
+    "oil-painting",
+    "line-art",
+    "3d-model",
+]
+
+STYLES: dict[StyleName, Style] = {
     "flat": Style("Flat", "{prompt}, flat design"),
     "cartoon": Style("Cartoon", "{prompt}, cartoon"),
     "pixel-art": Style("Pixel art", "{prompt}, pixel art"),
@@ -26,7 +40,7 @@ STYLES: dict[str, Style] = {
 }
 
 
-def apply(style: str, prompt: str, negative_prompt: str) -> tuple[str, str]:
+def apply(style: StyleName, prompt: str, negative_prompt: str) -> tuple[str, str]:
     """Return prompt and negative prompt with the words of `style` added."""
     chosen = STYLES[style]
     negatives = [words for words in (negative_prompt, chosen.negative_prompt) if words]

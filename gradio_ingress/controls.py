@@ -32,7 +32,7 @@ def create(name: str, **looks: Any) -> Component:
     """Return the control of a field as the schema alone describes it; `fit` adds what a model says."""
     kind = _kind(name)
     words: dict[str, Any] = {"label": label(name), "info": FIELDS[name].description, "elem_id": name}
-    plain = {"buttons": []} if kind is gr.Slider else {}  # its reset button knows no model
+    plain: dict[str, Any] = {"buttons": []} if kind is gr.Slider else {}  # its reset button knows no model
     return kind(**words | plain | properties(name) | looks)
 
 
