@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from deployments.dispatcher import job_queue
 from deployments.dispatcher.forecast import Estimate
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Lease
 from deployments.schema import Job, Timestamps
@@ -278,6 +279,21 @@ def test_a_cut_prompt_gives_one_warning_that_quotes_it() -> None:
     state = queue.progress(lease, update(2, cut=" and a cat "))
     assert len(state.warnings) == 1
     assert "“and a cat”" in state.warnings[0]
+
+
+def test_the_oldest_jobs_that_have_ended_are_forgotten_and_never_one_that_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job_queue, "KEPT_JOBS", 3)
+    queue = a_queue(open_job := a_job())
+    lease = granted(queue)
+    done = [a_job() for _ in range(4)]
+    for job in done:
+        queue.submit(job)
+        finish(queue, granted(queue))
+    queue.submit(newest := a_job())
+    assert [job.id for job in queue.jobs("ada")] == [newest.id, done[-1].id, open_job.id]
+    assert finish(queue, lease).status == "succeeded"
 
 
 # -- places and times
