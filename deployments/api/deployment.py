@@ -21,7 +21,7 @@ from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.replicas import STAGES, ApplicationState, applications
 from deployments.schema import GenerationRequest, Job
-from models.errors import BY_CODE, DarkroomError, NotFound
+from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
 from models.spec import ModelCard
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
@@ -95,7 +95,7 @@ def raise_if_unsuccessful(job: Job) -> None:
     if job.error is not None:
         raise BY_CODE.get(job.error.code, DarkroomError)(job.error.message)
     if job.status == "cancelled":
-        raise BY_CODE["job_ended"]("The job was cancelled.")
+        raise JobEnded("The job was cancelled.")
 
 
 async def _openai_events(
