@@ -27,14 +27,14 @@ class Stages:
         self.text_encoder = load_text_encoder(folder, CPU)
         self.unet = load_unet(folder, self.card.family, CPU)
         self.vae_decoder = load_vae_decoder(folder, CPU)
-        self.outcomes: dict[int, list[Outcome]] = {}
+        self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
-            self.unet, self._collect, max_rows=max_rows, preview=Preview(self.card.latent_rgb, 1.0)
+            self.unet, self.published.extend, max_rows=max_rows, preview=Preview(self.card.latent_rgb, 1.0)
         )
 
-    def _collect(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
-        for state, outcome in outcomes:
-            self.outcomes.setdefault(id(state), []).append(outcome)
+    def outcomes(self, state: DenoiseState) -> list[Outcome]:
+        """What the engine has published of one picture, in order."""
+        return [outcome for whose, outcome in self.published if whose is state]
 
     def spec(self, prompt: str = "a red circle on a blue background", **fields: object) -> ImageSpec:
         """A spec with the card's defaults."""
@@ -54,7 +54,7 @@ class Stages:
             self.engine._batcher.add(state)
         while len(self.engine._batcher):
             self.engine.step()
-        last = [self.outcomes[id(state)][-1] for state in states]
+        last = [self.outcomes(state)[-1] for state in states]
         assert all(isinstance(outcome, StepUpdate) for outcome in last), last
         return [outcome.latents for outcome in last]
 

@@ -52,7 +52,7 @@ def test_pictures_of_different_sizes_are_drawn_side_by_side(stages):
 def test_updates_count_steps_and_the_last_one_carries_the_latents(stages):
     state = stages.state(stages.spec(num_inference_steps=4))
     stages.denoise(state)
-    updates = stages.outcomes[id(state)]
+    updates = stages.outcomes(state)
     assert [(update.step, update.steps) for update in updates] == [(k, 4) for k in (1, 2, 3, 4)]
     assert [update.latents is not None for update in updates] == [False, False, False, True]
     assert {update.batch_rows for update in updates} == {2}
@@ -75,8 +75,8 @@ def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages
     with torch.inference_mode():
         while len(stages.engine._batcher):
             stages.engine.step()
-    assert isinstance(stages.outcomes[id(bad)][-1], DarkroomError)
-    last = stages.outcomes[id(good)][-1]
+    assert isinstance(stages.outcomes(bad)[-1], DarkroomError)
+    last = stages.outcomes(good)[-1]
     assert isinstance(last, StepUpdate)
     assert last.latents is not None
 
@@ -88,7 +88,7 @@ def test_a_picture_that_is_not_finite_fails_with_a_typed_error(stages):
     with torch.inference_mode():
         while len(stages.engine._batcher):
             stages.engine.step()
-    assert isinstance(stages.outcomes[id(state)][-1], NonFinite)
+    assert isinstance(stages.outcomes(state)[-1], NonFinite)
 
 
 class Running:
