@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,10 +29,11 @@ def draw(service, **fields) -> bytes:
 def test_a_picture_over_http_is_the_diffusers_picture_of_the_same_seed(service, shapes):
     pipeline = StableDiffusionPipeline.from_pretrained(shapes)
     pipeline.set_progress_bar_config(disable=True)
+    guidance = json.loads((shapes / "darkroom.json").read_text())["defaults"]["guidance_scale"]
 
     def reference(steps: int) -> np.ndarray:
         generator = torch.Generator("cpu").manual_seed(7)
-        output = pipeline(PROMPT, num_inference_steps=steps, guidance_scale=4.0, generator=generator)
+        output = pipeline(PROMPT, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
         return np.asarray(output.images[0]).astype(int)
 
     ours = picture(draw(service, seed=7))

@@ -52,25 +52,14 @@ def random_crop(picture: np.ndarray, side: int, object_share: float, rng: np.ran
     return picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
-def train_autoencoder() -> AutoencoderKL:
+def train_autoencoder(autoencoder: AutoencoderKL) -> AutoencoderKL:
     """Return the trained autoencoder; continues a run that was interrupted."""
     chosen = settings("autoencoder")
-    torch.manual_seed(chosen["seed"])
     pixels, _ = scenes()
-    chosen["crop"]
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = choose.integers(len(pixels), size=chosen["batch"])
         crops = [random_crop(pixels[row], chosen["crop"], chosen["object_share"], choose) for row in rows]
         return module(to_tensor(np.stack(crops)), noise)
 
-    module = train(
-        "autoencoder",
-        Reconstruction(new_autoencoder(), chosen["kl_weight"]),
-        loss_of,
-        seed=chosen["seed"],
-        steps=chosen["steps"],
-        peak=chosen["learning_rate"],
-        ema=chosen["ema"],
-    )
-    return module.autoencoder
+    return train("autoencoder", Reconstruction(autoencoder, chosen["kl_weight"]), loss_of, chosen).autoencoder

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from training.shapes.captions import random_caption
 from training.shapes.loop import DEVICE, RUNS, settings
-from training.shapes.scenes import SIZE, draw, held_out, random_scene
+from training.shapes.scenes import SIZE, draw, random_training_scene
 
 WORDINGS = 4  # captions drawn for each picture
 
@@ -30,8 +30,7 @@ def _draw_all(pixels_path: Path, words_path: Path) -> None:
     pixels = np.lib.format.open_memmap(pixels_path, "w+", np.uint8, (count, SIZE, SIZE, 3))
     captions = []
     for row in tqdm(range(count), desc="scenes", mininterval=5):
-        while held_out(scene := random_scene(rng)):
-            pass
+        scene = random_training_scene(rng)
         pixels[row] = draw(scene, rng)
         captions.append([random_caption(scene, rng) for _ in range(WORDINGS)])
     pixels.flush()

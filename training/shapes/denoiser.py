@@ -1,15 +1,16 @@
-"""Train the CLIP text model and the UNet of the shapes model together, on cached latents."""
+"""Train the UNet of the shapes model on cached latents."""
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.shapes.data import scenes
 from training.shapes.loop import DEVICE, settings, train
-from training.shapes.tokenizer import MAX_TOKENS
+from training.shapes.tokenizer import tokenize
 
 
 def new_scheduler() -> DDIMScheduler:
@@ -25,24 +26,6 @@ def new_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=1,  # of no effect with trailing spacing; the pipeline warns of anything else
-    )
-
-
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers, 128 wide."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=512,
-            projection_dim=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
     )
 
 
@@ -62,53 +45,47 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-class TextToLatents(nn.Module):
-    """The pair that is trained: its forward is the loss."""
+class VelocityLoss(nn.Module):
+    """The denoiser that is trained: its forward is the loss."""
 
-    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
-        self.text_encoder, self.unet = text_encoder, unet
+        self.unet = unet
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, input_ids: Tensor, velocity: Tensor) -> Tensor:
-        """Mean squared error of the predicted velocity: noisy, velocity [N, 4, h, w]; input_ids [N, MAX_TOKENS]."""
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            embeds = self.text_encoder(input_ids)[0]
+    def forward(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, velocity: Tensor) -> Tensor:
+        """Mean squared error of the predicted velocity: noisy, velocity [N, 4, h, w]; embeds [N, tokens, width]."""
+        # PyTorch's fused attention is slow backwards on CPU: at these sizes plain products are faster.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(DEVICE.type, torch.bfloat16):
             output = self.unet(noisy, timesteps, embeds).sample
         return functional.mse_loss(output.float(), velocity)
 
 
-def train_denoiser(tokenizer: CLIPTokenizer, latents: np.ndarray) -> TextToLatents:
-    """Return the trained pair; `latents` float16 [N, 4, h, w] are scaled to unit deviation already."""
+def train_denoiser(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: np.ndarray
+) -> UNet2DConditionModel:
+    """Train `unet` over a frozen text encoder; `latents` float16 [N, 4, h, w] are scaled to unit deviation already."""
     chosen = settings("denoiser")
-    torch.manual_seed(chosen["seed"])
     _, captions = scenes()
     wordings = len(captions[0])
-    flat = tokenizer([words for row in captions for words in row], padding="max_length", truncation=True)
-    input_ids = torch.tensor(flat["input_ids"], dtype=torch.int32).view(len(captions), wordings, -1)
-    empty = torch.tensor(tokenizer("", padding="max_length")["input_ids"], dtype=torch.int32)
+    input_ids = tokenize(tokenizer, [words for row in captions for words in row]).view(len(captions), wordings, -1)
+    empty = tokenize(tokenizer, [""])[0]
     scheduler = new_scheduler()
     last = scheduler.config.num_train_timesteps
+    text_encoder.to(DEVICE).eval().requires_grad_(False)
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = choose.integers(len(latents), size=chosen["batch"])
         ids = input_ids[rows, choose.integers(wordings, size=len(rows))].clone()
         ids[choose.random(len(rows)) < chosen["caption_dropout"]] = empty
         early = choose.random(len(rows)) < chosen["early_share"]
-        timesteps = torch.from_numpy(
-            np.where(early, choose.integers(last * 4 // 5, last, len(rows)), choose.integers(last, size=len(rows)))
-        )
+        first = np.where(early, int(last * chosen["early_from"]), 0)
+        timesteps = torch.from_numpy(choose.integers(first, last))
         clean = torch.from_numpy(latents[rows]).float()
         draws = torch.randn(clean.shape, generator=noise)
         noisy = scheduler.add_noise(clean, draws, timesteps)
         velocity = scheduler.get_velocity(clean, draws, timesteps)
-        return module(*(x.to(DEVICE) for x in (noisy, timesteps, ids.long(), velocity)))
+        with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
+            embeds = text_encoder(ids.long().to(DEVICE))[0]
+        return module(noisy.to(DEVICE), timesteps.to(DEVICE), embeds, velocity.to(DEVICE))
 
-    return train(
-        "denoiser",
-        TextToLatents(new_text_encoder(tokenizer), new_unet()),
-        loss_of,
-        seed=chosen["seed"],
-        steps=chosen["steps"],
-        peak=chosen["learning_rate"],
-        ema=chosen["ema"],
-    )
+    return train("denoiser", VelocityLoss(unet), loss_of, chosen).unet

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.shapes.data import scenes, to_tensor
-from training.shapes.denoiser import TextToLatents, new_scheduler
+from training.shapes.denoiser import new_scheduler
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "shapes"
 
 CARD = {
-    "defaults": {"num_inference_steps": 20, "guidance_scale": 4.0, "sampler": "ddim"},
+    "defaults": {"num_inference_steps": 20, "guidance_scale": 2.0, "sampler": "ddim"},
     "bounds": {"width": [128, 128], "height": [128, 128]},
     "styles": ["flat", "cartoon", "pixel-art", "watercolor"],
     "notice": (
@@ -44,15 +44,21 @@ def fit_latent_rgb(autoencoder: AutoencoderKL, pictures: int = 64) -> list[list[
     return [[round(value, 4) for value in row] for row in solution.tolist()]
 
 
-def export(autoencoder: AutoencoderKL, pair: TextToLatents, tokenizer: CLIPTokenizer, scaling_factor: float) -> None:
+def export(
+    autoencoder: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    scaling_factor: float,
+) -> None:
     """Write the checkpoint, weights in fp16 safetensors."""
     autoencoder.register_to_config(scaling_factor=scaling_factor)
     card = CARD | {"latent_rgb": fit_latent_rgb(autoencoder)}
     StableDiffusionPipeline(
         vae=autoencoder.half(),
-        text_encoder=pair.text_encoder.half(),
+        text_encoder=text_encoder.half(),
         tokenizer=tokenizer,
-        unet=pair.unet.half(),
+        unet=unet.half(),
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,

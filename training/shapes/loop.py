@@ -35,22 +35,19 @@ def train(
     name: str,
     module: nn.Module,
     loss_of: Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor],
-    *,
-    seed: int,
-    steps: int,
-    peak: float,
-    ema: float,
+    chosen: dict[str, Any],
 ) -> nn.Module:
-    """Train `module` for `steps` and return its moving average, in eval mode.
+    """Train `module` by the `seed`, `steps`, `learning_rate` and `ema` of `chosen`; return its average, in eval mode.
 
     `loss_of(module, choose, noise)` draws its own batch from the two generators, which depend on the step alone, so
     a run that was interrupted continues as if it had not been. The state is kept in `runs/<name>.pt`.
     """
     RUNS.mkdir(exist_ok=True)
+    seed, steps, peak, ema = (chosen[key] for key in ("seed", "steps", "learning_rate", "ema"))
     path = RUNS / f"{name}.pt"
     module.to(DEVICE)
     average = deepcopy(module).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     start = 0
     if path.exists():
         saved = torch.load(path, map_location=DEVICE, weights_only=True)

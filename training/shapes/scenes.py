@@ -196,3 +196,20 @@ def held_out(scene: Scene) -> bool:
         for names, name in ((SHAPES, scene.shape), (COLOURS, scene.colour), (COLOURS, scene.background))
     )
     return (shape * 7 + colour * 3 + background) % 10 == 0
+
+
+def random_training_scene(rng: np.random.Generator) -> Scene:
+    """Draw scenes until one is not held out."""
+    while held_out(scene := random_scene(rng)):
+        pass
+    return scene
+
+
+ATTRIBUTES: dict[str, list[str]] = {
+    "shape": list(SHAPES),
+    "colour": list(COLOURS),
+    "background": list(COLOURS),
+    "size": list(SIZES),
+    "position": list(POSITIONS),
+    "style": list(STYLES),
+}

@@ -6,6 +6,7 @@ All 256 byte symbols are in the vocabulary, bare and with the end-of-word mark: 
 
 import json
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
@@ -29,3 +30,9 @@ def new_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS
     )
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Return token ids, int32 [len(texts), MAX_TOKENS], padded and cut as the pipeline does."""
+    ids = tokenizer(texts, padding="max_length", truncation=True)["input_ids"]
+    return torch.tensor(ids, dtype=torch.int32)
