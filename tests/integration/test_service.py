@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from openai import OpenAI
 from PIL import Image
+
+from models.checkpoint import read_card
 
 PROMPT = "a red circle on a blue background"
 
@@ -29,7 +30,7 @@ def draw(service, **fields) -> bytes:
 def test_a_picture_over_http_is_the_diffusers_picture_of_the_same_seed(service, shapes):
     pipeline = StableDiffusionPipeline.from_pretrained(shapes)
     pipeline.set_progress_bar_config(disable=True)
-    guidance = json.loads((shapes / "darkroom.json").read_text())["defaults"]["guidance_scale"]
+    guidance = read_card(str(shapes), "shapes").defaults["guidance_scale"]
 
     def reference(steps: int) -> np.ndarray:
         generator = torch.Generator("cpu").manual_seed(7)

@@ -65,7 +65,7 @@ def contact_sheet(pictures: np.ndarray, columns: int = 10) -> Image.Image:
 def main() -> None:
     """Print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--steps", type=int, default=CARD["defaults"]["num_inference_steps"])
     parser.add_argument("--guidance", type=float, default=CARD["defaults"]["guidance_scale"])
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
