@@ -22,7 +22,9 @@ def main() -> None:
     """Train what is asked for and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", nargs="+", choices=NETWORKS, default=NETWORKS, help="the others stay as committed")
-    parser.add_argument("--from-committed", action="store_true", help="start from the committed weights; a run kept in runs/ comes first")
+    parser.add_argument(
+        "--from-committed", action="store_true", help="start from the committed weights; a run kept in runs/ comes first"
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
 
