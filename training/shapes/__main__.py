@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", nargs="+", choices=NETWORKS, default=NETWORKS, help="the others stay as committed")
     parser.add_argument(
-        "--from-committed", action="store_true", help="start from the committed weights; a run kept in runs/ comes first"
+        "--from-committed", action="store_true", help="start from the committed weights, unless a run goes on"
     )
     args = parser.parse_args()
     torch.manual_seed(0)
