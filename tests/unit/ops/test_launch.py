@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from deployments.config import AppConfig
-from ops import launch, status
-from ops.launch import StartError
+from ops import cluster, launch, status
+from ops.cluster import StartError
 
 
 def written(tmp_path: Path, **args: object) -> Path:
@@ -106,7 +106,7 @@ def test_ray_is_given_cpus_for_every_replica_that_may_run(tmp_path: Path) -> Non
         {"name": "C", "autoscaling_config": {"min_replicas": 1, "max_replicas": 4}},
     ]
     path.write_text(yaml.safe_dump(config))
-    assert launch.cpus_wanted(launch.read_config(launch.parse_args([str(path)]))[0]) == 6  # 0.1 + 1.5 + 4
+    assert cluster.cpus_wanted(launch.read_config(launch.parse_args([str(path)]))[0]) == 6  # 0.1 + 1.5 + 4
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ models.errors.UnusableCheckpoint: unet/config.json is missing"""
     ],
 )
 def test_a_failure_is_reduced_to_its_reason(message: str, said: str) -> None:
-    assert launch.reason(message) == said
+    assert cluster.reason(message) == said
 
 
 def test_the_status_table_shows_replicas_and_queue() -> None:

@@ -1,0 +1,191 @@
+"""Ray and Serve on this machine, from the first process to the last: start, watch, drain, end.
+
+Ctrl-C and SIGTERM drain and end all of it; a second one ends it at once, with 130 or 143.
+"""
+
+import ctypes
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psutil
+
+from ops.status import answers
+
+if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.schema import ServeDeploySchema
+
+RAY_SETTINGS = {  # which Ray reads when it is imported
+    "RAY_AUTH_MODE": "token",  # its own default, but unsaid it warns
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^Task build_serve_application failed",  # four tracebacks of what `reason` says
+}
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+OBJECT_STORE_BYTES = 256 * 2**20  # what is on its way between stages: a latent has 32 to 512 KB
+FORCE_AFTER_S = 1.0  # `make` hands a SIGTERM on, so that one request to stop may arrive twice
+
+
+class StartError(Exception):
+    """What the operator should know, in words. A traceback would not help."""
+
+
+class Stop(threading.Event):
+    """Set by the first SIGINT or SIGTERM. The second ends all processes at once."""
+
+    def listen(self) -> None:
+        """Take both signals. `ray.init` takes SIGTERM back, so this is called again after it."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_set():
+            self.set()
+            self._since = time.monotonic()
+            os.write(2, b"\nStopping. Ctrl-C again ends it at once.\n")  # print() may be at work below us
+        elif time.monotonic() - self._since > FORCE_AFTER_S:
+            kill_and_leave(128 + number)
+
+
+def kill_and_leave(code: int) -> NoReturn:
+    """Kill all that was started, and exit without asking Ray, which may hang."""
+    kill(psutil.Process().children(recursive=True))
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kill what is left of `processes`, and see them go."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=3)  # so that none is there any more when we are not
+
+
+def cpus_wanted(config: "ServeDeploySchema") -> int:
+    """Return the CPUs that all replicas reserve. With fewer, on paper, Ray would never start the last of them."""
+    total = 0.0
+    for deployment in (d.model_dump(exclude_unset=True) for app in config.applications for d in app.deployments):
+        scaling = deployment.get("autoscaling_config") or {}
+        replicas = scaling.get("max_replicas", deployment.get("num_replicas"))
+        cpus = (deployment.get("ray_actor_options") or {}).get("num_cpus", 1)
+        total += cpus * (replicas if isinstance(replicas, int) else 1)  # "auto" takes what there is
+    return math.ceil(total)
+
+
+def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
+    """Start a Ray of our own, Serve in it, and the applications, which come up by themselves from here."""
+    import ray
+    from ray._private.utils import get_num_cpus
+    from ray.serve._private.api import serve_start
+
+    if sys.platform == "linux":  # what Ray's processes leave behind when they die becomes our child, so that we see it
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    context: Any = ray.init(
+        address="local",  # whatever other cluster runs here or is named by the environment
+        namespace="serve",
+        num_cpus=max(int(get_num_cpus()), cpus_wanted(config)),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+    stop.listen()
+    print(f"  logs: {context.address_info['session_dir']}/logs/serve", flush=True)
+    client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
+    client.deploy_apps(config)
+    return client
+
+
+def check_ray() -> None:
+    """Leave, killing what is left, if Ray died: its own calls would wait for a minute and then end the process."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    for name, _ in node.dead_processes():
+        if name in ("raylet", "gcs_server"):
+            print(f"Ray's {name} died; its logs may say why.", file=sys.stderr)
+            kill_and_leave(1)
+
+
+def applications(client: "ServeControllerClient") -> dict[str, Any]:
+    """Return what Serve says of each application: status, message, deployments."""
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    while True:
+        check_ray()
+        with suppress(GetTimeoutError):  # this is `serve.status()` with a timeout: without one it hangs if Ray dies
+            details: Any = ray.get(client._controller.get_serve_instance_details.remote(), timeout=5)
+            return details["applications"]
+
+
+def reason(message: str) -> str:
+    """Return the last exception of a traceback, without its module; or the message, if there is no traceback."""
+    lines = message.strip().splitlines()
+    last_frame = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    raised = next((at for at, line in enumerate(lines) if at > last_frame and not line.startswith(" ")), 0)
+    return re.sub(r"^[\w.]+\.(?=\w+:)", "", "\n".join(lines[raised:]))
+
+
+def wait_until_ready(client: "ServeControllerClient", address: str, stop: Stop) -> None:
+    """Return when every application runs and `/v1/ready` answers 200. Raises StartError when one never will."""
+    said = set[tuple[str, str]]()
+    while not stop.wait(0.3):
+        apps = applications(client)
+        for name, app in apps.items():
+            parts = {f"{name}/{part}": state for part, state in app["deployments"].items()}
+            for part, state in parts.items():
+                news = "is up" if state["status"] == "HEALTHY" else reason(state["message"])
+                if news and (part, news) not in said:
+                    said.add((part, news))
+                    print(f"  {part}: {news}", flush=True)
+            if app["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                broken = {part: state for part, state in parts.items() if state["status"] == app["status"]}
+                lines = [f"{part}: {reason(state['message'])}" for part, state in (broken or {name: app}).items()]
+                raise StartError("\n".join(lines))
+        if all(app["status"] == "RUNNING" for app in apps.values()) and answers(f"{address}/v1/ready"):
+            return
+
+
+def drain(client: "ServeControllerClient") -> None:
+    """Let replicas finish what they have begun, each within its graceful_shutdown_timeout_s."""
+    client.delete_apps(list(applications(client)), blocking=False)
+    while applications(client):
+        time.sleep(0.1)
+
+
+def end_ray() -> None:
+    """End Ray and all its processes."""
+    import ray
+
+    family = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    kill(psutil.wait_procs(family, timeout=10)[1])
+
+
+def run(config: "ServeDeploySchema", address: str, stop: Stop) -> None:
+    """Serve until told to stop. Raises StartError."""
+    began = time.monotonic()
+    print("Starting Ray and Serve ...", flush=True)
+    try:
+        client = start(config, stop)
+        wait_until_ready(client, address, stop)
+        if not stop.is_set():
+            took = f"after {time.monotonic() - began:.0f} s"
+            print(f"Darkroom is ready {took}: {address}  (API: {address}/v1/docs)", flush=True)
+            while not stop.wait(2):
+                check_ray()
+            drain(client)
+    finally:
+        end_ray()
+    if stop.is_set():
+        print("Darkroom has ended.")
