@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from training.shapes.data import scenes, to_tensor
 from training.shapes.loop import DEVICE, settings, train
+from training.shapes.scenes import SIZE, draw, placed, random_training_scene
+
+CELL = 8  # pixels to a latent cell, both ways
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -21,45 +24,84 @@ def new_autoencoder() -> AutoencoderKL:
         norm_num_groups=16,
         sample_size=128,
         mid_block_add_attention=False,
+        scaling_factor=1.0,  # `whiten` sees to the scale
     )
 
 
 class Reconstruction(nn.Module):
-    """L1 and L2 of the reconstruction, with a KL term small enough to leave detail alone."""
+    """L1 and L2 of the reconstruction, with a KL term small enough to leave detail alone.
 
-    def __init__(self, autoencoder: AutoencoderKL, kl_weight: float) -> None:
+    Half the latents are stretched by up to `stretch` before they are decoded, to the same picture: guidance drives
+    latents beyond any that an encoder makes.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKL, kl_weight: float, stretch: float) -> None:
         super().__init__()
-        self.autoencoder, self.kl_weight = autoencoder, kl_weight
+        self.autoencoder, self.kl_weight, self.stretch = autoencoder, kl_weight, stretch
 
     def forward(self, pixels: Tensor, noise: torch.Generator) -> Tensor:
         """Loss of one batch, float32 [N, 3, H, W] in −1 … 1."""
         with torch.autocast(DEVICE.type, torch.bfloat16):
             posterior = self.autoencoder.encode(pixels).latent_dist
             sample = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=noise).to(DEVICE)
-            output = self.autoencoder.decode(sample).sample
+            factor = 1 + self.stretch * torch.rand(len(pixels), 1, 1, 1, generator=noise).mul(2).sub(1).clamp(min=0)
+            output = self.autoencoder.decode(sample * factor.to(DEVICE)).sample
         output = output.float()
         error = functional.l1_loss(output, pixels) + functional.mse_loss(output, pixels)
         return error + self.kl_weight * posterior.kl().float().mean()
 
 
-def random_crop(picture: np.ndarray, side: int, object_share: float, rng: np.random.Generator) -> np.ndarray:
-    """Cut a square of `side` pixels, mostly one around a pixel that differs from the top left corner's."""
-    corner = rng.integers(picture.shape[0] - side + 1, size=2)
-    if rng.random() < object_share:
-        inside = np.argwhere(np.abs(picture.astype(np.int16) - picture[0, 0]).sum(-1) > 90)
-        if len(inside):
-            corner = (inside[rng.integers(len(inside))] - rng.integers(side, size=2)).clip(0, picture.shape[0] - side)
-    return picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+@torch.inference_mode()
+def whiten(autoencoder: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> None:
+    """Turn the latents so that their channels are uncorrelated, each of mean 0 and deviation 1 over `pixels`.
+
+    A denoiser sees every channel under the same noise, in which a direction of little variance drowns first. The turn
+    (ZCA: the inverse root of the covariance) is folded into the two 1 × 1 convolutions around the latents, so
+    reconstructions stay as they were. Of the posterior's variance, which only training uses, the scale alone follows.
+    """
+    parts = [
+        autoencoder.encode(to_tensor(pixels[row : row + batch])).latent_dist.mean.double()
+        for row in range(0, len(pixels), batch)
+    ]
+    cells = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
+    mean = cells.mean(0)
+    variances, directions = torch.linalg.eigh(torch.cov(cells.T))
+    turn, back = (directions @ torch.diag(variances**power) @ directions.T for power in (-0.5, 0.5))
+    channels = len(mean)
+    into, out_of = autoencoder.quant_conv, autoencoder.post_quant_conv
+    weight, bias = into.weight.double(), into.bias.double()
+    weight[:channels] = torch.einsum("ij,jkhw->ikhw", turn, weight[:channels])
+    bias[:channels] = turn @ (bias[:channels] - mean)
+    bias[channels:] += 2 * turn.norm(dim=1).log()
+    into.weight.copy_(weight)
+    into.bias.copy_(bias)
+    weight, bias = out_of.weight.double(), out_of.bias.double()
+    out_of.bias.copy_(bias + torch.einsum("ijhw,j->i", weight, mean))
+    out_of.weight.copy_(torch.einsum("ijhw,jk->ikhw", weight, back))
+
+
+def random_crop(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a scene and cut a square of `side` pixels that shows some of the object: plain ground is learnt in no time.
+
+    Cuts lie between latent cells, so that blocks of pixels fall on the cells as they do in a whole picture.
+    """
+    scene = random_training_scene(rng)
+    x, y, radius = placed(scene)
+    middle = np.array([y, x]) + SIZE / 2 + rng.uniform(-1.5, 1.5, 2) * radius
+    top, left = ((middle - side / 2).clip(0, SIZE - side) / CELL).round().astype(int) * CELL
+    return draw(scene, rng)[top : top + side, left : left + side]
 
 
 def train_autoencoder(autoencoder: AutoencoderKL) -> AutoencoderKL:
     """Return the trained autoencoder; continues a run that was interrupted."""
     chosen = settings("autoencoder")
-    pixels, _ = scenes()
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = choose.integers(len(pixels), size=chosen["batch"])
-        crops = [random_crop(pixels[row], chosen["crop"], chosen["object_share"], choose) for row in rows]
+        crops = [random_crop(chosen["crop"], choose) for _ in range(chosen["batch"])]
         return module(to_tensor(np.stack(crops)), noise)
 
-    return train("autoencoder", Reconstruction(autoencoder, chosen["kl_weight"]), loss_of, chosen).autoencoder
+    module = Reconstruction(autoencoder, chosen["kl_weight"], chosen["stretch"])
+    trained = train("autoencoder", module, loss_of, chosen).autoencoder
+    pictures, _ = scenes()
+    whiten(trained, pictures[: chosen["whiten_over"]])
+    return trained

@@ -156,16 +156,16 @@ STYLES: dict[str, Callable[[Field, np.ndarray, np.ndarray, np.random.Generator],
 }
 
 
-def outline(scene: Scene) -> Field:
-    """Signed distance of the scene's object, in pixels."""
+def placed(scene: Scene) -> tuple[float, float, float]:
+    """Where the object's centre lies, measured from the middle, and its radius, in pixels."""
     x, y = POSITIONS[scene.position]
-    return distance(scene.shape, x + scene.dx, y + scene.dy, SIZES[scene.size] * scene.scale)
+    return x + scene.dx, y + scene.dy, SIZES[scene.size] * scene.scale
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Return the picture, uint8 [SIZE, SIZE, 3]. `rng` is used by styles with texture."""
     colour, background = (np.array(COLOURS[c], np.float32) for c in (scene.colour, scene.background))
-    pixels = STYLES[scene.style](outline(scene), colour, background, rng)
+    pixels = STYLES[scene.style](distance(scene.shape, *placed(scene)), colour, background, rng)
     return np.clip(pixels.round(), 0, 255).astype(np.uint8)
 
 
