@@ -1,6 +1,6 @@
 """Ray and Serve on this machine, from the first process to the last: start, watch, drain, end.
 
-Ctrl-C and SIGTERM drain and end all of it; a second one ends it at once, with 130 or 143.
+Ctrl-C and SIGTERM drain and end all of it, with exit code 0; a second one ends it at once, with 130 or 143.
 """
 
 import ctypes

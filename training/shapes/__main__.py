@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
 from training.shapes.autoencoder import new_autoencoder, train_autoencoder
 from training.shapes.data import latents
@@ -28,24 +28,28 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
 
-    def start(name: str, new: Callable[[], Any], kind: Any, folder: str) -> Any:
+    def start(name: str, new: Callable[[], Any], file: str) -> Any:
+        network = new()
         if args.from_committed or name not in args.train:
-            return kind.from_pretrained(CHECKPOINT / folder, torch_dtype=torch.float32)
-        return new()
+            network.load_state_dict(load_file(CHECKPOINT / file))
+        return network
 
     fresh_words = "text_encoder" in args.train and not args.from_committed
     tokenizer = new_tokenizer() if fresh_words else CLIPTokenizer.from_pretrained(CHECKPOINT / "tokenizer")
-    autoencoder = start("autoencoder", new_autoencoder, AutoencoderKL, "vae")
+    autoencoder = start("autoencoder", new_autoencoder, "vae/diffusion_pytorch_model.safetensors")
     if "autoencoder" in args.train:
         autoencoder = train_autoencoder(autoencoder)
-    text_encoder = start("text_encoder", lambda: new_text_encoder(tokenizer), CLIPTextModel, "text_encoder")
+    raw = latents(autoencoder)
+    scaling_factor = round(1 / float(raw.std(dtype="float64")), 4)
+
+    text_encoder = start("text_encoder", lambda: new_text_encoder(tokenizer), "text_encoder/model.safetensors")
     if "text_encoder" in args.train:
         text_encoder = train_text_encoder(text_encoder, tokenizer)
 
-    unet = start("denoiser", new_unet, UNet2DConditionModel, "unet")
+    unet = start("denoiser", new_unet, "unet/diffusion_pytorch_model.safetensors")
     if "denoiser" in args.train:
-        unet = train_denoiser(unet, text_encoder, tokenizer, latents(autoencoder))
-    export(autoencoder, text_encoder, unet, tokenizer)
+        unet = train_denoiser(unet, text_encoder, tokenizer, raw * scaling_factor)
+    export(autoencoder, text_encoder, unet, tokenizer, scaling_factor)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.shapes.data import scenes, to_tensor
+from training.shapes.data import to_tensor
 from training.shapes.loop import DEVICE, settings, train
 from training.shapes.scenes import SIZE, draw, placed, random_training_scene
 
@@ -24,7 +24,6 @@ def new_autoencoder() -> AutoencoderKL:
         norm_num_groups=16,
         sample_size=128,
         mid_block_add_attention=False,
-        scaling_factor=1.0,  # `whiten` sees to the scale
     )
 
 
@@ -51,35 +50,6 @@ class Reconstruction(nn.Module):
         return error + self.kl_weight * posterior.kl().float().mean()
 
 
-@torch.inference_mode()
-def whiten(autoencoder: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> None:
-    """Turn the latents so that their channels are uncorrelated, each of mean 0 and deviation 1 over `pixels`.
-
-    A denoiser sees every channel under the same noise, in which a direction of little variance drowns first. The turn
-    (ZCA: the inverse root of the covariance) is folded into the two 1 × 1 convolutions around the latents, so
-    reconstructions stay as they were. Of the posterior's variance, which only training uses, the scale alone follows.
-    """
-    parts = [
-        autoencoder.encode(to_tensor(pixels[row : row + batch])).latent_dist.mean.double()
-        for row in range(0, len(pixels), batch)
-    ]
-    cells = torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
-    mean = cells.mean(0)
-    variances, directions = torch.linalg.eigh(torch.cov(cells.T))
-    turn, back = (directions @ torch.diag(variances**power) @ directions.T for power in (-0.5, 0.5))
-    channels = len(mean)
-    into, out_of = autoencoder.quant_conv, autoencoder.post_quant_conv
-    weight, bias = into.weight.double(), into.bias.double()
-    weight[:channels] = torch.einsum("ij,jkhw->ikhw", turn, weight[:channels])
-    bias[:channels] = turn @ (bias[:channels] - mean)
-    bias[channels:] += 2 * turn.norm(dim=1).log()
-    into.weight.copy_(weight)
-    into.bias.copy_(bias)
-    weight, bias = out_of.weight.double(), out_of.bias.double()
-    out_of.bias.copy_(bias + torch.einsum("ijhw,j->i", weight, mean))
-    out_of.weight.copy_(torch.einsum("ijhw,jk->ikhw", weight, back))
-
-
 def random_crop(side: int, rng: np.random.Generator) -> np.ndarray:
     """Draw a scene and cut a square of `side` pixels that shows some of the object: plain ground is learnt in no time.
 
@@ -101,7 +71,4 @@ def train_autoencoder(autoencoder: AutoencoderKL) -> AutoencoderKL:
         return module(to_tensor(np.stack(crops)), noise)
 
     module = Reconstruction(autoencoder, chosen["kl_weight"], chosen["stretch"])
-    trained = train("autoencoder", module, loss_of, chosen).autoencoder
-    pictures, _ = scenes()
-    whiten(trained, pictures[: chosen["whiten_over"]])
-    return trained
+    return train("autoencoder", module, loss_of, chosen).autoencoder

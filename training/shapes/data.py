@@ -44,14 +44,15 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 @torch.inference_mode()
 def latents(autoencoder: AutoencoderKL) -> np.ndarray:
-    """Return every picture's scaled mean latents, float16 [N, 4, SIZE / 8, SIZE / 8]; encoded at the first call."""
+    """Return unscaled mean latents of every picture, float16 [N, 4, SIZE / 8, SIZE / 8]; encoded at the first call."""
     path = RUNS / "latents.npy"
     if not path.exists():
         pixels, _ = scenes()
         parts = []
         for row in tqdm(range(0, len(pixels), 64), desc="latents", mininterval=5):
             with torch.autocast(DEVICE.type, torch.bfloat16):
-                posterior = autoencoder.encode(to_tensor(pixels[row : row + 64])).latent_dist
-            parts.append((posterior.mean * autoencoder.config.scaling_factor).cpu().half().numpy())
+                parts.append(
+                    autoencoder.encode(to_tensor(pixels[row : row + 64])).latent_dist.mean.cpu().half().numpy()
+                )
         np.save(path, np.concatenate(parts))
     return np.load(path)

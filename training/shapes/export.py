@@ -49,8 +49,10 @@ def export(
     text_encoder: CLIPTextModel,
     unet: UNet2DConditionModel,
     tokenizer: CLIPTokenizer,
+    scaling_factor: float,
 ) -> None:
     """Write the checkpoint, weights in fp16 safetensors."""
+    autoencoder.register_to_config(scaling_factor=scaling_factor)
     card = CARD | {"latent_rgb": fit_latent_rgb(autoencoder)}
     StableDiffusionPipeline(
         vae=autoencoder.half(),

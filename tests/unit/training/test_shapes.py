@@ -5,7 +5,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from training.shapes.autoencoder import new_autoencoder, whiten
 from training.shapes.captions import full_caption, random_caption
 from training.shapes.data import to_tensor
 from training.shapes.evaluate import MEASURES, generate, held_out_scenes, score
@@ -46,22 +45,6 @@ def test_a_caption_fits_the_text_encoder_word_by_word(rng):
             tokens = tokenizer.tokenize(caption)
             assert len(tokens) <= MAX_TOKENS - 2
             assert len(tokens) == len(caption.replace(",", " ,").split()), tokens
-
-
-def test_whitened_latents_have_unit_deviation_no_correlation_and_the_same_pictures(rng):
-    torch.manual_seed(0)
-    autoencoder = new_autoencoder().eval()
-    pictures = np.stack([draw(random_training_scene(rng), rng) for _ in range(16)])
-    pixels = to_tensor(pictures)
-    with torch.inference_mode():
-        before = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mean).sample
-        whiten(autoencoder, pictures)
-        latents = autoencoder.encode(pixels).latent_dist.mean
-        after = autoencoder.decode(latents).sample
-    assert torch.allclose(before, after, atol=1e-3)
-    cells = latents.permute(0, 2, 3, 1).flatten(0, 2)
-    assert torch.allclose(torch.cov(cells.T), torch.eye(4), atol=1e-2)
-    assert torch.allclose(cells.mean(0), torch.zeros(4), atol=1e-3)
 
 
 def test_the_committed_autoencoder_keeps_what_was_drawn(shapes, rng):
