@@ -49,10 +49,10 @@ def test_a_caption_fits_the_text_encoder_word_by_word(rng):
 
 def test_the_committed_autoencoder_keeps_what_was_drawn(shapes, rng):
     autoencoder = AutoencoderKL.from_pretrained(shapes / "vae")
-    pictures = np.stack([draw(scene, rng) for scene in held_out_scenes(50)])
+    pixels = to_tensor(np.stack([draw(scene, rng) for scene in held_out_scenes(50)]))
     with torch.inference_mode():
-        kept = autoencoder.decode(autoencoder.encode(to_tensor(pictures)).latent_dist.mean).sample
-    error = (kept - to_tensor(pictures)).square().mean().item()
+        kept = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mean).sample
+    error = (kept - pixels).square().mean().item()
     assert 10 * np.log10(4 / error) > 30  # decibels
 
 
