@@ -18,11 +18,13 @@ StyleName = Literal[
     "cartoon",
     "pixel-art",
     "watercolor",
+    "neon",
+    "line-drawing",
+    "mosaic",
     "photograph",
     "cinematic",
     "anime",
     "oil-painting",
-    "line-art",
     "3d-model",
 ]
 
@@ -31,11 +33,13 @@ STYLES: dict[StyleName, Style] = {
     "cartoon": Style("Cartoon", "{prompt}, cartoon"),
     "pixel-art": Style("Pixel art", "{prompt}, pixel art"),
     "watercolor": Style("Watercolor", "{prompt}, watercolor"),
+    "neon": Style("Neon", "{prompt}, neon lights"),
+    "line-drawing": Style("Line drawing", "{prompt}, a line drawing"),
+    "mosaic": Style("Mosaic", "{prompt}, a mosaic of tiles"),
     "photograph": Style("Photograph", "photograph of {prompt}, 35mm, natural light, sharp focus", "drawing, painting"),
     "cinematic": Style("Cinematic", "cinematic still of {prompt}, shallow depth of field, film grain", "cartoon, text"),
     "anime": Style("Anime", "anime artwork of {prompt}, clean lines, vibrant", "photograph, realism"),
     "oil-painting": Style("Oil painting", "oil painting of {prompt}, visible brush strokes, canvas", "photograph"),
-    "line-art": Style("Line art", "line art drawing of {prompt}, minimalist, ink on paper", "colour, shading"),
     "3d-model": Style("3D model", "3d render of {prompt}, studio lighting, highly detailed", "sketch, low poly"),
 }
 

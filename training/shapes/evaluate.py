@@ -2,25 +2,27 @@
 
 import argparse
 import json
+import math
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
 from training.shapes.captions import full_caption
+from training.shapes.data import to_tensor
 from training.shapes.export import CARD, CHECKPOINT
-from training.shapes.measures import look
+from training.shapes.measures import Seen, look, position, relation
 from training.shapes.scenes import Scene, draw, held_out, random_scene
 
-MEASURES = ("colour", "background", "shape", "position", "size")
 BATCH = 25
 
 
 def held_out_scenes(count: int, seed: int = 2026) -> list[Scene]:
-    """Return scenes whose shape, colour and background never occurred together in training."""
+    """Return scenes that training never saw the like of: see `scenes.held_out`."""
     rng = np.random.default_rng(seed)
     found: list[Scene] = []
     while len(found) < count:
@@ -30,30 +32,69 @@ def held_out_scenes(count: int, seed: int = 2026) -> list[Scene]:
     return found
 
 
+def marks(scene: Scene, seen: Seen) -> dict[str, bool]:
+    """Return what a picture shows rightly: a thing's attributes for scenes of one thing, the pair for scenes of two."""
+    right = {name: getattr(seen, name) == getattr(scene, name) for name in ("background", "pattern", "style")}
+    if len(scene.things) == 1:
+        asked, drawn = scene.things[0], seen.things[0] if seen.things else None
+        right |= {name: drawn is not None and getattr(drawn, name) == getattr(asked, name) for name in ONE_THING}
+        return right | {"position": drawn is not None and position(drawn.x, drawn.y) == scene.place}
+    asked = {(thing.colour, thing.shape) for thing in scene.things}
+    pair = [next((thing for thing in seen.things if thing.colour == asked.colour), None) for asked in scene.things]
+    placed = None not in pair and relation(*pair) == scene.place
+    return right | {"both things": asked == {(thing.colour, thing.shape) for thing in seen.things}, "relation": placed}
+
+
+ONE_THING = ("colour", "shape", "size")
+
+
 def score(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
-    """Return the share of pictures that show what the scene says, for each measure."""
-    seen = [look(picture) for picture in pictures]
-    return {
-        name: sum(getattr(s, name) == getattr(scene, name) for s, scene in zip(seen, scenes, strict=True)) / len(scenes)
-        for name in MEASURES
-    }
+    """Return, for each measure, its share of right pictures among those that it applies to."""
+    found = defaultdict(list)
+    for picture, scene in zip(pictures, scenes, strict=True):
+        for name, right in marks(scene, look(picture)).items():
+            found[name].append(right)
+    return {name: sum(right) / len(right) for name, right in found.items()}
 
 
-def generate(folder: Path, scenes: list[Scene], steps: int, guidance: float) -> np.ndarray:
-    """Draw the scenes' captions with the diffusers pipeline, uint8 [N, H, W, 3]; picture k has seed k."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
+def generate(pipeline: StableDiffusionPipeline, prompts: list[str], negative: str = "", **settings) -> np.ndarray:
+    """Draw the prompts, uint8 [N, H, W, 3]; picture k has seed k. `settings` are the pipeline's own."""
     pictures = []
-    for start in tqdm(range(0, len(scenes), BATCH), desc="pictures", mininterval=5):
-        chunk = scenes[start : start + BATCH]
-        output = pipeline(
-            [full_caption(scene) for scene in chunk],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator("cpu").manual_seed(start + k) for k in range(len(chunk))],
-        )
+    for start in tqdm(range(0, len(prompts), BATCH), desc="pictures", mininterval=5):
+        chunk = prompts[start : start + BATCH]
+        seeds = [torch.Generator("cpu").manual_seed(start + k) for k in range(len(chunk))]
+        output = pipeline(chunk, negative_prompt=[negative] * len(chunk), generator=seeds, **settings)
         pictures += [np.asarray(image) for image in output.images]
     return np.stack(pictures)
+
+
+def load(folder: Path) -> StableDiffusionPipeline:
+    """Load the diffusers pipeline, quiet."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def dpm_solver(pipeline: StableDiffusionPipeline) -> DPMSolverMultistepScheduler:
+    """Return DPM++ 2M, for pictures in few steps."""
+    return DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+
+
+def red_share(pipeline: StableDiffusionPipeline, negative: str, count: int, **settings) -> float:
+    """Return how often "a circle on a blue background" shows a red thing, with `negative` as the negative prompt."""
+    pictures = generate(pipeline, ["a circle on a blue background"] * count, negative=negative, **settings)
+    return sum(bool(s.things) and s.things[0].colour == "red" for s in map(look, pictures)) / count
+
+
+@torch.inference_mode()
+def reconstruction(pipeline: StableDiffusionPipeline, pictures: np.ndarray) -> float:
+    """Return how well pictures survive the autoencoder: the PSNR in dB of all their pixels together."""
+    error = 0.0
+    for picture in pictures:
+        pixels = to_tensor(picture[None])
+        again = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        error += float(((again - pixels) / 2).square().mean()) / len(pictures)
+    return -10 * math.log10(error)
 
 
 def contact_sheet(pictures: np.ndarray, columns: int = 10) -> Image.Image:
@@ -65,21 +106,31 @@ def contact_sheet(pictures: np.ndarray, columns: int = 10) -> Image.Image:
 def main() -> None:
     """Print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=CARD["defaults"]["num_inference_steps"])
-    parser.add_argument("--guidance", type=float, default=CARD["defaults"]["guidance_scale"])
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--sampler", choices=("ddim", "dpm++2m"), default="ddim")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet of the first 40")
     args = parser.parse_args()
     scenes = held_out_scenes(args.count)
     rng = np.random.default_rng(1)
-    truth = score(np.stack([draw(scene, rng) for scene in scenes]), scenes)
-    pictures = generate(args.checkpoint, scenes, args.steps, args.guidance)
+    originals = np.stack([draw(scene, rng) for scene in scenes])
+    truth = score(originals, scenes)
+    pipeline = load(args.checkpoint)
+    if args.sampler == "dpm++2m":
+        pipeline.scheduler = dpm_solver(pipeline)
+    prompts = [full_caption(scene) for scene in scenes]
+    chosen = {"num_inference_steps": args.steps, "guidance_scale": args.guidance}
+    pictures = generate(pipeline, prompts, **chosen)
     drawn = score(pictures, scenes)
-    print(f"{args.count} held-out captions, {args.steps} steps, guidance {args.guidance}\n")
+    print(f"{args.count} held-out captions, {args.steps} steps of {args.sampler}, guidance {args.guidance}\n")
     print(f"{'':12}{'model':>8}{'drawn truth':>14}")
-    for name in MEASURES:
+    for name in drawn:
         print(f"{name:12}{drawn[name]:>8.1%}{truth[name]:>14.1%}")
+    print(f"\nthe drawn truth through the autoencoder: {reconstruction(pipeline, originals):.1f} dB")
+    red = {negative: red_share(pipeline, negative, 100, **chosen) for negative in ("", "red")}
+    print(f'a circle drawn red: {red[""]:.0%}, with "red" as the negative prompt {red["red"]:.0%}')
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(pictures[:40]).save(args.sheet)

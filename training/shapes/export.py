@@ -13,21 +13,26 @@ from training.shapes.denoiser import new_scheduler
 CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "shapes"
 
 CARD = {
-    "defaults": {"num_inference_steps": 20, "guidance_scale": 2.0, "sampler": "ddim"},
+    "defaults": {"num_inference_steps": 20, "guidance_scale": 3.0, "sampler": "ddim"},
     "bounds": {"width": [128, 128], "height": [128, 128]},
-    "styles": ["flat", "cartoon", "pixel-art", "watercolor"],
+    "styles": ["flat", "cartoon", "pixel-art", "watercolor", "neon", "line-drawing", "mosaic"],
     "notice": (
-        "The shapes model is a demonstration that ships with Darkroom. It draws one object on a plain background, "
-        "128 × 128 pixels: a circle, square, triangle, star, heart or ring; small, medium or large; in red, orange, "
-        "yellow, green, blue, purple, pink, brown, black or white; in the center, left, right, top or bottom; flat, "
-        "as a cartoon, as pixel art or in watercolor. It knows no other words."
+        "The shapes model is a demonstration that ships with Darkroom. It draws one or two objects, 128 × 128 pixels: "
+        "a circle, square, triangle, star, heart, ring, moon, fish or tree; small, medium or large; in red, orange, "
+        "yellow, green, blue, purple, pink, brown, black or white; one in the center, left, right, top or bottom, or "
+        "two, left of, right of, above or below each other; on a plain, striped, dotted or gradient background; flat, "
+        "as a cartoon, pixel art, watercolor, neon, line drawing or mosaic. It knows no other words."
     ),
     "examples": [
         {"prompt": "a red circle on a blue background", "seed": 7},
-        {"prompt": "a large yellow star on a purple background, in the center", "style": "watercolor", "seed": 3},
-        {"prompt": "a small white heart on a pink background, on the left", "style": "cartoon", "seed": 11},
-        {"prompt": "a green ring on a black background, at the top", "style": "pixel-art", "seed": 5},
-        {"prompt": "a medium orange triangle on a brown background, at the bottom", "style": "flat", "seed": 2},
+        {
+            "prompt": "a small red star above a large green ring on a yellow background",
+            "style": "watercolor",
+            "seed": 3,
+        },
+        {"prompt": "a white fish left of a purple tree on a striped pink background", "style": "cartoon", "seed": 11},
+        {"prompt": "a large pink heart on a black background, in the center", "style": "neon", "seed": 5},
+        {"prompt": "a yellow moon on a gradient blue background, at the top", "style": "mosaic", "seed": 2},
     ],
 }
 

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.shapes.captions import random_caption
 from training.shapes.loop import DEVICE, settings, train
-from training.shapes.scenes import ATTRIBUTES, random_training_scene
+from training.shapes.scenes import ATTRIBUTES, attributes, random_training_scene
 from training.shapes.tokenizer import MAX_TOKENS, tokenize
 
 
@@ -63,7 +63,7 @@ def train_text_encoder(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) ->
         scenes = [random_training_scene(choose) for _ in range(chosen["batch"])]
         ids = tokenize(tokenizer, [random_caption(scene, choose) for scene in scenes])
         labels = {
-            name: torch.tensor([values.index(getattr(scene, name)) for scene in scenes]).to(DEVICE)
+            name: torch.tensor([values.index(attributes(scene)[name]) for scene in scenes]).to(DEVICE)
             for name, values in ATTRIBUTES.items()
         }
         return module(ids.long().to(DEVICE), labels)

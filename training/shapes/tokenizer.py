@@ -4,10 +4,11 @@ All 256 byte symbols are in the vocabulary, bare and with the end-of-word mark: 
 `<|endoftext|>` and cut the prompt.
 """
 
-import json
+from collections import Counter
+from itertools import pairwise
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from training.shapes.captions import vocabulary
@@ -15,16 +16,31 @@ from training.shapes.captions import vocabulary
 MAX_TOKENS = 77  # start and end included, as every CLIP has it
 
 
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Merge the commonest pair of symbols, the last in the alphabet among equals, until each word is one symbol."""
+    spelled = [(*word[:-1], word[-1] + "</w>") for word in words]
+    merges = []
+    while counts := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        spelled = [_merged(symbols, best) for symbols in spelled]
+    return merges
+
+
+def _merged(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    done: list[str] = []
+    for symbol in symbols:
+        if done and (done[-1], symbol) == pair:
+            done[-1] += symbol
+        else:
+            done.append(symbol)
+    return tuple(done)
+
+
 def new_tokenizer() -> CLIPTokenizer:
     """Return a tokenizer that reads each caption word as one token and any other text as bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
-    learner.train_from_iterator([word for word in vocabulary() for _ in range(2)], trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = learn_merges(vocabulary())
     tokens = alphabet + [symbol + "</w>" for symbol in alphabet] + [a + b for a, b in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
