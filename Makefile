@@ -37,7 +37,7 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.memory
 
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
-	$(RUN) training.shapes.evaluate
+	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png
 
 clean:  ## remove what was installed and built
 	rm -rf .venv build darkroom.egg-info

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from training.shapes.data import to_tensor
 from training.shapes.loop import DEVICE, settings, train
-from training.shapes.scenes import SIZE, draw, random_training_scene
+from training.shapes.outlines import SIZE
+from training.shapes.scenes import draw, random_training_scene
 
 CELL = 8  # pixels to a latent cell, both ways
 

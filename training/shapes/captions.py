@@ -4,7 +4,8 @@ import string
 
 import numpy as np
 
-from training.shapes.scenes import COLOURS, PATTERNS, POSITIONS, RELATIONS, SHAPES, SIZES, STYLES, Scene, Thing
+from training.shapes.outlines import SHAPES
+from training.shapes.scenes import COLOURS, PATTERNS, POSITIONS, RELATIONS, SIZES, STYLES, Scene, Thing
 
 POSITION_WORDS: dict[str, tuple[str, ...]] = {
     "center": ("in the center", "in the middle"),

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from training.shapes.captions import random_caption
 from training.shapes.loop import DEVICE, RUNS, settings
-from training.shapes.scenes import SIZE, draw, random_training_scene
+from training.shapes.outlines import SIZE
+from training.shapes.scenes import draw, random_training_scene
 
 WORDINGS = 4  # captions drawn for each picture
 
@@ -44,7 +45,7 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 @torch.inference_mode()
 def latents(autoencoder: AutoencoderKL) -> np.ndarray:
-    """Return unscaled mean latents of every picture, float16 [N, 4, SIZE / 8, SIZE / 8]; encoded at the first call."""
+    """Return unscaled mean latents of every picture, float16 [N, C, SIZE / 8, SIZE / 8]; encoded at the first call."""
     path = RUNS / "latents.npy"
     if not path.exists():
         pixels, _ = scenes()

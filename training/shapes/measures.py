@@ -11,7 +11,8 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
-from training.shapes.scenes import COLOURS, PATTERNS, SHAPES, SIZE, SIZES, blocks, distance, ground, shade
+from training.shapes.outlines import SHAPES, SIZE, distance
+from training.shapes.scenes import COLOURS, PATTERNS, SIZES, blocks, ground, shade
 
 _NAMES = list(COLOURS)
 _PALETTE = np.array(list(COLOURS.values()), np.float32)

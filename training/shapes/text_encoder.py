@@ -62,8 +62,9 @@ def train_text_encoder(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) ->
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         scenes = [random_training_scene(choose) for _ in range(chosen["batch"])]
         ids = tokenize(tokenizer, [random_caption(scene, choose) for scene in scenes])
+        said = [attributes(scene) for scene in scenes]
         labels = {
-            name: torch.tensor([values.index(attributes(scene)[name]) for scene in scenes]).to(DEVICE)
+            name: torch.tensor([values.index(each[name]) for each in said]).to(DEVICE)
             for name, values in ATTRIBUTES.items()
         }
         return module(ids.long().to(DEVICE), labels)

@@ -17,7 +17,10 @@ MAX_TOKENS = 77  # start and end included, as every CLIP has it
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Merge the commonest pair of symbols, the last in the alphabet among equals, until each word is one symbol."""
+    """Merge the commonest pair of symbols, the last in the alphabet among equals, until each word is one symbol.
+
+    The trainer of `tokenizers` settles ties by chance, so that two runs give two vocabularies.
+    """
     spelled = [(*word[:-1], word[-1] + "</w>") for word in words]
     merges = []
     while counts := Counter(pair for symbols in spelled for pair in pairwise(symbols)):

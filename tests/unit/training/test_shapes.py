@@ -5,9 +5,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from models.sampling import new_scheduler
 from training.shapes.captions import full_caption, random_caption
-from training.shapes.denoiser import new_scheduler, overshot
-from training.shapes.evaluate import dpm_solver, generate, held_out_scenes, load, reconstruction, red_share, score
+from training.shapes.denoiser import new_scheduler as noise_schedule
+from training.shapes.denoiser import overshot
+from training.shapes.evaluate import generate, held_out_scenes, load, reconstruction, red_share, score
 from training.shapes.export import CARD
 from training.shapes.measures import look
 from training.shapes.scenes import (
@@ -74,7 +76,7 @@ def test_training_never_sees_a_held_out_combination(rng):
     assert all(unseen & combinations([scene]) for scene in asked)
 
 
-def test_an_attribute_says_what_lies_where(rng):
+def test_an_attribute_says_what_lies_where():
     first, second = (
         Thing(shape=s, colour=c, size="small", x=0, y=0, radius=9) for s, c in (("moon", "red"), ("tree", "blue"))
     )
@@ -97,7 +99,7 @@ def test_two_tokenizers_are_the_same():
 
 
 def test_without_an_overshoot_the_noise_and_the_velocity_are_the_schedulers():
-    scheduler, timesteps = new_scheduler(), torch.tensor([0, 400, 999])
+    scheduler, timesteps = noise_schedule(), torch.tensor([0, 400, 999])
     clean, draws = torch.randn(2, 3, 8, 4, 4, generator=torch.manual_seed(1))
     noisy, velocity = overshot(clean, draws, *factors(scheduler, timesteps), torch.zeros(3, 1, 1, 1))
     assert torch.allclose(noisy, scheduler.add_noise(clean, draws, timesteps), atol=1e-5)
@@ -105,7 +107,7 @@ def test_without_an_overshoot_the_noise_and_the_velocity_are_the_schedulers():
 
 
 def test_the_velocity_leads_from_an_overshot_picture_back_to_the_picture():
-    scheduler, timesteps = new_scheduler(), torch.tensor([20, 400, 900])
+    scheduler, timesteps = noise_schedule(), torch.tensor([20, 400, 900])
     clean, draws = torch.randn(2, 3, 8, 4, 4, generator=torch.manual_seed(1))
     signal, noise = factors(scheduler, timesteps)
     noisy, velocity = overshot(clean, draws, signal, noise, torch.full((3, 1, 1, 1), 0.3))
@@ -133,7 +135,9 @@ def test_the_committed_weights_draw_what_a_held_out_caption_says(pipeline):
 
 
 def test_eight_steps_of_dpm_solver_draw_it_too(pipeline):
-    quick = StableDiffusionPipeline(**pipeline.components | {"scheduler": dpm_solver(pipeline)})
+    quick = StableDiffusionPipeline(
+        **pipeline.components | {"scheduler": new_scheduler(pipeline.scheduler.config, "dpmpp_2m")}
+    )
     quick.set_progress_bar_config(disable=True)
     seen = drawn(quick, held_out_scenes(50, seed=3), **DEFAULTS | {"num_inference_steps": 8})
     assert all(share >= FLOORS.get(name, 0.8) for name, share in seen.items()), seen
