@@ -45,9 +45,9 @@ def full_caption(scene: Scene) -> str:
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:
     """Word a scene as people do: parts left out, in another order, in capitals, now and then with words unknown."""
     kind = rng.random()
-    if kind < 0.04:
+    if kind < 0.07:
         words = _fragment(scene, rng)
-    elif kind < 0.06:
+    elif kind < 0.09:
         words = " ".join(_gibberish(rng) for _ in range(rng.integers(1, 6)))
     else:
         words = _sentence(scene, rng)

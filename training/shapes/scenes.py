@@ -226,7 +226,7 @@ def _two_things(rng: np.random.Generator, colours: list[str]) -> tuple[tuple[Thi
     return tuple(things), place
 
 
-def random_scene(rng: np.random.Generator, two_share: float = 0.45) -> Scene:
+def random_scene(rng: np.random.Generator, two_share: float = 0.55) -> Scene:
     """Draw each attribute evenly; objects and background differ in colour."""
     *colours, background = rng.choice(list(COLOURS), 3, replace=False).tolist()
     things, place = _two_things(rng, colours) if rng.random() < two_share else _one_thing(rng, colours[0])
