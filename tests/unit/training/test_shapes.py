@@ -25,7 +25,7 @@ from training.shapes.scenes import (
 )
 from training.shapes.tokenizer import MAX_TOKENS, new_tokenizer
 
-FLOORS = {"background": 0.9, "position": 0.9, "both things": 0.6, "relation": 0.7}  # the last two of 30 pictures
+FLOORS = {"background": 0.9, "position": 0.9, "both things": 0.6, "relation": 0.7}  # the last two of 38 pictures
 DEFAULTS = {name: CARD["defaults"][name] for name in ("num_inference_steps", "guidance_scale")}
 
 
