@@ -9,7 +9,7 @@ PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status test test-full check bench eval-demo clean
+.PHONY: help serve status test test-full test-gpu check bench eval-demo clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -21,10 +21,13 @@ status: .venv/.serve  ## applications, replicas and queue of what runs [CONFIG=f
 	@$(RUN) ops.status '$(CONFIG)'
 
 test: .venv/.dev  ## the tests of every day
-	$(RUN) pytest -m "not full" tests
+	$(RUN) pytest -m "not full and not gpu" tests
 
 test-full: .venv/.dev  ## the long rest that needs no GPU
-	$(RUN) pytest -m full tests
+	$(RUN) pytest -m "full and not gpu" tests
+
+test-gpu: .venv/.dev  ## those that need a CUDA device
+	$(RUN) pytest -m gpu tests
 
 check: .venv/.dev  ## lint, format, types, import laws
 	.venv/bin/ruff check
@@ -35,6 +38,9 @@ check: .venv/.dev  ## lint, format, types, import laws
 bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.overhead
 	$(RUN) benchmarks.memory
+	$(RUN) benchmarks.engine
+	$(RUN) benchmarks.throughput
+	$(RUN) benchmarks.latency
 
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
 	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png

@@ -9,6 +9,7 @@ from deployments.denoiser import Denoiser
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
+from deployments.schema import GenerationRequest, resolve
 from deployments.text_encoder import TextEncoder
 from deployments.vae_decoder import VaeDecoder
 from models.checkpoint import read_card
@@ -19,11 +20,13 @@ def build(config: AppConfig) -> Application:
 
     Raises:
         UnusableCheckpoint: which file, and why.
+        InvalidRequest: the model does not allow one of its defaults.
     """
-    card = read_card(config.model.checkpoint, config.model.id)
+    card = read_card(config.model.checkpoint, config.model.id, config.model.defaults)
+    resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
     images = config.state_path / "images"
     pipeline = Pipeline(
-        serve.deployment(TextEncoder).bind(config.model, config.text_encoder),
+        serve.deployment(TextEncoder).bind(config.model, config.text_encoder, card.family),
         serve.deployment(Denoiser).bind(config.model, config.denoiser, card),
         serve.deployment(VaeDecoder).bind(config.model, config.vae_decoder, images, card.digest),
         card.digest,

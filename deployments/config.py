@@ -1,10 +1,13 @@
 """What `serve_config.yaml` may say under `args`, each key with its bound. Serve checks it before anything starts."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from deployments.schema import GenerationRequest, first_problem
 
 
 class Settings(BaseModel):
@@ -23,6 +26,25 @@ class ModelConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is one, else CPU."
     )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="What the weights are computed in.")
+    batch_invariant: bool = Field(
+        default=False, description="Same bits whatever else is being drawn, for some speed. Proved at start."
+    )
+    defaults: Mapping[str, Any] = Field(
+        default={}, description="What requests that leave a field out get, over the checkpoint's own defaults."
+    )
+
+    @field_validator("defaults")
+    @classmethod
+    def _can_be_asked_for(cls, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in ("prompt", "model", "style", "seed", "num_images"):
+            if name in defaults:
+                raise ValueError(f"{name} can have no default")
+        try:
+            GenerationRequest(prompt="a circle", **defaults)
+        except ValidationError as error:
+            raise ValueError(first_problem(error.errors())[1]) from error
+        return defaults
 
 
 class QueueConfig(Settings):
@@ -51,6 +73,7 @@ class DenoiserConfig(Settings):
     preview_interval_s: float = Field(
         default=0.4, ge=0.05, le=60, description="Least time between two previews of a picture."
     )
+    compile: bool = Field(default=False, description="Compile the UNet: minutes at start, then faster steps.")
 
 
 class VaeDecoderConfig(Settings):

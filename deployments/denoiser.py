@@ -10,15 +10,17 @@ import torch
 from deployments.config import DenoiserConfig, ModelConfig
 from deployments.work import Work
 from models.checkpoint import locate
+from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine, Outcome
-from models.denoiser.preview import Preview
+from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
-from models.loading import choose_device
+from models.loading import choose_device, choose_dtype
 from models.sampling import plan_for
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import PromptEmbeds
+from models.vae_decoder import load_vae_decoder
 
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
@@ -28,15 +30,18 @@ class Denoiser:
 
     def __init__(self, model: ModelConfig, config: DenoiserConfig, card: ModelCard) -> None:
         torch.set_num_threads(config.threads)
-        self._unet = load_unet(locate(model.checkpoint), card.family, choose_device(model.device))
+        folder, device = locate(model.checkpoint), choose_device(model.device)
+        self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
         self._work = Work(self._unet.parameter_bytes)
         self._mailboxes: dict[int, Mailbox] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        if config.compile:
+            self._unet.compile()
+        capacity = Capacity(self._unet, config.max_rows, batch_invariant=model.batch_invariant, padded=config.compile)
+        capacity.warm_up(self._unet.key(card.defaults["width"], card.defaults["height"], card.max_tokens + 2))
+        latent_rgb = fit_latent_rgb(load_vae_decoder(folder, device), self._unet.channels)
         self._engine = DenoisingEngine(
-            self._unet,
-            self._publish,
-            max_rows=config.max_rows,
-            preview=Preview(card.latent_rgb, config.preview_interval_s),
+            self._unet, self._publish, capacity=capacity, preview=Preview(latent_rgb, config.preview_interval_s)
         )
         self._engine.start()
 
@@ -72,8 +77,7 @@ class Denoiser:
 
     def _start(self, spec: ImageSpec, embeds: PromptEmbeds) -> DenoiseState:
         plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)
-        unet = self._unet
-        return new_state(spec, embeds, plan, channels=unet.channels, scale=unet.scale, device=unet.device)
+        return new_state(spec, embeds, plan, self._unet)
 
     def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         """Hand a step's outcomes to the event loop, in one call."""

@@ -8,20 +8,28 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig, TextEncoderConfig
+from deployments.metrics import texts
 from deployments.work import Work
 from models.checkpoint import locate
-from models.loading import choose_device
+from models.loading import choose_device, choose_dtype
 from models.spec import ImageSpec
 from models.text_encoder import PromptEmbeds, load_text_encoder
 
 
 class TextEncoder:
-    """One replica: a tokenizer and a text encoder."""
+    """One replica: the text encoders of a checkpoint, with their tokenizers."""
 
-    def __init__(self, model: ModelConfig, config: TextEncoderConfig) -> None:
+    def __init__(self, model: ModelConfig, config: TextEncoderConfig, family: str) -> None:
         torch.set_num_threads(config.threads)
-        self._encoder = load_text_encoder(locate(model.checkpoint), choose_device(model.device))
+        self._encoder = load_text_encoder(
+            locate(model.checkpoint),
+            family,
+            choose_device(model.device),
+            choose_dtype(model.dtype),
+            one_by_one=model.batch_invariant,
+        )
         self._work = Work(self._encoder.parameter_bytes)
+        self._texts = texts()
         batch: Any = self._encode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
@@ -37,4 +45,10 @@ class TextEncoder:
     @serve.batch
     async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
         self._work.count(len(specs))
-        return await asyncio.to_thread(self._encoder.encode, specs)
+        asked, cached = self._encoder.asked, self._encoder.cached
+        embeds = await asyncio.to_thread(self._encoder.encode, specs)
+        cached = self._encoder.cached - cached
+        for known, count in (("yes", cached), ("no", self._encoder.asked - asked - cached)):
+            if count:
+                self._texts.inc(count, {"cached": known})
+        return embeds

@@ -14,7 +14,7 @@ from deployments.image_store import ImageStore
 from deployments.work import Work
 from models.checkpoint import locate
 from models.errors import DarkroomError
-from models.loading import choose_device
+from models.loading import choose_device, choose_dtype
 from models.spec import ImageSpec
 from models.vae_decoder import encode_image, load_vae_decoder
 
@@ -24,7 +24,12 @@ class VaeDecoder:
 
     def __init__(self, model: ModelConfig, config: VaeDecoderConfig, images: Path, digest: str) -> None:
         torch.set_num_threads(config.threads)
-        self._decoder = load_vae_decoder(locate(model.checkpoint), choose_device(model.device))
+        self._decoder = load_vae_decoder(
+            locate(model.checkpoint),
+            choose_device(model.device),
+            choose_dtype(model.dtype),
+            one_by_one=model.batch_invariant,
+        )
         self._images = ImageStore(images)
         self._digest = digest
         self._work = Work(self._decoder.parameter_bytes)

@@ -2,21 +2,32 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from models.errors import UnusableCheckpoint
-from models.families.known import FAMILIES
+from models.families.known import FAMILIES, PARTS
 from models.spec import SAMPLERS, ModelCard
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("text_encoder", "unet", "vae")
+DISTILLED_DEFAULTS = {"num_inference_steps": 4, "guidance_scale": 8.0, "sampler": "lcm"}
 HUB_FILES = ["model_index.json", "darkroom.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
 HUB_IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*", "feature_extractor/*"]
 SAMPLER_OF_CLASS = {
     "DDIMScheduler": "ddim",
-    "EulerDiscreteScheduler": "euler",
+    "DDPMScheduler": "ddpm",
+    "DEISMultistepScheduler": "deis",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSinglestepScheduler": "dpmpp_singlestep",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "kdpm2",
+    "LCMScheduler": "lcm",
+    "PNDMScheduler": "pndm",
+    "TCDScheduler": "tcd",
+    "UniPCMultistepScheduler": "unipc",
 }
 
 
@@ -77,8 +88,10 @@ def read_entry(folder: Path, name: str, key: str) -> Any:
     return content[key]
 
 
-def read_card(checkpoint: str, model_id: str | None = None) -> ModelCard:
-    """Return the card of a checkpoint: what its configs say, then what its own `darkroom.json` says, if it has one.
+def read_card(checkpoint: str, model_id: str | None = None, operators: Mapping[str, Any] | None = None) -> ModelCard:
+    """Return the card of a checkpoint.
+
+    Defaults are what its configs say, then what its own `darkroom.json` says, if it has one, then the operator's.
 
     Raises:
         UnusableCheckpoint: names the file that is missing, broken or of an unknown family.
@@ -102,12 +115,14 @@ def read_card(checkpoint: str, model_id: str | None = None) -> ModelCard:
         "sampler": SAMPLER_OF_CLASS.get(scheduler.get("_class_name", ""), "dpmpp_2m"),
         "output_format": "png",
     }
+    if pipeline == "LatentConsistencyModelPipeline":
+        defaults |= DISTILLED_DEFAULTS
     bounds = {"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)}
     return ModelCard(
         id=model_id or Path(checkpoint.partition("@")[0]).name,
         family=FAMILIES[pipeline],
-        digest=digest(folder),
-        defaults=defaults | own.get("defaults", {}),
+        digest=digest(folder, FAMILIES[pipeline]),
+        defaults=defaults | own.get("defaults", {}) | dict(operators or {}),
         bounds=bounds | {name: (low, high) for name, (low, high) in own.get("bounds", {}).items()},
         size_multiple=own.get("size_multiple", scale),
         samplers=SAMPLERS,
@@ -115,24 +130,23 @@ def read_card(checkpoint: str, model_id: str | None = None) -> ModelCard:
         styles=tuple(own.get("styles", ())),
         notice=own.get("notice", ""),
         examples=tuple(own.get("examples", ())),
-        latent_rgb=tuple(tuple(row) for row in own.get("latent_rgb", ())),
     )
 
 
-def digest(folder: Path) -> str:
-    """Return the SHA-256 over names and contents of the configs and weights, stage by stage.
+def digest(folder: Path, family: str) -> str:
+    """Return the SHA-256 over names and contents of the configs and weights, part by part.
 
     Raises:
-        UnusableCheckpoint: a stage has no config, or no safetensors file; other formats can run code and are not read.
+        UnusableCheckpoint: a part has no config, or no safetensors file; other formats can run code and are not read.
     """
     total = hashlib.sha256()
-    for stage in STAGES:
-        read_json(folder, f"{stage}/config.json")
-        weights = sorted((folder / stage).glob("*.safetensors"))
+    for part in PARTS[family]:
+        read_json(folder, f"{part}/config.json")
+        weights = sorted((folder / part).glob("*.safetensors"))
         if not weights:
-            raise UnusableCheckpoint(f"{folder / stage}: no .safetensors file; other weight formats are not read.")
-        for path in [folder / stage / "config.json", *weights]:
-            total.update(f"{stage}/{path.name}".encode())
+            raise UnusableCheckpoint(f"{folder / part}: no .safetensors file; other weight formats are not read.")
+        for path in [folder / part / "config.json", *weights]:
+            total.update(f"{part}/{path.name}".encode())
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

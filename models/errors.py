@@ -102,6 +102,12 @@ class NonFinite(DarkroomError):
     code = "non_finite"
 
 
+class OutOfMemory(DarkroomError):
+    """A picture that does not fit into the device's memory, even alone."""
+
+    code = "out_of_memory"
+
+
 class UnusableCheckpoint(DarkroomError):
     """A checkpoint that cannot be served: which file, and why."""
 

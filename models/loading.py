@@ -1,11 +1,15 @@
 """Load one part of a checkpoint, from safetensors only, or say which file is at fault."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from models.errors import UnusableCheckpoint
+from models.families import sd, sdxl
+
+FAMILY_MODULES: dict[str, ModuleType] = {"sd": sd, "sdxl": sdxl}
 
 
 def choose_device(name: str) -> torch.device:
@@ -13,18 +17,23 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
-def parameter_bytes(module: torch.nn.Module) -> int:
-    """Return what a module's parameters take in memory."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+def choose_dtype(name: str) -> torch.dtype:
+    """Return the dtype that `float32` or `bfloat16` names."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def load_stage(loader: Any, folder: Path, *, weights: bool = False) -> Any:
-    """Call `loader.from_pretrained(folder)`; models come in fp32, whatever the file holds.
+def parameter_bytes(*modules: torch.nn.Module) -> int:
+    """Return what the parameters of modules take in memory."""
+    return sum(parameter.numel() * parameter.element_size() for each in modules for parameter in each.parameters())
+
+
+def load_stage(loader: Any, folder: Path, dtype: torch.dtype | None = None) -> Any:
+    """Call `loader.from_pretrained(folder)`; what has weights comes in `dtype`, whatever the file holds.
 
     Raises:
         UnusableCheckpoint: names the folder, with the first line of what the library said.
     """
-    options = {"use_safetensors": True, "torch_dtype": torch.float32} if weights else {}
+    options = {"use_safetensors": True, "torch_dtype": dtype} if dtype is not None else {}
     try:
         return loader.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # each library raises its own kinds; the reason is what an operator needs

@@ -1,23 +1,39 @@
 """Samplers, compiled: a diffusers scheduler that is linear in its inputs becomes a table of weights.
 
-The scheduler's own `step` runs once per (config, steps), on basis vectors instead of pictures. What it returns reads
-directly as the coefficients of the next latents:
+The scheduler's own loop runs once per (config, steps), on basis vectors instead of pictures. Coordinates then say how
+each step's latents follow from what came before, and
 
     x[i+1] = Σ a_j · x[i−j] + Σ b_j · out[i−j] + d · noise,   j = 0 … 3
 
-so the engine needs one weighted sum for any mix of samplers, and a new sampler is a name and a class, no mathematics.
+is solved for the weights, so the engine needs one weighted sum for any mix of samplers, and a new sampler is a name
+and a class, no mathematics.
 """
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    TCDScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
@@ -25,18 +41,29 @@ from torch import Tensor
 from models.errors import UnsupportedSampler
 
 HISTORY = 4  # latents and outputs that a step may look back on, its own included
-TERMS = 2 * HISTORY + 1  # x[i] … x[i−3], out[i] … out[i−3], noise
-TOLERANCE = 1e-5  # a coefficient beyond the history, relative to the greatest: the plan would not be exact
+TERMS = 2 * HISTORY + 1  # of the sum: x[i] and out[i], each in slot i mod HISTORY of its four; noise
+TOLERANCE = 1e-5  # what the weights may leave unexplained of a step, relative to it: schedulers compute in float32
 
 # `clip_sample` and `thresholding` are not linear, and no pipeline for latents wants them.
 LINEAR = {"clip_sample": False, "thresholding": False}
+DPMPP = LINEAR | {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, LINEAR),
+    "ddpm": (DDPMScheduler, LINEAR),
     "euler": (EulerDiscreteScheduler, {}),
-    "dpmpp_2m": (
-        DPMSolverMultistepScheduler,
-        LINEAR | {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
-    ),
+    "euler_karras": (EulerDiscreteScheduler, {"use_karras_sigmas": True}),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, LINEAR),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, DPMPP),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, DPMPP | {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_singlestep": (DPMSolverSinglestepScheduler, DPMPP),
+    "unipc": (UniPCMultistepScheduler, LINEAR),
+    "deis": (DEISMultistepScheduler, LINEAR),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "kdpm2": (KDPM2DiscreteScheduler, {}),
+    "lcm": (LCMScheduler, LINEAR),
+    "tcd": (TCDScheduler, LINEAR),
 }
 
 
@@ -44,10 +71,10 @@ CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
 class SamplerPlan:
     """All that the engine needs of a sampler at one step count. `n` counts model calls."""
 
-    timesteps: Float[Tensor, " n"]
-    input_scale: Float[Tensor, " n"]  # the model sees x · input_scale
-    weights: Float[Tensor, "n terms"]  # float32, rows as in the module's sum
-    clean: Float[Tensor, "n 2"]  # x · clean[0] + out · clean[1] estimates the finished latents, for previews
+    timesteps: tuple[float, ...]
+    input_scale: tuple[float, ...]  # the model sees x · input_scale
+    weights: Float[Tensor, "n terms"]  # float32, of the terms in their slots
+    clean: tuple[tuple[float, float], ...]  # x · c[0] + out · c[1] estimates the finished latents, for previews
     draws_noise: tuple[bool, ...]
     init_noise_sigma: float
 
@@ -77,63 +104,105 @@ def _cached_plan(config: tuple[tuple[str, Any], ...], sampler: str, steps: int) 
 
 
 def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
-    """Run `scheduler` on basis vectors and read its weights off.
+    """Run `scheduler` on basis vectors and solve for its weights.
 
-    Step i gets basis vectors of its own for its latents and for the model's output, so that the result's coordinates
-    are the coefficients, with nothing to solve for.
+    The vectors are the first latents, then each model call's output, then each call's noise.
     """
     _refuse_if_not_linear(scheduler)
     scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # else it looks its first timestep up, and of two that are equal takes the second
     timesteps = scheduler.timesteps
     calls = len(timesteps)
-    basis = torch.eye(2 * calls, dtype=torch.float64).view(2 * calls, 1, 2 * calls, 1, 1)
+    start, *others = torch.eye(1 + 2 * calls, dtype=torch.float64)
+    outputs, noises = others[:calls], others[calls:]
+    latents = [start]
     weights = torch.zeros(calls, TERMS, dtype=torch.float64)
     scale = torch.ones(calls, dtype=torch.float64)
-    draws = []
+    draws: list[bool] = []
     for i, timestep in enumerate(timesteps):
-        x, out = basis[i], basis[calls + i]
-        scale[i] = scheduler.scale_model_input(x, timestep).flatten()[i].item()
-        result, noise_weight, drew = _step(scheduler, out, timestep, x)
-        back = min(i + 1, HISTORY)
-        weights[i, :back] = result[:calls][i - back + 1 : i + 1].flip(0)
-        weights[i, HISTORY : HISTORY + back] = result[calls:][i - back + 1 : i + 1].flip(0)
+        x = latents[i]
+        scale[i] = scheduler.scale_model_input(x, timestep).double() @ x / (x @ x)
+        stepped, noise_weight, drew = _step(scheduler, outputs[i], timestep, x)
+        if not stepped.isfinite().all():
+            raise UnsupportedSampler(f"{_name(scheduler)} is not finite at {steps} steps (model call {i + 1}).")
+        found = _explain(stepped, latents, outputs[: i + 1])
+        if found is None:
+            raise UnsupportedSampler(f"{_name(scheduler)} looks back more than {HISTORY} model calls at {steps} steps.")
+        weights[i, :-1] = found
         weights[i, -1] = noise_weight
         draws.append(drew)
-        _refuse_if_inexact(scheduler, steps, i, result, weights[i])
+        latents.append(stepped + noise_weight * noises[i])
     return SamplerPlan(
-        timesteps=timesteps.float(),
-        input_scale=scale.float(),
-        weights=weights.float(),
-        clean=_clean_estimate(scheduler, timesteps, scale).float(),
+        timesteps=tuple(timesteps.double().tolist()),
+        input_scale=tuple(scale.tolist()),
+        weights=_by_slot(weights).float(),
+        clean=_clean_estimate(scheduler, timesteps, scale),
         draws_noise=tuple(draws),
         init_noise_sigma=float(scheduler.init_noise_sigma),
     )
 
 
+def _by_slot(weights: Tensor) -> Tensor:
+    """Reorder the columns from newest first to slots, so that a picture never has to move what it remembers."""
+    ages = (torch.arange(len(weights))[:, None] - torch.arange(HISTORY)) % HISTORY  # of what slot s holds at step i
+    latents, outputs, noise = weights.split([HISTORY, HISTORY, 1], 1)
+    return torch.cat([latents.gather(1, ages), outputs.gather(1, ages), noise], 1)
+
+
+def _name(scheduler: Any) -> str:
+    return type(scheduler).__name__
+
+
+def _explain(stepped: Tensor, latents: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor | None:
+    """Return weights [TERMS − 1] of the newest latents and outputs that give `stepped`; None where they cannot.
+
+    The shortest look-back that explains the step is taken: further back the same vectors can be had in many ways.
+    """
+    weights = torch.zeros(2, HISTORY, dtype=torch.float64)
+    for back in range(1, min(len(latents), HISTORY) + 1):
+        columns = torch.stack([*latents[: -back - 1 : -1], *outputs[: -back - 1 : -1]], 1)
+        found = torch.linalg.lstsq(columns, stepped[:, None], driver="gelsd").solution[:, 0]
+        if (columns @ found - stepped).norm() <= TOLERANCE * stepped.norm():
+            weights[:, :back] = found.view(2, back)
+            return weights.flatten()
+    return None
+
+
 def _step(scheduler: Any, out: Tensor, timestep: Tensor, x: Tensor) -> tuple[Tensor, float, bool]:
-    """One step on basis vectors: coordinates without noise, the weight of the noise, whether noise was drawn.
+    """One step on vectors, as the pipelines call it: latents without noise, the weight of the noise, was any drawn?
 
     A stochastic scheduler is stepped twice from the same state with two known noises: their difference shows the
     weight, which then comes off the coordinates.
     """
-    takes_generator = "generator" in scheduler.step.__code__.co_varnames[: scheduler.step.__code__.co_argcount]
-    if not takes_generator:
-        return scheduler.step(out, timestep, x, return_dict=False)[0].double().flatten(), 0.0, False
-    twin = deepcopy(scheduler)
+    takes = inspect.signature(scheduler.step).parameters
+    options = {"return_dict": False} | ({"eta": 0.0} if "eta" in takes else {})
+    vectors = out.view(1, -1, 1, 1), timestep, x.view(1, -1, 1, 1)
+    if "generator" not in takes:
+        return scheduler.step(*vectors, **options)[0].double().flatten(), 0.0, False
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     first, second = (
-        s.step(out, timestep, x, generator=g, return_dict=False)[0].double().flatten()
-        for s, g in zip((scheduler, twin), generators, strict=True)
+        each.step(*vectors, generator=generator, **options)[0].double().flatten()
+        for each, generator in zip((scheduler, deepcopy(scheduler)), generators, strict=True)
     )
     if torch.equal(generators[0].get_state(), torch.Generator().manual_seed(0).get_state()):
         return first, 0.0, False
-    noises = [
-        randn_tensor(x.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype).flatten()
+    fits = [_noise_weight(first - second, dtype) for dtype in (torch.float32, torch.float64)]  # schedulers differ
+    error, weight, noise = min(fits, key=itemgetter(0))
+    if error > TOLERANCE * first.norm():
+        raise UnsupportedSampler(f"{_name(scheduler)} draws noise that is not normal.")
+    return first - weight * noise, weight, True
+
+
+def _noise_weight(difference: Tensor, dtype: torch.dtype) -> tuple[float, float, Tensor]:
+    """Explain two steps' difference by noise drawn as `dtype` from seeds 0 and 1: error, weight, the first noise."""
+    one, two = (
+        torch.randn(len(difference), generator=torch.Generator().manual_seed(seed), dtype=dtype).double()
         for seed in (0, 1)
-    ]
-    gap = noises[0] - noises[1]
-    weight = float((first - second) @ gap / (gap @ gap))
-    return first - weight * noises[0], weight, True
+    )
+    apart = one - two
+    weight = float(difference @ apart / (apart @ apart))
+    return float((difference - weight * apart).norm()), weight, one
 
 
 def _refuse_if_not_linear(scheduler: Any) -> None:
@@ -141,32 +210,23 @@ def _refuse_if_not_linear(scheduler: Any) -> None:
     own = inspect.signature(type(scheduler).__init__).parameters
     for option in LINEAR:
         if option in own and scheduler.config[option]:
-            raise UnsupportedSampler(f"{type(scheduler).__name__} is not linear with {option}.")
+            raise UnsupportedSampler(f"{_name(scheduler)} is not linear with {option}.")
 
 
-def _refuse_if_inexact(scheduler: Any, steps: int, i: int, result: Tensor, weights: Tensor) -> None:
-    """Raise where step i has a coefficient that is not finite, or one outside the history."""
-    name = type(scheduler).__name__
-    if not torch.isfinite(weights).all():
-        raise UnsupportedSampler(f"{name} is not finite at {steps} steps (model call {i + 1}).")
-    missed = result.square().sum() - weights[:-1].square().sum()
-    if missed.clamp(min=0).sqrt() > TOLERANCE * result.abs().max():
-        raise UnsupportedSampler(f"{name} looks back more than {HISTORY} model calls at {steps} steps.")
-
-
-def _clean_estimate(scheduler: Any, timesteps: Tensor, scale: Tensor) -> Tensor:
-    """Weights [n, 2] of x and out in the model's own guess of the finished latents (for previews only)."""
+def _clean_estimate(scheduler: Any, timesteps: Tensor, scale: Tensor) -> tuple[tuple[float, float], ...]:
+    """Weights of x and out in the model's own guess of the finished latents (for previews only)."""
     alpha = scheduler.alphas_cumprod.double()[timesteps.long()].sqrt().clamp(min=1e-3)
     sigma = (1 - alpha.square()).clamp(min=0).sqrt()
     match scheduler.config.prediction_type:
         case "v_prediction":
-            return torch.stack([alpha * scale, -sigma], 1)
+            weights = alpha * scale, -sigma
         case "epsilon":
-            return torch.stack([scale / alpha, -sigma / alpha], 1)
+            weights = scale / alpha, -sigma / alpha
         case "sample":
-            return torch.stack([torch.zeros_like(alpha), torch.ones_like(alpha)], 1)
+            weights = torch.zeros_like(alpha), torch.ones_like(alpha)
         case other:
             raise UnsupportedSampler(f"prediction type {other} is not supported.")
+    return tuple(zip(*(weight.tolist() for weight in weights), strict=True))
 
 
 def initial_noise(plan: SamplerPlan, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

@@ -8,11 +8,57 @@ import numpy as np
 
 from models.errors import InvalidRequest
 
-Sampler = Literal["ddim", "euler", "dpmpp_2m"]
+Sampler = Literal[
+    "ddim",
+    "ddpm",
+    "euler",
+    "euler_karras",
+    "euler_ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde",
+    "dpmpp_singlestep",
+    "unipc",
+    "deis",
+    "pndm",
+    "kdpm2",
+    "lcm",
+    "tcd",
+]
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
-SAMPLER_NAMES: dict[str, str] = {"ddim": "DDIM", "euler": "Euler", "dpmpp_2m": "DPM++ 2M"}
+SAMPLER_NAMES: dict[str, str] = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_karras": "Euler Karras",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_singlestep": "DPM++ single-step",
+    "unipc": "UniPC",
+    "deis": "DEIS",
+    "pndm": "PNDM",
+    "kdpm2": "DPM2",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+MAX_STEPS: dict[str, int] = {"lcm": 50, "tcd": 50}  # less than the schema's: the steps of their distillation
+
+
+def model_calls(sampler: str, steps: int) -> int:
+    """Return how often `sampler` calls the model in `steps` steps: those of second order look at each step twice."""
+    match sampler:
+        case "heun" | "kdpm2":
+            return 2 * steps - 1
+        case "pndm" if steps > 1:
+            return steps + 1
+        case _:
+            return steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +87,14 @@ class ImageSpec:
         return 2 if self.guided else 1
 
     @property
+    def model_calls(self) -> int:
+        """How often the model is called: what progress, estimates and cost count."""
+        return model_calls(self.sampler, self.num_inference_steps)
+
+    @property
     def cost(self) -> float:
-        """Work in megapixel row-steps: the one cost, for fairness, caps and scaling."""
-        return self.rows * self.num_inference_steps * self.width * self.height / 2**20
+        """Work in megapixel row-calls: the one cost, for fairness, caps and scaling."""
+        return self.rows * self.model_calls * self.width * self.height / 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +112,6 @@ class ModelCard:
     styles: tuple[str, ...] = ()  # style presets that mean something to the model; empty: all
     notice: str = ""  # a plain word on what the model can draw
     examples: tuple[Mapping[str, Any], ...] = ()
-    latent_rgb: tuple[tuple[float, ...], ...] = ()  # [channels + 1][3]: latents to RGB in −1 … 1, the last row added
 
     def check(self, spec: ImageSpec) -> ImageSpec:
         """Return `spec` as it is.
@@ -80,6 +130,10 @@ class ModelCard:
         if spec.sampler not in self.samplers:
             message = f"sampler must be one of {', '.join(self.samplers)} for {self.id}, got {spec.sampler}."
             raise InvalidRequest(message, "sampler")
+        most = MAX_STEPS.get(spec.sampler)
+        if most is not None and spec.num_inference_steps > most:
+            message = f"num_inference_steps must be at most {most} for {spec.sampler}, got {spec.num_inference_steps}."
+            raise InvalidRequest(message, "num_inference_steps")
         return spec
 
 

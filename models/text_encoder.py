@@ -5,25 +5,33 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from models.loading import load_stage, parameter_bytes
+from models.checkpoint import read_json
+from models.loading import FAMILY_MODULES, load_stage, parameter_bytes
 from models.spec import ImageSpec
 
 CACHED_TEXTS = 256
+
+
+class TextEmbeds(NamedTuple):
+    """One text as the UNet takes it, float32 on the CPU."""
+
+    hidden: Float[Tensor, "tokens width"]
+    pooled: Float[Tensor, " pooled"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptEmbeds:
     """What the denoiser gets for one picture. Unguided pictures have no negative."""
 
-    prompt_embeds: Float[Tensor, "tokens width"]
-    negative_prompt_embeds: Float[Tensor, "tokens width"] | None
-    pooled: Float[Tensor, " pooled"] | None = None
+    prompt_embeds: TextEmbeds
+    negative_prompt_embeds: TextEmbeds | None
     cut: str = ""  # the end of the prompt that did not fit
     encode_s: float = 0.0  # of the whole batch
 
@@ -38,23 +46,39 @@ class Tokens:
 
 
 class TextEncoder:
-    """A CLIP text model with its tokenizer, and the embeddings of the texts it met last."""
+    """The text encoders of a checkpoint with their tokenizers, and the embeddings of the texts they met last.
 
-    def __init__(self, tokenizer: CLIPTokenizer, model: nn.Module, device: torch.device) -> None:
-        self._tokenizer = tokenizer
-        self._model = model
+    With `one_by_one` a text's bits cannot depend on its neighbours.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        encoders: Sequence[tuple[CLIPTokenizer, nn.Module]],
+        device: torch.device,
+        *,
+        empty_is_zero: bool = False,
+        one_by_one: bool = False,
+    ) -> None:
+        self._family = FAMILY_MODULES[family]
+        self._encoders = encoders
         self._device = device
-        self._cache: OrderedDict[str, Float[Tensor, "tokens width"]] = OrderedDict()
+        self._empty_is_zero = empty_is_zero
+        self._one_by_one = one_by_one
+        self._cache: OrderedDict[str, TextEmbeds] = OrderedDict()
+        self.asked = 0  # texts so far
+        self.cached = 0  # of them, those that needed no forward
 
     @property
     def parameter_bytes(self) -> int:
         """What the weights take in memory."""
-        return parameter_bytes(self._model)
+        return parameter_bytes(*(model for _, model in self._encoders))
 
     def tokens(self, text: str) -> Tokens:
         """Count the tokens of `text` and find what lies beyond the last one that is read."""
-        limit = self._tokenizer.model_max_length - 2
-        read = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokenizer, _ = self._encoders[0]
+        limit = tokenizer.model_max_length - 2
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = read["offset_mapping"]
         cut = text[offsets[limit][0] :] if len(offsets) > limit else ""
         return Tokens(len(offsets), limit, cut)
@@ -63,8 +87,8 @@ class TextEncoder:
     def encode(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
         """Encode the prompts of a batch, and the negative prompts of those that are guided.
 
-        Each text is encoded once, alone or not, as the pipeline does it: padded to the full length, last hidden state.
-        Source: diffusers `StableDiffusionPipeline.encode_prompt`.
+        Each text is encoded once, alone or not, as the pipeline does it: padded to the full length.
+        Source: diffusers `StableDiffusionPipeline.encode_prompt`, and the same of `StableDiffusionXLPipeline`.
         """
         start = time.perf_counter()
         embeds = self._embed([text for spec in specs for text in self._texts(spec)])
@@ -72,7 +96,7 @@ class TextEncoder:
         return [
             PromptEmbeds(
                 prompt_embeds=embeds[spec.prompt],
-                negative_prompt_embeds=embeds[spec.negative_prompt] if spec.guided else None,
+                negative_prompt_embeds=self._negative(spec, embeds) if spec.guided else None,
                 cut=self.tokens(spec.prompt).cut,
                 encode_s=seconds,
             )
@@ -83,15 +107,22 @@ class TextEncoder:
     def _texts(spec: ImageSpec) -> tuple[str, ...]:
         return (spec.prompt, spec.negative_prompt) if spec.guided else (spec.prompt,)
 
-    def _embed(self, texts: Sequence[str]) -> dict[str, Float[Tensor, "tokens width"]]:
-        """Return an embedding, float32 on the CPU, for each of `texts`; new ones share one forward."""
+    def _negative(self, spec: ImageSpec, embeds: dict[str, TextEmbeds]) -> TextEmbeds:
+        """Some checkpoints were trained with zeros for no prompt: an empty negative prompt is none."""
+        hidden, pooled = embeds[spec.negative_prompt]
+        if spec.negative_prompt or not self._empty_is_zero:
+            return TextEmbeds(hidden, pooled)
+        return TextEmbeds(torch.zeros_like(hidden), None if pooled is None else torch.zeros_like(pooled))
+
+    def _embed(self, texts: Sequence[str]) -> dict[str, TextEmbeds]:
+        """Return the embeddings of `texts`; new ones share a forward."""
         unique = list(dict.fromkeys(texts))
         found = {text: self._cache[text] for text in unique if text in self._cache}
         missing = [text for text in unique if text not in found]
-        if missing:
-            ids = self._tokenizer(missing, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            hidden = self._model(ids.to(self._device))[0].float().cpu()
-            found |= {text: row.clone() for text, row in zip(missing, hidden, strict=True)}
+        self.asked += len(unique)
+        self.cached += len(found)
+        for group in [[text] for text in missing] if self._one_by_one else [missing] if missing else []:
+            found |= zip(group, self._forward(group), strict=True)
         for text in unique:
             self._cache[text] = found[text]
             self._cache.move_to_end(text)
@@ -99,13 +130,29 @@ class TextEncoder:
             self._cache.popitem(last=False)
         return found
 
+    def _forward(self, texts: list[str]) -> list[TextEmbeds]:
+        outputs = []
+        for tokenizer, model in self._encoders:
+            ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            outputs.append(model(ids.to(self._device), output_hidden_states=True))
+        hidden, pooled = self._family.embed(outputs)
+        rows = hidden.float().cpu()
+        if pooled is None:
+            return [TextEmbeds(row.clone(), None) for row in rows]
+        return [TextEmbeds(row.clone(), whole.clone()) for row, whole in zip(rows, pooled.float().cpu(), strict=True)]
 
-def load_text_encoder(folder: Path, device: torch.device) -> TextEncoder:
-    """Load tokenizer and text encoder of a checkpoint, and nothing else of it.
+
+def load_text_encoder(
+    folder: Path, family: str, device: torch.device, dtype: torch.dtype = torch.float32, *, one_by_one: bool = False
+) -> TextEncoder:
+    """Load tokenizers and text encoders of a checkpoint, and nothing else of it.
 
     Raises:
         UnusableCheckpoint: names the file.
     """
-    tokenizer = load_stage(CLIPTokenizer, folder / "tokenizer")
-    model = load_stage(CLIPTextModel, folder / "text_encoder", weights=True)
-    return TextEncoder(tokenizer, model.to(device).eval(), device)
+    encoders = []
+    for tokenizer, encoder, encoder_class in FAMILY_MODULES[family].TEXT_ENCODERS:
+        model = load_stage(encoder_class, folder / encoder, dtype)
+        encoders.append((load_stage(CLIPTokenizer, folder / tokenizer), model.to(device).eval()))
+    empty_is_zero = bool(read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt"))
+    return TextEncoder(family, encoders, device, empty_is_zero=empty_is_zero, one_by_one=one_by_one)

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
 from PIL import Image, PngImagePlugin
 
+from models.checkpoint import read_json
 from models.errors import NonFinite
 from models.loading import load_stage, parameter_bytes
 from models.spec import SAMPLER_NAMES, ImageSpec
@@ -21,11 +22,12 @@ LATENT_SIDE_TILED = 128  # above this, a picture is decoded in tiles
 
 
 class VaeDecoder:
-    """An AutoencoderKL without its encoder."""
+    """An AutoencoderKL without its encoder. With `one_by_one` a picture's bits cannot depend on its neighbours."""
 
-    def __init__(self, vae: AutoencoderKL, device: torch.device) -> None:
+    def __init__(self, vae: AutoencoderKL, device: torch.device, *, one_by_one: bool = False) -> None:
         self._vae: Any = vae
         self._device = device
+        self._one_by_one = one_by_one
 
     @property
     def parameter_bytes(self) -> int:
@@ -38,16 +40,15 @@ class VaeDecoder:
 
         Source: diffusers `VaeImageProcessor.postprocess`.
         """
-        pictures: list[UInt8[np.ndarray, "_ _ 3"] | NonFinite] = [NonFinite("The picture is not finite.")] * len(
-            latents
-        )
+        error = NonFinite("The picture is not finite.")
+        pictures: list[UInt8[np.ndarray, "_ _ 3"] | NonFinite] = [error] * len(latents)
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index, item in enumerate(latents):
             shapes.setdefault(item.shape, []).append(index)
         for shape, indices in shapes.items():
-            self._vae.use_slicing = max(shape) > LATENT_SIDE_SLICED
+            self._vae.use_slicing = self._one_by_one or max(shape) > LATENT_SIDE_SLICED
             self._vae.use_tiling = max(shape) > LATENT_SIDE_TILED
-            stacked = torch.from_numpy(np.stack([latents[i] for i in indices])).to(self._device)
+            stacked = torch.from_numpy(np.stack([latents[i] for i in indices])).to(self._device, self._vae.dtype)
             decoded = self._vae.decode(stacked / self._vae.config.scaling_factor, return_dict=False)[0].float()
             finite = decoded.isfinite().flatten(1).all(1).tolist()
             unit = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
@@ -57,15 +58,19 @@ class VaeDecoder:
         return pictures
 
 
-def load_vae_decoder(folder: Path, device: torch.device) -> VaeDecoder:
-    """Load the decoder half of a checkpoint's autoencoder.
+def load_vae_decoder(
+    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, *, one_by_one: bool = False
+) -> VaeDecoder:
+    """Load the decoder half of a checkpoint's autoencoder; in float32 where its config says that less overflows.
 
     Raises:
         UnusableCheckpoint: names the file.
     """
-    vae = load_stage(AutoencoderKL, folder / "vae", weights=True)
+    if read_json(folder, "vae/config.json").get("force_upcast"):  # the class's own default would be yes
+        dtype = torch.float32
+    vae = load_stage(AutoencoderKL, folder / "vae", dtype)
     vae.encoder = vae.quant_conv = None
-    return VaeDecoder(vae.to(device).eval(), device)
+    return VaeDecoder(vae.to(device).eval(), device, one_by_one=one_by_one)
 
 
 def parameters_text(spec: ImageSpec) -> str:

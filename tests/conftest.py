@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints import build_tiny_sd
+from tests.checkpoints import build_tiny_lcm, build_tiny_sd, build_tiny_sd2, build_tiny_sdxl
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,3 +35,21 @@ def shapes() -> Path:
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 1.x checkpoint with random weights."""
     return build_tiny_sd(tmp_path_factory.mktemp("checkpoints") / "tiny-sd")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 2.x checkpoint with random weights."""
+    return build_tiny_sd2(tmp_path_factory.mktemp("checkpoints") / "tiny-sd2")
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion XL checkpoint with random weights."""
+    return build_tiny_sdxl(tmp_path_factory.mktemp("checkpoints") / "tiny-sdxl")
+
+
+@pytest.fixture(scope="session")
+def tiny_lcm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny latent consistency checkpoint with random weights."""
+    return build_tiny_lcm(tmp_path_factory.mktemp("checkpoints") / "tiny-lcm")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from models.checkpoint import read_card
+from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
@@ -22,14 +23,17 @@ CPU = torch.device("cpu")
 class Stages:
     """A checkpoint's stages, loaded one by one as their replicas load them."""
 
-    def __init__(self, folder: Path, max_rows: int = 16) -> None:
+    def __init__(self, folder: Path, max_rows: int = 16, device: torch.device = CPU, **options: bool) -> None:
         self.card = read_card(str(folder), "model")
-        self.text_encoder = load_text_encoder(folder, CPU)
-        self.unet = load_unet(folder, self.card.family, CPU)
-        self.vae_decoder = load_vae_decoder(folder, CPU)
+        self.text_encoder = load_text_encoder(folder, self.card.family, device)
+        self.unet = load_unet(folder, self.card.family, device)
+        self.vae_decoder = load_vae_decoder(folder, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
-            self.unet, self.published.extend, max_rows=max_rows, preview=Preview(self.card.latent_rgb, 1.0)
+            self.unet,
+            self.published.extend,
+            capacity=Capacity(self.unet, max_rows, **options),
+            preview=Preview(None),
         )
 
     def outcomes(self, state: DenoiseState) -> list[Outcome]:
@@ -45,7 +49,7 @@ class Stages:
         """The picture at its first step; `steps_off` bends the plan, for negative controls."""
         embeds = self.text_encoder.encode([spec])[0]
         plan = plan_for(self.unet.scheduler_config, spec.sampler, spec.num_inference_steps + steps_off)
-        return new_state(spec, embeds, plan, channels=self.unet.channels, scale=self.unet.scale, device=CPU)
+        return new_state(spec, embeds, plan, self.unet)
 
     @torch.inference_mode()
     def denoise(self, *states: DenoiseState) -> list[np.ndarray]:

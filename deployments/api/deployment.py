@@ -203,7 +203,7 @@ def _add_ready(app: FastAPI, applications: Callable[[], Mapping[str, Application
 def model_body(card: ModelCard) -> dict[str, Any]:
     """Return a model as OpenAI lists it, with what it allows and prefers."""
     capabilities = asdict(card)
-    for private in ("id", "latent_rgb", "examples"):
+    for private in ("id", "examples"):
         del capabilities[private]
     return {"id": card.id, "object": "model", "created": 0, "owned_by": "darkroom", "capabilities": capabilities}
 

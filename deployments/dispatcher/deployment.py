@@ -237,7 +237,7 @@ class Feed:
 
 
 def _task(spec: ImageSpec, done: int) -> Task:
-    return Task(spec.rows, spec.width * spec.height, spec.num_inference_steps - done)
+    return Task(spec.rows, spec.width * spec.height, spec.model_calls - done)
 
 
 def _data_url(preview: bytes | None) -> str | None:

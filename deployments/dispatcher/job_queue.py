@@ -260,8 +260,8 @@ class JobQueue:
             return replace(job, progress=None)
         done = {image.index for image in job.images}
         updates = {i: self._updates.get((job.id, i)) for i in range(len(job.specs)) if i not in done}
-        steps_of = [update.steps if update else job.specs[i].num_inference_steps for i, update in updates.items()]
-        finished = sum(job.specs[i].num_inference_steps for i in done)
+        steps_of = [update.steps if update else job.specs[i].model_calls for i, update in updates.items()]
+        finished = sum(job.specs[i].model_calls for i in done)
         started = [update for update in updates.values() if update]
         decoding = len(started) == len(updates) and all(update.step == update.steps for update in started)
         shown = (job.progress.previews if job.progress else {}) | (previews or {})

@@ -1,25 +1,27 @@
 """The denoising engine: one thread owns the model and the rows, and advances one batch by one step at a time."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.denoiser.capacity import Capacity
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, guided, next_latents, remember, stack_rows
 from models.denoiser.step_batcher import StepBatcher
-from models.denoiser.step_curve import StepCurve
 from models.denoiser.unet import UNet
-from models.errors import DarkroomError, NonFinite, Unavailable
+from models.errors import DarkroomError, NonFinite, OutOfMemory, Unavailable
 from models.spec import StepUpdate
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE = "The picture turned into numbers that are not finite."
 
 Outcome = StepUpdate | DarkroomError
 Publish = Callable[[list[tuple[DenoiseState, Outcome]]], None]
@@ -28,16 +30,25 @@ Publish = Callable[[list[tuple[DenoiseState, Outcome]]], None]
 class DenoisingEngine:
     """Continuous batching by the step: a picture joins at any step boundary and leaves at its own last step."""
 
-    def __init__(self, unet: UNet, publish: Publish, *, max_rows: int, preview: Preview) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        publish: Publish,
+        *,
+        capacity: Capacity,
+        preview: Preview,
+        die: Callable[[], None] = lambda: os._exit(1),
+    ) -> None:
         self._unet = unet
         self._publish = publish
+        self._capacity = capacity
         self._preview = preview
-        self._batcher: StepBatcher[DenoiseState] = StepBatcher(max_rows)
+        self._die = die  # ends the process
+        self._batcher: StepBatcher[DenoiseState] = StepBatcher(capacity.most)
         self._inbox: SimpleQueue[DenoiseState | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="denoising-engine", daemon=True)
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
-        self.curve = StepCurve()
 
     def start(self) -> None:
         """Start the thread."""
@@ -66,16 +77,21 @@ class DenoisingEngine:
     def step(self) -> list[DenoiseState]:
         """Advance one batch by one denoising step; return the finished pictures."""
         batch = self._batcher.next_batch()
-        if not batch:
-            return []
-        output, batch = self._predict(batch)
+        start = time.perf_counter()
+        output, batch = self._predict(batch) if batch else (None, [])
         if output is None:
             return []
         remember(batch, guided(output, batch))
-        previews = {id(state): self._preview.due(state) for state in batch}
-        finished = self._batcher.advance(batch, next_latents(batch))
-        self._publish([(state, self._update(state, previews[id(state)])) for state in batch])
-        return finished
+        latents = next_latents(batch)
+        finite = latents.isfinite().flatten(1).all(1).tolist()  # here the thread waits for the device, once a step
+        self._rows = len(output)
+        self._capacity.curve.measure(self._rows, batch[0].key.cells, time.perf_counter() - start)
+        previews = [self._preview.due(state) for state in batch]
+        self._batcher.advance(batch, latents)
+        self._fail([state for state, ok in zip(batch, finite, strict=True) if not ok], NonFinite(NOT_FINITE))
+        told = [(state, preview) for state, preview, ok in zip(batch, previews, finite, strict=True) if ok]
+        self._publish([(state, self._update(state, preview)) for state, preview in told])
+        return [state for state, _ in told if state.finished]
 
     def _run(self) -> None:
         while self._admit():
@@ -100,32 +116,38 @@ class DenoisingEngine:
     def _predict(self, batch: list[DenoiseState]) -> tuple[Float[Tensor, "R C h w"] | None, list[DenoiseState]]:
         """Run the model on a batch; where that raises, on each picture alone, so that only the guilty one fails.
 
-        Returns the output with the pictures that survived; None where none did.
+        Returns the output with the pictures that it is of; None where there is none this time.
         """
-        start = time.perf_counter()
         try:
-            output = self._unet.predict(*stack_rows(batch))
+            inputs = stack_rows(batch)
+            return self._unet.predict(inputs, self._capacity.slots(batch[0].key, len(inputs.latents))), batch
+        except torch.AcceleratorError:
+            logger.critical("the device is in a state that only a new process can leave", exc_info=True)
+            self._die()
+            raise
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            rows = sum(state.rows for state in batch)
+            if self._capacity.halve(rows):
+                logger.warning("out of memory with %d rows: at most %d from now on", rows, self._capacity.max_rows)
+                return None, []
+            reason = OutOfMemory("The picture does not fit into the memory of the device.")
         except Exception:
             logger.exception("forward of %d pictures failed", len(batch))
-            if len(batch) == 1:
-                self._fail(batch, DarkroomError("The model failed on this picture."))
-                return None, []
-            alone = [self._predict([state]) for state in batch]
-            survivors = [state for _, states in alone for state in states]
-            return torch.cat([out for out, _ in alone if out is not None]) if survivors else None, survivors
-        self._rows = len(output)
-        self.curve.measure(len(output), batch[0].key.cells, time.perf_counter() - start)
-        return output, batch
+            reason = DarkroomError("The model failed on this picture.")
+        if len(batch) == 1:
+            self._fail(batch, reason)
+            return None, []
+        alone = [self._predict([state]) for state in batch]
+        survivors = [state for _, states in alone for state in states]
+        return torch.cat([out for out, _ in alone if out is not None]) if survivors else None, survivors
 
     def _fail(self, states: Sequence[DenoiseState], error: DarkroomError) -> None:
         self._batcher.remove(states)
         self._publish([(state, error) for state in states])
 
-    def _update(self, state: DenoiseState, preview: bytes | None) -> Outcome:
-        """Say where a picture is; a finished one hands over its latents, unless they are not finite."""
-        latents = state.latents.float().cpu().numpy().copy() if state.finished else None
-        if latents is not None and not np.isfinite(latents).all():
-            return NonFinite("The picture turned into numbers that are not finite.")
+    def _update(self, state: DenoiseState, preview: bytes | None) -> StepUpdate:
+        """Say where a picture is; a finished one hands over its latents."""
         return StepUpdate(
             step=state.index,
             steps=len(state.plan),
@@ -134,5 +156,5 @@ class DenoisingEngine:
             encode_s=state.encode_s,
             denoise_s=time.monotonic() - state.joined_at,
             preview=preview,
-            latents=latents,
+            latents=state.latents.float().cpu().numpy().copy() if state.finished else None,
         )

@@ -1,7 +1,7 @@
 """Who shares the next forward. No tensors: rows are counted, not looked at."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 
@@ -28,8 +28,8 @@ class StepBatcher(Generic[State]):
     pictures are, and none starves.
     """
 
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
+    def __init__(self, most_rows: Callable[[Any], int]) -> None:
+        self._most_rows = most_rows  # of a batch with this key
         self._pictures: OrderedDict[Any, list[State]] = OrderedDict()  # the key whose turn it is comes first
         self._credit: dict[Any, int] = {}
 
@@ -56,10 +56,10 @@ class StepBatcher(Generic[State]):
         return [state for pictures in self._pictures.values() for state in pictures]
 
     def next_batch(self) -> list[State]:
-        """Return pictures of one key, oldest first, within `max_rows`; empty if there are none."""
+        """Return pictures of one key, oldest first, within the rows that it may have; empty if there are none."""
         if not self._pictures:
             return []
-        batches = {key: self._head(pictures) for key, pictures in self._pictures.items()}
+        batches = {key: self._head(key) for key in self._pictures}
         costs = {key: key.cells * sum(state.rows for state in batch) for key, batch in batches.items()}
         key = next(iter(self._pictures))
         if self._credit[key] < costs[key]:
@@ -77,10 +77,10 @@ class StepBatcher(Generic[State]):
         self.remove(finished)
         return finished
 
-    def _head(self, pictures: list[State]) -> list[State]:
-        batch, rows = [], 0
-        for state in pictures:
-            if rows + state.rows > self.max_rows:
+    def _head(self, key: Any) -> list[State]:
+        batch, rows, most = [], 0, self._most_rows(key)
+        for state in self._pictures[key]:
+            if rows + state.rows > most:
                 break
             batch.append(state)
             rows += state.rows

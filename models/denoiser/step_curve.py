@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 SMOOTHING = 0.1  # weight of the newest measurement
 UNMEASURED_S = 0.05  # assumed for a row until anything is known
+AS_FAST = 0.95  # of the greatest speed measured: what counts as no slower
 
 
 @dataclass(slots=True)
@@ -16,6 +17,12 @@ class StepCurve:
         """Take in one step."""
         known = self.seconds.get((rows, cells))
         self.seconds[rows, cells] = seconds if known is None else known + SMOOTHING * (seconds - known)
+
+    def best_rows(self, cells: int, most: int) -> int:
+        """Return the fewest rows of those measured that give as many rows a second as any; `most` if none were."""
+        speeds = {r: r / s for (r, c), s in self.seconds.items() if c == cells and r <= most}
+        fastest = max(speeds.values(), default=0.0)
+        return min((rows for rows, speed in speeds.items() if speed >= AS_FAST * fastest), default=most)
 
     def step_s(self, rows: int, cells: int) -> float:
         """Return the expected seconds of a step of `rows` rows of `cells` latent cells."""

@@ -1,3 +1,11 @@
-"""Which pipelines of `model_index.json` are served, and by which family module. No torch."""
+"""Which pipelines of `model_index.json` are served, by which family module, and the parts they load. No torch."""
 
-FAMILIES: dict[str, str] = {"StableDiffusionPipeline": "sd"}
+FAMILIES: dict[str, str] = {
+    "StableDiffusionPipeline": "sd",
+    "LatentConsistencyModelPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+}
+PARTS: dict[str, tuple[str, ...]] = {
+    "sd": ("text_encoder", "unet", "vae"),
+    "sdxl": ("text_encoder", "text_encoder_2", "unet", "vae"),
+}

@@ -1,12 +1,30 @@
-"""Stable Diffusion 1.x and 2.x: one text encoder, and nothing else besides it."""
+"""Stable Diffusion 1.x and 2.x: one text encoder, and nothing else besides it.
+
+Source: diffusers `pipelines/stable_diffusion/pipeline_stable_diffusion.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+from transformers import CLIPTextModel
+
+TEXT_ENCODERS: tuple[tuple[str, str, type], ...] = (("tokenizer", "text_encoder", CLIPTextModel),)
 
 
-def unet_inputs(prompt_embeds: Float[Tensor, "rows tokens width"]) -> dict[str, Tensor]:
-    """What the UNet takes besides latents and timesteps.
+def embed(outputs: Sequence[Any]) -> tuple[Float[Tensor, "texts tokens width"], None]:
+    """What the UNet attends to, and no pooled embedding, from the text encoder's output."""
+    return outputs[0].last_hidden_state, None
 
-    Source: diffusers `pipelines/stable_diffusion/pipeline_stable_diffusion.py`, the denoising loop.
-    """
-    return {"encoder_hidden_states": prompt_embeds}
+
+def unet_inputs(
+    latents: Float[Tensor, "rows C h w"], hidden: Float[Tensor, "rows tokens width"], pooled: None, scale: int
+) -> dict[str, Any]:
+    """What the UNet takes besides latents and timesteps."""
+    return {"encoder_hidden_states": hidden}
+
+
+def pooled_width(config: Any) -> int:
+    """No pooled embedding."""
+    return 0

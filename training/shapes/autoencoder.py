@@ -25,6 +25,7 @@ def new_autoencoder() -> AutoencoderKL:
         norm_num_groups=16,
         sample_size=128,
         mid_block_add_attention=False,
+        force_upcast=False,  # bfloat16 is enough
     )
 
 

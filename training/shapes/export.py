@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training.shapes.data import scenes, to_tensor
 from training.shapes.denoiser import new_scheduler
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "shapes"
@@ -37,18 +35,6 @@ CARD = {
 }
 
 
-@torch.inference_mode()
-def fit_latent_rgb(autoencoder: AutoencoderKL, pictures: int = 64) -> list[list[float]]:
-    """Fit RGB in −1 … 1 as a linear function of scaled latents, [channels + 1][3]; the last row is the constant."""
-    pixels = to_tensor(scenes()[0][:pictures])
-    latents = autoencoder.encode(pixels).latent_dist.mean * autoencoder.config.scaling_factor
-    cells = torch.nn.functional.avg_pool2d(pixels, pixels.shape[-1] // latents.shape[-1])
-    known = latents.permute(0, 2, 3, 1).flatten(0, 2)
-    known = torch.cat([known, torch.ones(len(known), 1)], 1)
-    solution = torch.linalg.lstsq(known, cells.permute(0, 2, 3, 1).flatten(0, 2)).solution
-    return [[round(value, 4) for value in row] for row in solution.tolist()]
-
-
 def export(
     autoencoder: AutoencoderKL,
     text_encoder: CLIPTextModel,
@@ -58,7 +44,6 @@ def export(
 ) -> None:
     """Write the checkpoint, weights in fp16 safetensors."""
     autoencoder.register_to_config(scaling_factor=scaling_factor)
-    card = CARD | {"latent_rgb": fit_latent_rgb(autoencoder)}
     StableDiffusionPipeline(
         vae=autoencoder.half(),
         text_encoder=text_encoder.half(),
@@ -72,4 +57,4 @@ def export(
     # transformers would load what the file holds, and the pipeline's UNet is fp32: the config must say what is wanted.
     text_config = CHECKPOINT / "text_encoder" / "config.json"
     text_config.write_text(text_config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    (CHECKPOINT / "darkroom.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (CHECKPOINT / "darkroom.json").write_text(json.dumps(CARD, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -40,7 +40,7 @@ def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     assert card.bounds == {"width": (16, 128), "height": (16, 128)}
     tokenizer = json.loads((tiny_sd / "tokenizer" / "tokenizer_config.json").read_text())
     assert card.max_tokens == tokenizer["model_max_length"] - 2
-    assert (card.styles, card.notice, card.examples, card.latent_rgb) == ((), "", (), ())
+    assert (card.styles, card.notice, card.examples) == ((), "", ())
 
 
 def test_the_operator_may_name_the_model(tiny_sd: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_operator_may_name_the_model(tiny_sd: Path) -> None:
 
 
 def test_a_scheduler_that_is_not_known_by_name_gets_the_usual_sampler(folder: Path) -> None:
-    change(folder / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler")
+    change(folder / "scheduler" / "scheduler_config.json", _class_name="VQDiffusionScheduler")
     assert read_card(str(folder)).defaults["sampler"] == "dpmpp_2m"
 
 
@@ -60,14 +60,13 @@ def test_the_checkpoints_own_word_wins(folder: Path) -> None:
         "styles": ["flat"],
         "notice": "Draws shapes.",
         "examples": [{"prompt": "a circle", "seed": 1}],
-        "latent_rgb": [[0.1, 0.2, 0.3]] * 5,
     }
     (folder / "darkroom.json").write_text(json.dumps(own))
     card = read_card(str(folder))
     assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (7, 7.5)
     assert card.bounds == {"width": (64, 64), "height": (16, 128), "num_inference_steps": (1, 30)}
     assert (card.size_multiple, card.styles, card.notice) == (8, ("flat",), "Draws shapes.")
-    assert (card.examples, card.latent_rgb) == (({"prompt": "a circle", "seed": 1},), ((0.1, 0.2, 0.3),) * 5)
+    assert card.examples == ({"prompt": "a circle", "seed": 1},)
 
 
 def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows() -> None:
@@ -79,20 +78,30 @@ def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows() -> None:
 # -- the digest
 
 
+def test_a_distilled_checkpoint_prefers_few_steps(tiny_lcm: Path) -> None:
+    chosen = read_card(str(tiny_lcm)).defaults
+    assert (chosen["sampler"], chosen["num_inference_steps"], chosen["guidance_scale"]) == ("lcm", 4, 8.0)
+
+
+def test_the_operators_defaults_come_before_the_checkpoints_own(tiny_lcm: Path) -> None:
+    assert read_card(str(tiny_lcm), None, {"num_inference_steps": 2}).defaults["num_inference_steps"] == 2
+
+
 def test_the_digest_changes_with_the_weights_and_with_nothing_else(tiny_sd: Path, folder: Path) -> None:
-    assert digest(folder) == digest(tiny_sd)
+    before = digest(tiny_sd, "sd")
+    assert digest(folder, "sd") == before
     (folder / "README.md").write_text("words")
-    assert digest(folder) == digest(tiny_sd)
+    assert digest(folder, "sd") == before
     weights = next((folder / "vae").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert digest(folder) != digest(tiny_sd)
+    assert digest(folder, "sd") != before
 
 
 def test_the_digest_changes_with_a_config(tiny_sd: Path, folder: Path) -> None:
     change(folder / "unet" / "config.json", sample_size=16)
-    assert digest(folder) != digest(tiny_sd)
+    assert digest(folder, "sd") != digest(tiny_sd, "sd")
 
 
 # -- what is refused

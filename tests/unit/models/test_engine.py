@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
-from models.errors import DarkroomError, NonFinite, Unavailable
+from models.denoiser.state import DenoiseState
+from models.errors import DarkroomError, NonFinite, OutOfMemory, Unavailable
 from models.spec import StepUpdate
 from tests.stages import Stages, other
 
@@ -61,12 +63,12 @@ def test_updates_count_steps_and_the_last_one_carries_the_latents(stages):
 def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages, monkeypatch):
     predict = stages.unet.predict
     good, bad = (stages.state(stages.spec(seed=seed, num_inference_steps=3)) for seed in (1, 2))
-    poison = bad.embeds
+    poison = bad.hidden
 
-    def picky(latents, timesteps, embeds):
-        if any(torch.equal(row, poison[1]) for row in embeds):
+    def picky(inputs, slots):
+        if any(torch.equal(row, poison[1]) for row in inputs.hidden):
             raise RuntimeError("no")
-        return predict(latents, timesteps, embeds)
+        return predict(inputs, slots)
 
     poison[1] += 1
     monkeypatch.setattr(stages.unet, "predict", picky)
@@ -81,14 +83,62 @@ def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages
     assert last.latents is not None
 
 
-def test_a_picture_that_is_not_finite_fails_with_a_typed_error(stages):
-    state = stages.state(stages.spec(num_inference_steps=2))
-    state.terms[0, 0, 0, 0] = float("nan")
-    stages.engine._batcher.add(state)
+def run(stages: Stages, *states: DenoiseState) -> None:
+    for state in states:
+        stages.engine._batcher.add(state)
     with torch.inference_mode():
         while len(stages.engine._batcher):
             stages.engine.step()
-    assert isinstance(stages.outcomes(state)[-1], NonFinite)
+
+
+def test_a_picture_that_is_not_finite_fails_at_that_step_and_alone(stages):
+    bad, good = (stages.state(stages.spec(num_inference_steps=3, seed=seed)) for seed in (1, 2))
+    bad.terms[0, 0, 0, 0] = float("nan")
+    run(stages, bad, good)
+    assert [type(outcome) for outcome in stages.outcomes(bad)] == [NonFinite]
+    assert stages.outcomes(good)[-1].latents is not None
+
+
+def test_where_memory_runs_out_the_rows_are_halved_and_nothing_is_lost(tiny_sd, monkeypatch):
+    stages = Stages(tiny_sd)
+    predict, seen = stages.unet.predict, []
+
+    def small(inputs, slots):
+        seen.append(slots)
+        if slots > 4:
+            raise torch.OutOfMemoryError
+        return predict(inputs, slots)
+
+    monkeypatch.setattr(stages.unet, "predict", small)
+    states = [stages.state(stages.spec(num_inference_steps=2, seed=seed)) for seed in range(5)]
+    run(stages, *states)
+    assert (seen[0], max(seen[1:])) == (10, 4)
+    assert all(stages.outcomes(state)[-1].latents is not None for state in states)
+
+
+def test_a_picture_that_does_not_fit_even_alone_is_an_error_of_its_own(tiny_sd, monkeypatch):
+    stages = Stages(tiny_sd)
+
+    def none_fits(*inputs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(stages.unet, "predict", none_fits)
+    states = [stages.state(stages.spec(guidance_scale=guidance)) for guidance in (1.0, 1.0, 4.0)]
+    run(stages, *states)
+    assert [type(stages.outcomes(state)[-1]) for state in states] == [OutOfMemory] * 3
+
+
+def test_a_device_in_a_sticky_error_ends_the_process(tiny_sd, monkeypatch):
+    stages, ended = Stages(tiny_sd), []
+
+    def broken(*inputs):
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(stages.unet, "predict", broken)
+    monkeypatch.setattr(stages.engine, "_die", lambda: ended.append(True))
+    with pytest.raises(torch.AcceleratorError):
+        run(stages, stages.state(stages.spec()))
+    assert ended == [True]
 
 
 class Running:
@@ -97,7 +147,9 @@ class Running:
     def __init__(self, stages: Stages) -> None:
         self.outcomes: list = []
         self.bell = threading.Condition()
-        self.engine = DenoisingEngine(stages.unet, self._publish, max_rows=4, preview=Preview((), 1.0))
+        self.engine = DenoisingEngine(
+            stages.unet, self._publish, capacity=Capacity(stages.unet, 4), preview=Preview(None)
+        )
         self.engine.start()
 
     def _publish(self, outcomes: list) -> None:

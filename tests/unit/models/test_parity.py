@@ -10,37 +10,59 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from models.sampling import new_scheduler
 from models.spec import SAMPLERS, ImageSpec
 from tests.stages import Stages, other
 
 LATENTS_WITHIN = 1e-4
-CHECKPOINTS = ("shapes", "tiny_sd")
+CHECKPOINTS = ("shapes", "tiny_sd", "tiny_sd2", "tiny_sdxl")
+STEPS = (2, 7, 20)
+GUIDES = ((1.0, ""), (5.0, ""), (5.0, "blue"))  # guidance scale, negative prompt
+WIDER = (0, 1)  # by a step of the sizes that the UNet takes
+TABLE = list(product(SAMPLERS, STEPS, GUIDES, WIDER))
+# Every sampler with every checkpoint, and between them every step count, guide and width with every other.
+SLICE = [
+    (checkpoint, (sampler, STEPS[(k + c) % 3], GUIDES[(k + 2 * c + c // 2) % 3], WIDER[(k // 3 + c) % 2]))
+    for (k, sampler), (c, checkpoint) in product(enumerate(SAMPLERS), enumerate(CHECKPOINTS))
+]
 
 
-@pytest.fixture(scope="module", params=CHECKPOINTS)
-def pair(request: pytest.FixtureRequest) -> tuple[Stages, StableDiffusionPipeline]:
-    folder: Path = request.getfixturevalue(request.param)
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    return Stages(folder), pipeline
+class Pair:
+    """A checkpoint in our stages and in its diffusers pipeline."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stages = Stages(folder)
+        self.pipeline = DiffusionPipeline.from_pretrained(folder)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def spec(self, sampler: str, steps: int, guide: tuple[float, str], wider: int) -> ImageSpec:
+        guidance, negative = guide
+        spec = self.stages.spec(
+            sampler=sampler, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative, seed=steps
+        )
+        return other(spec, width=spec.width + wider * max(self.stages.card.size_multiple, 32))
+
+    def theirs(self, spec: ImageSpec, output_type: str) -> np.ndarray:
+        self.pipeline.scheduler = new_scheduler(self.stages.unet.scheduler_config, spec.sampler)
+        negative = {"negative_prompt": spec.negative_prompt} if spec.negative_prompt else {}
+        output = self.pipeline(
+            spec.prompt,
+            **negative,
+            width=spec.width,
+            height=spec.height,
+            num_inference_steps=spec.num_inference_steps,
+            guidance_scale=spec.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(spec.seed),
+            output_type=output_type,
+        ).images[0]
+        return output.numpy() if output_type == "latent" else np.asarray(output)
 
 
-def theirs(pipeline: StableDiffusionPipeline, config: dict, spec: ImageSpec, output_type: str) -> np.ndarray:
-    pipeline.scheduler = new_scheduler(config, spec.sampler)
-    output = pipeline(
-        spec.prompt,
-        negative_prompt=spec.negative_prompt,
-        width=spec.width,
-        height=spec.height,
-        num_inference_steps=spec.num_inference_steps,
-        guidance_scale=spec.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(spec.seed),
-        output_type=output_type,
-    ).images[0]
-    return output.numpy() if output_type == "latent" else np.asarray(output)
+@pytest.fixture(scope="module")
+def pairs(request: pytest.FixtureRequest) -> dict[str, Pair]:
+    return {name: Pair(request.getfixturevalue(name)) for name in CHECKPOINTS}
 
 
 def gap(ours: np.ndarray, reference: np.ndarray) -> float:
@@ -48,35 +70,42 @@ def gap(ours: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
-@pytest.mark.parametrize(
-    ("sampler", "steps", "guidance", "negative"),
-    [cell for cell in product(SAMPLERS, (2, 7, 20), (1.0, 5.0), ("", "blue")) if cell[2] > 1 or not cell[3]],
-)
-def test_our_latents_are_those_of_the_diffusers_pipeline(pair, sampler, steps, guidance, negative):
-    stages, pipeline = pair
-    spec = stages.spec(
-        sampler=sampler, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative, seed=steps
-    )
-    reference = theirs(pipeline, stages.unet.scheduler_config, spec, "latent")
-    assert gap(stages.latents(spec), reference) < LATENTS_WITHIN
-    assert gap(stages.latents(spec, steps_off=1), reference) > LATENTS_WITHIN
+def check(pair: Pair, cell: tuple) -> None:
+    spec = pair.spec(*cell)
+    reference = pair.theirs(spec, "latent")
+    assert reference.shape[-1] * pair.stages.unet.scale == spec.width
+    assert gap(pair.stages.latents(spec), reference) < LATENTS_WITHIN
+    assert gap(pair.stages.latents(spec, steps_off=1), reference) > LATENTS_WITHIN
 
 
+@pytest.mark.parametrize(("checkpoint", "cell"), SLICE)
+def test_our_latents_are_those_of_the_diffusers_pipeline(pairs, checkpoint, cell):
+    check(pairs[checkpoint], cell)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("checkpoint", "cell"), [c for c in product(CHECKPOINTS, TABLE) if c not in SLICE])
+def test_so_they_are_in_the_whole_table(pairs, checkpoint, cell):
+    check(pairs[checkpoint], cell)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_our_picture_is_that_of_the_diffusers_pipeline(pair, sampler):
-    stages, pipeline = pair
-    spec = stages.spec(sampler=sampler, num_inference_steps=10, guidance_scale=5.0)
-    reference = theirs(pipeline, stages.unet.scheduler_config, spec, "pil")
-    difference = np.abs(stages.picture(spec).astype(int) - reference.astype(int))
+def test_our_picture_is_that_of_the_diffusers_pipeline(pairs, checkpoint, sampler):
+    pair = pairs[checkpoint]
+    spec = pair.spec(sampler, 10, (5.0, ""), 0)
+    reference = pair.theirs(spec, "pil")
+    difference = np.abs(pair.stages.picture(spec).astype(int) - reference.astype(int))
     assert reference.shape == (spec.height, spec.width, 3)
     assert difference.max() <= 1
 
 
-def test_another_size_than_the_default_matches_too(pair):
-    stages, pipeline = pair
-    multiple = max(stages.card.size_multiple, 32)
-    width = stages.card.defaults["width"] + multiple
-    spec = other(stages.spec(num_inference_steps=4, guidance_scale=5.0), width=width)
-    reference = theirs(pipeline, stages.unet.scheduler_config, spec, "latent")
-    assert reference.shape[-1] * stages.unet.scale == width
-    assert gap(stages.latents(spec), reference) < LATENTS_WITHIN
+@pytest.mark.parametrize("guidance", [1.0, 8.0])
+@pytest.mark.parametrize("steps", [2, 4, 7])
+def test_a_distilled_checkpoint_takes_its_guidance_as_an_input(tiny_lcm, steps, guidance):
+    pair = Pair(tiny_lcm)
+    cell = "lcm", steps, (guidance, ""), 0
+    check(pair, cell)
+    assert pair.stages.state(pair.spec(*cell)).rows == 1
+    stronger = other(pair.spec(*cell), guidance_scale=guidance + 1)
+    assert gap(pair.stages.latents(stronger), pair.stages.latents(pair.spec(*cell))) > LATENTS_WITHIN

@@ -5,13 +5,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from models.denoiser.preview import Preview
+from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
-from models.vae_decoder import encode_image, parameters_text
-from tests.stages import Stages
+from models.text_encoder import TextEncoder, load_text_encoder
+from models.vae_decoder import encode_image, load_vae_decoder, parameters_text
+from tests.stages import CPU, Stages
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +28,18 @@ def test_what_does_not_fit_is_quoted_and_the_rest_is_read(stages):
     assert stages.text_encoder.tokens(cut).cut.strip() == "and a zebra"
     whole, shortened = stages.text_encoder.encode([stages.spec(fits), stages.spec(cut)])
     assert shortened.cut.strip() == "and a zebra"
-    assert np.allclose(whole.prompt_embeds, shortened.prompt_embeds, atol=1e-6)
+    assert np.allclose(whole.prompt_embeds.hidden, shortened.prompt_embeds.hidden, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "text", ["日本の富士山", "مرحبا بالعالم", "🙂🙃🫠", '"quotes" and \\ backslashes', "é̀ ñ", "\x01\x7f"]
 )
 def test_any_script_is_read_without_the_unknown_token(stages, text):
-    tokenizer = stages.text_encoder._tokenizer
+    tokenizer, _ = stages.text_encoder._encoders[0]
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert ids
     assert tokenizer.unk_token_id not in ids
-    assert stages.text_encoder.encode([stages.spec(text)])[0].prompt_embeds.isfinite().all()
+    assert stages.text_encoder.encode([stages.spec(text)])[0].prompt_embeds.hidden.isfinite().all()
 
 
 def test_an_unguided_picture_costs_no_negative_prompt(stages):
@@ -51,13 +53,10 @@ def test_an_unguided_picture_costs_no_negative_prompt(stages):
 def test_a_batch_of_prompts_gives_what_each_gives_alone(stages):
     prompts = ["a red circle", "a blue star, watercolor", "a ring"]
     together = stages.text_encoder.encode([stages.spec(prompt) for prompt in prompts])
-    alone = Stages.__new__(Stages)
-    alone.text_encoder = type(stages.text_encoder)(
-        stages.text_encoder._tokenizer, stages.text_encoder._model, stages.text_encoder._device
-    )
+    alone = TextEncoder(stages.card.family, stages.text_encoder._encoders, CPU)
     for prompt, embeds in zip(prompts, together, strict=True):
-        single = alone.text_encoder.encode([stages.spec(prompt)])[0]
-        assert np.allclose(single.prompt_embeds, embeds.prompt_embeds, atol=1e-5)
+        single = alone.encode([stages.spec(prompt)])[0]
+        assert np.allclose(single.prompt_embeds.hidden, embeds.prompt_embeds.hidden, atol=1e-5)
 
 
 def test_latents_that_are_not_finite_fail_alone(stages):
@@ -93,13 +92,48 @@ def test_a_preview_is_a_small_webp_and_comes_no_more_often_than_asked(stages):
     state = stages.state(stages.spec())
     state.index = 3
     state.previewed_at = 0.0
-    preview = Preview([[0.1, 0.2, 0.3]] * 4 + [[0.0, 0.0, 0.0]], interval_s=3600.0)
+    preview = Preview(torch.tensor([[0.1, 0.2, 0.3]] * 4 + [[0.0, 0.0, 0.0]]), interval_s=3600.0)
     state.joined_at = -7200.0
     state.previewed_at = -7200.0
     image = Image.open(io.BytesIO(preview.due(state) or b""))
     assert image.format == "WEBP"
     assert preview.due(state) is None
-    assert Preview((), interval_s=0.0).due(state) is None
+    assert Preview(None, interval_s=0.0).due(state) is None
+
+
+def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes):
+    """Against a guess that knows the mean of all."""
+    stages = Stages(shapes)
+    specs = [
+        stages.spec(f"a {one} circle on a {other} background", num_inference_steps=6, sampler="dpmpp_2m")
+        for one, other in (("red", "blue"), ("green", "yellow"), ("white", "black"), ("brown", "pink"))
+    ]
+    latents = np.stack(stages.denoise(*(stages.state(spec) for spec in specs)))
+    pictures = np.stack(stages.vae_decoder.decode(list(latents))) / 127.5 - 1
+    colours = pictures.reshape(len(specs), 16, 8, 16, 8, 3).mean((2, 4))
+    weights = fit_latent_rgb(stages.vae_decoder, stages.unet.channels).numpy()
+    guess = (np.einsum("nchw,cd->nhwd", latents, weights[:-1]) + weights[-1]).clip(-1, 1)
+    unexplained = ((guess - colours) ** 2).sum() / ((colours - colours.mean((0, 1, 2))) ** 2).sum()
+    assert unexplained < 0.3
+
+
+def test_with_one_by_one_a_batch_gives_the_bits_that_each_gives_alone(tiny_sd):
+    stages = Stages(tiny_sd)
+    decoder = load_vae_decoder(tiny_sd, CPU, one_by_one=True)
+    latents = list(np.random.default_rng(0).standard_normal((5, 4, 16, 16)).astype(np.float32))
+    together = decoder.decode(latents)
+    for picture, item in zip(together, latents, strict=True):
+        assert np.array_equal(picture, decoder.decode([item])[0])
+    encoder = load_text_encoder(tiny_sd, "sd", CPU, one_by_one=True)
+    alone = load_text_encoder(tiny_sd, "sd", CPU, one_by_one=True)
+    specs = [stages.spec(prompt) for prompt in ("a red circle", "a blue star, watercolor", "a ring")]
+    for spec, embeds in zip(specs, encoder.encode(specs), strict=True):
+        assert torch.equal(embeds.prompt_embeds.hidden, alone.encode([spec])[0].prompt_embeds.hidden)
+
+
+def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl):
+    dtypes = [load_vae_decoder(folder, CPU, torch.bfloat16)._vae.dtype for folder in (tiny_sd, tiny_sdxl)]
+    assert dtypes == [torch.bfloat16, torch.float32]
 
 
 def test_the_step_curve_reads_between_what_was_measured():
@@ -113,3 +147,22 @@ def test_the_step_curve_reads_between_what_was_measured():
     assert curve.step_s(2, 1024) == pytest.approx(0.08)
     curve.measure(2, 256, 0.04)
     assert 0.02 < curve.step_s(2, 256) < 0.04
+
+
+def test_the_best_row_count_is_the_smallest_that_is_as_fast_as_any():
+    curve = StepCurve()
+    assert curve.best_rows(256, most=16) == 16
+    for rows, seconds in ((1, 0.010), (2, 0.012), (4, 0.020), (8, 0.039), (16, 0.077)):
+        curve.measure(rows, 256, seconds)
+    assert curve.best_rows(256, most=16) == 4
+    assert curve.best_rows(256, most=2) == 2
+    assert curve.best_rows(1024, most=16) == 16
+
+
+def test_the_encoder_counts_the_texts_that_it_knew(stages):
+    encoder = TextEncoder(stages.card.family, stages.text_encoder._encoders, CPU)
+    specs = [stages.spec("a ring"), stages.spec("a star"), stages.spec("a ring", seed=8)]
+    encoder.encode(specs)
+    assert (encoder.asked, encoder.cached) == (3, 0)  # two prompts, and the empty negative one
+    encoder.encode([*specs, stages.spec("a moon")])
+    assert (encoder.asked, encoder.cached) == (7, 3)

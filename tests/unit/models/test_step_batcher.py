@@ -50,7 +50,7 @@ def run(batcher: StepBatcher[Picture]) -> list[list[Picture]]:
 
 @given(st.lists(pictures, max_size=30))
 def test_every_picture_makes_each_of_its_steps_once_in_batches_that_fit(arrivals):
-    batcher = StepBatcher[Picture](MAX_ROWS)
+    batcher = StepBatcher[Picture](lambda key: MAX_ROWS)
     for picture in arrivals:
         batcher.add(picture)
     batches = run(batcher)
@@ -62,7 +62,7 @@ def test_every_picture_makes_each_of_its_steps_once_in_batches_that_fit(arrivals
 
 @given(st.data())
 def test_nobody_is_lost_or_starves_when_pictures_come_and_go_at_every_step(data):
-    batcher = StepBatcher[Picture](MAX_ROWS)
+    batcher = StepBatcher[Picture](lambda key: MAX_ROWS)
     inside: list[Picture] = []
     for _ in range(30):
         for picture in data.draw(st.lists(pictures, max_size=2)):
@@ -81,7 +81,7 @@ def test_nobody_is_lost_or_starves_when_pictures_come_and_go_at_every_step(data)
 
 def test_small_pictures_do_not_wait_for_large_ones():
     """In the time of one large forward, many small ones fit: time is shared, not turns."""
-    batcher = StepBatcher[Picture](MAX_ROWS)
+    batcher = StepBatcher[Picture](lambda key: MAX_ROWS)
     large = [Picture(Key(0, 4096), 2, 50) for _ in range(4)]
     small = Picture(Key(1, 256), 2, 20)
     for picture in (*large, small):
@@ -95,7 +95,7 @@ def test_small_pictures_do_not_wait_for_large_ones():
 
 
 def test_within_a_key_the_first_to_come_is_the_first_served():
-    batcher = StepBatcher[Picture](2)
+    batcher = StepBatcher[Picture](lambda key: 2)
     first, second = (Picture(Key(0, 64), 2, 3) for _ in range(2))
     batcher.add(first)
     batcher.add(second)

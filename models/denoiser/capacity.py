@@ -1,0 +1,102 @@
+"""How many rows a forward may have, and how many it is filled up to: measured and proved, within the operator's cap."""
+
+import time
+
+import torch
+
+from models.denoiser.step_curve import StepCurve
+from models.denoiser.unet import BatchKey, UNet, UNetInputs
+from models.errors import Unavailable
+
+SLOW_S = 4.0  # a forward that takes longer ends the warm-up: larger ones are measured while running
+EXPLORED_EVERY = 64  # so often a batch may be as large as the cap allows, lest an old measurement rule for ever
+
+
+class Capacity:
+    """The row counts of one UNet.
+
+    With `batch_invariant`, every forward of a kind has the same number of rows, one that was proved to give a row the
+    same bits in every slot and beside any neighbours. With `padded`, forwards are filled up to a power of two, so that
+    a compiled model meets few shapes.
+    """
+
+    def __init__(self, unet: UNet, max_rows: int, *, batch_invariant: bool = False, padded: bool = False) -> None:
+        self.max_rows = max_rows
+        self.curve = StepCurve()
+        self._unet = unet
+        self._batch_invariant = batch_invariant
+        self._padded = padded
+        self._proved: dict[BatchKey, int] = {}
+        self._batches = 0
+
+    def most(self, key: BatchKey) -> int:
+        """Rows that a batch may have: beyond, more rows would only be slower one by one."""
+        if self._batch_invariant:
+            return self._invariant_rows(key)
+        self._batches += 1
+        if self._batches % EXPLORED_EVERY == 0:
+            return self.max_rows
+        return max(2, self.curve.best_rows(key.cells, self.max_rows))
+
+    def slots(self, key: BatchKey, rows: int) -> int:
+        """Rows that the forward of a batch of `rows` is filled up to."""
+        if self._batch_invariant:
+            return self._invariant_rows(key)
+        if self._padded:
+            return next(count for count in self._counts() if count >= rows)
+        return rows
+
+    def warm_up(self, key: BatchKey) -> None:
+        """Measure forwards of 1, 2, 4, … rows of a kind; prove or compile what that takes."""
+        for rows in self._counts():
+            inputs, slots = self._unet.example(key, rows), self.slots(key, rows)
+            self._timed(inputs, slots)  # the first one of its shape allocates, or compiles
+            seconds = self._timed(inputs, slots)
+            self.curve.measure(rows, key.cells, seconds)
+            if seconds > SLOW_S:
+                break
+
+    def halve(self, rows: int) -> bool:
+        """Allow half of `rows` from now on; False where that leaves no room for a guided picture."""
+        if rows <= 2:
+            return False
+        self.max_rows = max(2, rows // 2)
+        self._proved.clear()
+        return True
+
+    def _counts(self) -> list[int]:
+        return [*(2**k for k in range(self.max_rows.bit_length()) if 2**k < self.max_rows), self.max_rows]
+
+    def _timed(self, inputs: UNetInputs, slots: int) -> float:
+        start = time.perf_counter()
+        self._unet.predict(inputs, slots).sum().item()  # waits for the device
+        return time.perf_counter() - start
+
+    def _invariant_rows(self, key: BatchKey) -> int:
+        """Return the greatest row count that is invariant.
+
+        Raises:
+            Unavailable: there is none from 2 on, so a guided picture cannot be promised its bits.
+        """
+        if key not in self._proved:
+            inputs = self._unet.example(key, self.max_rows)
+            rows = next((n for n in range(self.max_rows, 1, -1) if self._is_invariant(inputs, n)), None)
+            if rows is None:
+                raise Unavailable("No row count gives the same bits in every slot: batch_invariant cannot be promised.")
+            self._proved[key] = rows
+        return self._proved[key]
+
+    def _is_invariant(self, inputs: UNetInputs, rows: int) -> bool:
+        """Whether outputs follow their rows to other slots, bit for bit, and ignore what the other slots hold.
+
+        Matrix libraries choose their kernels by shape, and in some of them the order of a sum differs from row to row.
+        """
+        order = torch.arange(rows, device=self._unet.device)
+        expected = self._unet.predict(inputs.rows(order))
+        moved = all(
+            torch.equal(self._unet.predict(inputs.rows(new)), expected[new]) for new in (order.flip(0), order.roll(1))
+        )
+        return moved and all(
+            torch.equal(self._unet.predict(inputs.rows(torch.full_like(order, slot))), expected[[slot] * rows])
+            for slot in (0, rows - 1)
+        )

@@ -1,0 +1,118 @@
+"""An engine with guests that come, go and fail, and what each of their pictures is alone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from models.denoiser.state import DenoiseState
+from models.denoiser.unet import UNetInputs
+from models.errors import DarkroomError
+from models.spec import ImageSpec
+from tests.stages import CPU, Stages, other
+
+MAX_ROWS = 6
+POISON = 1e6  # in a prompt's embedding: the model raises
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A picture, when it comes, and how it goes."""
+
+    spec: ImageSpec
+    comes: int  # before this step of the engine
+    leaves: int | None  # cancelled before this step
+    poisonous: bool
+
+
+class House:
+    """Stages with and without a promise of bits, and what each picture is alone."""
+
+    def __init__(self, folder: Path, device: torch.device = CPU, *, invariant: bool) -> None:
+        self.stages = stages = Stages(folder, MAX_ROWS, device, batch_invariant=invariant)
+        stages.unet.predict = picky(stages.unet.predict)
+        self.invariant = invariant
+        self.alone: Callable[[ImageSpec], np.ndarray] = cache(stages.latents)
+
+    def host(self, guests: list[Guest]) -> Iterator[tuple[Guest, np.ndarray | DarkroomError | None]]:
+        """Run the engine until all have gone; yield each guest with its latents, its error, or None if it left."""
+        stages = self.stages
+        states = [(guest, self._state(guest)) for guest in guests]
+        step = 0
+        with torch.inference_mode():
+            while len(stages.engine._batcher) or any(guest.comes >= step for guest in guests):
+                for guest, state in states:
+                    if guest.leaves == step:
+                        state.cancelled = True
+                    if guest.comes == step and not state.cancelled:
+                        stages.engine._batcher.add(state)
+                stages.engine._batcher.remove([state for _, state in states if state.cancelled])
+                stages.engine.step()
+                step += 1
+        for guest, state in states:
+            last = (stages.outcomes(state) or [None])[-1]
+            yield guest, last if isinstance(last, DarkroomError) or last is None else last.latents
+        stages.published.clear()
+
+    def _state(self, guest: Guest) -> DenoiseState:
+        state = self.stages.state(guest.spec)
+        if guest.poisonous:
+            state.hidden[-1, 0, 0] = POISON
+        return state
+
+
+def picky(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A model that raises where it meets poison."""
+
+    def wrapped(inputs: UNetInputs, slots: int | None = None) -> torch.Tensor:
+        if (inputs.hidden[:, 0, 0] == POISON).any():
+            raise RuntimeError("poison")
+        return predict(inputs, slots)
+
+    return wrapped
+
+
+def guests(stages: Stages) -> st.SearchStrategy[list[Guest]]:
+    base = stages.spec()
+    spec = st.builds(
+        other,
+        st.just(base),
+        seed=st.integers(0, 3),
+        num_inference_steps=st.integers(1, 4),
+        guidance_scale=st.sampled_from([1.0, 4.0]),
+        sampler=st.sampled_from(["ddim", "euler_ancestral", "heun", "dpmpp_2m", "lcm"]),
+        width=st.sampled_from([base.width, base.width // 2]),
+    )
+    guest = st.builds(
+        Guest,
+        spec=spec,
+        comes=st.integers(0, 6),
+        leaves=st.none() | st.integers(1, 9),
+        poisonous=st.sampled_from([False, False, False, True]),
+    )
+    return st.lists(guest, min_size=1, max_size=7)
+
+
+def check(house: House, party: list[Guest]) -> None:
+    for guest, outcome in house.host(party):
+        if guest.poisonous:
+            assert outcome is None or isinstance(outcome, DarkroomError)
+        elif outcome is None:
+            assert guest.leaves is not None
+        else:
+            assert isinstance(outcome, np.ndarray)
+            alone = house.alone(guest.spec)
+            if house.invariant:
+                assert np.array_equal(outcome, alone)
+            else:
+                assert difference(house.stages, outcome, alone) <= 1
+
+
+def difference(stages: Stages, a: np.ndarray, b: np.ndarray) -> int:
+    """Greatest difference of a channel, of 255."""
+    first, second = (picture.astype(int) for picture in stages.vae_decoder.decode([a, b]))
+    return int(np.abs(first - second).max())

@@ -1,0 +1,30 @@
+"""What `serve_config.yaml` may say: a default is held to the bounds of the field it is for."""
+
+import pytest
+from pydantic import ValidationError
+
+from deployments.config import AppConfig, ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("num_inference_steps", 0, "num_inference_steps: input should be greater than or equal to 1"),
+        ("sampler", "lms", "sampler: input should be 'ddim'"),
+        ("stpes", 4, "stpes: no such field"),
+        ("prompt", "a circle", "prompt can have no default"),
+        ("seed", 7, "seed can have no default"),
+    ],
+)
+def test_a_default_that_no_request_may_ask_for_is_refused(name: str, value: object, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        ModelConfig(defaults={name: value})
+
+
+def test_defaults_of_the_operator_are_taken() -> None:
+    assert ModelConfig(defaults={"num_inference_steps": 4, "guidance_scale": 0}).defaults["num_inference_steps"] == 4
+
+
+def test_a_key_that_is_misspelt_is_refused() -> None:
+    with pytest.raises(ValidationError, match="dtpye"):
+        AppConfig.model_validate({"model": {"dtpye": "bfloat16"}})
