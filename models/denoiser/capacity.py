@@ -47,11 +47,16 @@ class Capacity:
         return rows
 
     def warm_up(self, key: BatchKey) -> None:
-        """Measure forwards of 1, 2, 4, … rows of a kind; prove or compile what that takes."""
+        """Measure forwards of 1, 2, 4, … rows of a kind, while they fit; prove or compile what that takes."""
         for rows in self._counts():
             inputs, slots = self._unet.example(key, rows), self.slots(key, rows)
-            self._timed(inputs, slots)  # the first one of its shape allocates, or compiles
-            seconds = self._timed(inputs, slots)
+            try:
+                self._timed(inputs, slots)  # the first one of its shape allocates, or compiles
+                seconds = self._timed(inputs, slots)
+            except torch.OutOfMemoryError:
+                if not self.halve(rows):
+                    raise
+                break
             self.curve.measure(rows, key.cells, seconds)
             if seconds > SLOW_S:
                 break
@@ -61,7 +66,7 @@ class Capacity:
         if rows <= 2:
             return False
         self.max_rows = max(2, rows // 2)
-        self._proved.clear()
+        self._proved = {key: proved for key, proved in self._proved.items() if proved <= self.max_rows}
         return True
 
     def _counts(self) -> list[int]:
@@ -87,10 +92,17 @@ class Capacity:
         return self._proved[key]
 
     def _is_invariant(self, inputs: UNetInputs, rows: int) -> bool:
-        """Whether outputs follow their rows to other slots, bit for bit, and ignore what the other slots hold.
+        """Whether rows fit, their outputs follow them to other slots bit for bit and ignore what other slots hold.
 
         Matrix libraries choose their kernels by shape, and in some of them the order of a sum differs from row to row.
         """
+        try:
+            return self._keep_their_bits(inputs, rows)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return False
+
+    def _keep_their_bits(self, inputs: UNetInputs, rows: int) -> bool:
         order = torch.arange(rows, device=self._unet.device)
         expected = self._unet.predict(inputs.rows(order))
         moved = all(

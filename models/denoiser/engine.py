@@ -110,8 +110,17 @@ class DenoisingEngine:
             if arrived is None:
                 return False
             if not arrived.cancelled:
-                arrived.joined_at = time.monotonic()
-                self._batcher.add(arrived)
+                self._let_in(arrived)
+
+    def _let_in(self, state: DenoiseState) -> None:
+        """Let a picture join, or fail it where a forward of its kind can have no rows."""
+        try:
+            self._capacity.most(state.key)
+        except Unavailable as error:
+            self._fail([state], error)
+            return
+        state.joined_at = time.monotonic()
+        self._batcher.add(state)
 
     def _predict(self, batch: list[DenoiseState]) -> tuple[Float[Tensor, "R C h w"] | None, list[DenoiseState]]:
         """Run the model on a batch; where that raises, on each picture alone, so that only the guilty one fails.

@@ -128,6 +128,23 @@ def test_a_picture_that_does_not_fit_even_alone_is_an_error_of_its_own(tiny_sd, 
     assert [type(stages.outcomes(state)[-1]) for state in states] == [OutOfMemory] * 3
 
 
+def test_the_warm_up_ends_where_memory_does(stages, monkeypatch):
+    predict = stages.unet.predict
+
+    def small(inputs, slots=None):
+        if max(len(inputs.latents), slots or 0) > 4:
+            raise torch.OutOfMemoryError
+        return predict(inputs, slots)
+
+    monkeypatch.setattr(stages.unet, "predict", small)
+    key = stages.state(stages.spec()).key
+    capacity = Capacity(stages.unet, 16)
+    capacity.warm_up(key)
+    assert capacity.max_rows == 4
+    assert sorted(rows for rows, _ in capacity.curve.seconds) == [1, 2, 4]
+    assert Capacity(stages.unet, 6, batch_invariant=True).most(key) <= 4
+
+
 def test_a_device_in_a_sticky_error_ends_the_process(tiny_sd, monkeypatch):
     stages, ended = Stages(tiny_sd), []
 
@@ -144,11 +161,11 @@ def test_a_device_in_a_sticky_error_ends_the_process(tiny_sd, monkeypatch):
 class Running:
     """An engine on its thread, with the outcomes it published and a bell for each."""
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: Stages, **options: bool) -> None:
         self.outcomes: list = []
         self.bell = threading.Condition()
         self.engine = DenoisingEngine(
-            stages.unet, self._publish, capacity=Capacity(stages.unet, 4), preview=Preview(None)
+            stages.unet, self._publish, capacity=Capacity(stages.unet, 4, **options), preview=Preview(None)
         )
         self.engine.start()
 
@@ -179,3 +196,21 @@ def test_the_thread_draws_what_is_submitted_and_a_cancelled_picture_leaves_withi
     running.engine.stop()
     with pytest.raises(Unavailable, match="died"):
         running.engine.check_health()
+
+
+def test_a_picture_whose_bits_cannot_be_promised_fails_and_the_thread_lives(stages, monkeypatch):
+    predict, cells = stages.unet.predict, stages.state(stages.spec()).key.cells
+
+    def restless(inputs, slots=None):
+        output = predict(inputs, slots)
+        return output if inputs.latents[0, 0].numel() == cells else output + torch.randn_like(output)
+
+    monkeypatch.setattr(stages.unet, "predict", restless)
+    running = Running(stages, batch_invariant=True)
+    good = stages.state(stages.spec(num_inference_steps=2))
+    wide = stages.state(other(good.spec, width=good.spec.width + 32))
+    for state in (wide, good):
+        running.engine.submit(state)
+    running.wait_for(lambda outcomes: any(o.latents is not None for s, o in outcomes if s is good))
+    assert [type(outcome) for state, outcome in running.outcomes if state is wide] == [Unavailable]
+    running.engine.stop()
