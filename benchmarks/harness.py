@@ -10,11 +10,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,14 +37,19 @@ class Service:
 
 
 @contextmanager
-def running_service() -> Iterator[Service]:
-    """Start the service as `make serve` does, on a free port with a fresh state folder, and end it."""
+def running_service(args: Mapping[str, Mapping[str, Any]] = {}, denoisers: int | None = None) -> Iterator[Service]:
+    """Start the service as `make serve` does, on a free port with a fresh state folder, and end it.
+
+    `args` go over those of `serve_config.yaml`, and `denoisers` share its Denoiser's cores.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as state:
+        config = Path(state) / "config.yaml"
+        config.write_text(yaml.safe_dump(_changed_config(args, denoisers)))
         process = subprocess.Popen(
-            [sys.executable, "-m", "ops.launch", "--port", str(port)],
+            [sys.executable, "-m", "ops.launch", str(config), "--port", str(port)],
             cwd=ROOT,
             env=os.environ | {"XDG_STATE_HOME": state},
             stdout=sys.stderr,
@@ -56,8 +63,20 @@ def running_service() -> Iterator[Service]:
             process.wait(timeout=120)
 
 
+def _changed_config(args: Mapping[str, Mapping[str, Any]], denoisers: int | None) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    generation = config["applications"][0]
+    for part, values in args.items():
+        generation["args"][part] |= values
+    for deployment in generation["deployments"]:
+        if deployment["name"] == "Denoiser" and denoisers:
+            deployment["num_replicas"] = denoisers
+            deployment["ray_actor_options"]["num_cpus"] /= denoisers
+    return config
+
+
 def _wait_until_ready(service: Service, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900  # compiling takes minutes
     while time.monotonic() < deadline and process.poll() is None:
         try:
             service.call("/v1/ready")

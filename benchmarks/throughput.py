@@ -6,15 +6,17 @@
     service    Darkroom over HTTP, as `serve_config.yaml` has it
 
 The first list mixes samplers, steps and guidance. The second has one sampler, one guidance and three step counts, which
-is as kind to `batched` as clients get. Each way runs alone on the machine; all take turns, twice.
+is as kind to `batched` as clients get. Each way runs alone on the machine; all take turns, twice. Then what settings
+make of the service, with the first list.
 """
 
 import asyncio
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 
@@ -26,6 +28,14 @@ REQUESTS = 48
 TURNS = 2
 ROUNDS = 2  # a turn
 FIELDS = ("prompt", "num_inference_steps", "guidance_scale", "sampler", "seed")
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "as it is": {},
+    "two denoisers": {"denoisers": 2},
+    "bfloat16": {"args": {"model": {"dtype": "bfloat16"}}},
+    "compiled": {"args": {"denoiser": {"compile": True}}},
+    "both": {"args": {"model": {"dtype": "bfloat16"}, "denoiser": {"compile": True}}},
+    "batch_invariant": {"args": {"model": {"batch_invariant": True}}},
+}
 
 
 def mixed_list() -> list[ImageSpec]:
@@ -86,9 +96,9 @@ def by_stages(specs: Sequence[ImageSpec]) -> list[float]:
     return seconds
 
 
-def by_service(specs: Sequence[ImageSpec]) -> list[float]:
+def by_service(specs: Sequence[ImageSpec], **settings: Any) -> list[float]:
     """All requests at once over HTTP; prints which processes the CPU's time went to."""
-    with running_service() as service, ThreadPoolExecutor(len(specs)) as clients:
+    with running_service(**settings) as service, ThreadPoolExecutor(len(specs)) as clients:
 
         def draw(spec: ImageSpec) -> None:
             service.call("/v1/images/generations", {name: getattr(spec, name) for name in FIELDS})
@@ -130,12 +140,25 @@ def compare(title: str, specs: Sequence[ImageSpec]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in speed.items()}
 
 
+def compare_settings(specs: Sequence[ImageSpec]) -> dict[str, float]:
+    """Print what each of `SETTINGS` makes of the service; return pictures a second."""
+    speed = {}
+    for name, settings in SETTINGS.items():
+        print(f"\n{name}", flush=True)
+        speed[name] = round(len(specs) / statistics.median(by_service(specs, **settings)), 3)
+    print(f"\n{'':16}{'pictures/s':>12}{'× as it is':>12}")
+    for name, value in speed.items():
+        print(f"{name:16}{value:12.2f}{value / speed['as it is']:12.2f}")
+    return speed
+
+
 def main() -> None:
     """Print the tables."""
     print(f"{REQUESTS} requests, {THREADS} threads, float32, {TURNS * ROUNDS} rounds each, medians")
     mixed = compare("mixed samplers, steps and guidance", mixed_list())
     even = compare("one sampler and guidance, steps 10, 20 or 30", even_list())
-    finish("throughput", {"threads": THREADS, "mixed": mixed, "even": even})
+    settings = compare_settings(mixed_list())
+    finish("throughput", {"threads": THREADS, "mixed": mixed, "even": even, "settings": settings})
 
 
 if __name__ == "__main__":
