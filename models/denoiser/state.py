@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +20,7 @@ class DenoiseState:
     spec: ImageSpec
     plan: SamplerPlan
     key: BatchKey  # what others must equal to share a forward
+    rows: int  # of a forward that it takes
     hidden: Float[Tensor, "rows tokens width"]  # text; the negative prompt's first, when guided
     pooled: Float[Tensor, "rows pooled"] | None
     guidance: Float[Tensor, "rows guidance"] | None
@@ -32,11 +32,6 @@ class DenoiseState:
     cancelled: bool = False
     joined_at: float = 0.0
     previewed_at: float = 0.0
-
-    @property
-    def rows(self) -> int:
-        """Rows of a forward that this picture takes."""
-        return len(self.hidden)
 
     @property
     def finished(self) -> bool:
@@ -77,6 +72,7 @@ def new_state(spec: ImageSpec, embeds: PromptEmbeds, plan: SamplerPlan, unet: UN
         spec=spec,
         plan=plan,
         key=key,
+        rows=len(hidden),
         hidden=hidden.to(unet.device),
         pooled=torch.stack(pooled).to(unet.device) if pooled else None,
         guidance=unet.guidance(spec.guidance_scale),
@@ -107,6 +103,8 @@ def stack_rows(batch: Sequence[DenoiseState]) -> UNetInputs:
 
 def guided(output: Float[Tensor, "R C h w"], batch: Sequence[DenoiseState]) -> Float[Tensor, "N C h w"]:
     """Combine the two rows of each guided picture (Ho & Salimans 2022, arXiv:2207.12598); leave the others."""
+    if len(output) == len(batch):
+        return output
     last = torch.tensor([state.rows for state in batch]).cumsum(0) - 1
     first = last - torch.tensor([state.rows - 1 for state in batch])
     scale = torch.tensor([state.spec.guidance_scale if state.rows == 2 else 1.0 for state in batch])
@@ -119,7 +117,7 @@ def remember(batch: Sequence[DenoiseState], outputs: Float[Tensor, "N C h w"]) -
     for state, output in zip(batch, outputs, strict=True):
         state.output.copy_(output)
         if state.plan.draws_noise[state.index]:
-            state.terms[-1] = randn_tensor((1, *output.shape), generator=state.generator, dtype=output.dtype)[0]
+            state.terms[-1].copy_(torch.randn(output.shape, generator=state.generator))
 
 
 def next_latents(batch: Sequence[DenoiseState]) -> Float[Tensor, "N C h w"]:
