@@ -3,7 +3,8 @@
     pipeline   the diffusers pipeline, one request at a time: how Spaces demos serve
     batched    the whole pipeline behind `@serve.batch`; requests that agree in all parameters share a call
     stages     Darkroom's three stages in this process
-    service    Darkroom over HTTP, as `serve_config.yaml` has it
+    service    Darkroom over HTTP, as `serve_config.yaml` has it: one Denoiser of one thread
+    a core     the same with as many Denoisers as the others have threads
 
 The first list mixes samplers, steps and guidance. The second has one sampler, one guidance and three step counts, which
 is as kind to `batched` as clients get. Each way runs alone on the machine; all take turns, twice. Then what settings
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psutil
@@ -30,7 +32,6 @@ ROUNDS = 2  # a turn
 FIELDS = ("prompt", "num_inference_steps", "guidance_scale", "sampler", "seed")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
-    "two denoisers": {"denoisers": 2},
     "bfloat16": {"args": {"model": {"dtype": "bfloat16"}}},
     "compiled": {"args": {"denoiser": {"compile": True}}},
     "both": {"args": {"model": {"dtype": "bfloat16"}, "denoiser": {"compile": True}}},
@@ -127,7 +128,13 @@ def cpu_seconds(service: Service) -> dict[str, float]:
 
 def compare(title: str, specs: Sequence[ImageSpec]) -> dict[str, float]:
     """Print one list's table; return pictures a second by way."""
-    ways = {"pipeline": by_pipeline, "batched": by_batches, "stages": by_stages, "service": by_service}
+    ways = {
+        "pipeline": by_pipeline,
+        "batched": by_batches,
+        "stages": by_stages,
+        "service": by_service,
+        "a core": partial(by_service, denoisers=THREADS),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     print(f"\n{title}", flush=True)
     for _ in range(TURNS):
