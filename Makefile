@@ -9,7 +9,7 @@ PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status test test-full test-gpu check bench eval-demo clean
+.PHONY: help serve status test test-full test-gpu check bench chaos eval-demo clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -41,6 +41,10 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.engine
 	$(RUN) benchmarks.throughput
 	$(RUN) benchmarks.latency
+	$(RUN) benchmarks.queue
+
+chaos: .venv/.dev  ## kill everything, and see what is lost: nothing
+	$(RUN) tests.chaos
 
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
 	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png

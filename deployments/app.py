@@ -34,7 +34,9 @@ def build(config: AppConfig) -> Application:
     dispatcher = serve.deployment(Dispatcher).bind(
         card,
         pipeline,
-        max_waiting=config.queue.max_waiting,
+        config.queue,
+        database_url=config.database,
+        images=images,
         max_rows=config.denoiser.max_rows,
         replicas=stage_replicas,
     )

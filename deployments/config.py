@@ -48,10 +48,21 @@ class ModelConfig(Settings):
 
 
 class QueueConfig(Settings):
-    """How much may wait."""
+    """How much may wait and run, for how long, and how long what came of it is kept."""
 
     max_waiting: int = Field(
         default=256, ge=1, le=100_000, description="Pictures in line; beyond that requests get a 429."
+    )
+    max_backlog_s: float | None = Field(
+        default=None, gt=0, description="Estimated seconds of work in line and in the making; beyond that a 429."
+    )
+    max_waiting_per_owner: int | None = Field(default=None, ge=1, description="Pictures in line of one owner.")
+    max_running_per_owner: int | None = Field(default=None, ge=1, description="Pictures in the making of one owner.")
+    deadline_s: float = Field(default=3600, gt=0, description="A job that takes longer is given up, seconds.")
+    max_deadline_s: float = Field(default=86400, gt=0, description="What a request may ask for at most, seconds.")
+    result_ttl_s: float = Field(default=7 * 86400, gt=0, description="How long an ended job is kept, seconds.")
+    max_result_bytes: int = Field(
+        default=10 * 2**30, ge=0, description="How much the pictures of ended jobs may take; the oldest go first."
     )
 
 
@@ -71,7 +82,7 @@ class DenoiserConfig(Settings):
     threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
     max_rows: int = Field(default=16, ge=2, le=256, description="Rows of one forward pass; a guided picture takes two.")
     preview_interval_s: float = Field(
-        default=0.4, ge=0.05, le=60, description="Least time between two previews of a picture."
+        default=0.5, ge=0.05, le=60, description="Least time between two previews of a picture."
     )
     compile: bool = Field(default=False, description="Compile the UNet: minutes at start, then faster steps.")
 
@@ -98,6 +109,9 @@ class AppConfig(Settings):
     state_dir: Path | None = Field(
         default=None, description="Where pictures are kept. Default: see `default_state_dir`."
     )
+    database_url: str | None = Field(
+        default=None, description="Where jobs are kept, as SQLAlchemy says it. Default: SQLite in `state_dir`."
+    )
     allow_public: bool = Field(default=False, description="May the HTTP host be reached from other machines?")
     model: ModelConfig = ModelConfig()
     queue: QueueConfig = QueueConfig()
@@ -109,6 +123,11 @@ class AppConfig(Settings):
     def state_path(self) -> Path:
         """The folder in use, absolute."""
         return (self.state_dir or default_state_dir()).expanduser().absolute()
+
+    @property
+    def database(self) -> str:
+        """The URL of the database in use."""
+        return self.database_url or f"sqlite:///{self.state_path / 'jobs.sqlite'}"
 
 
 class UiConfig(Settings):

@@ -15,13 +15,14 @@ from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
-from models.errors import DarkroomError
+from models.errors import DarkroomError, Superseded
 from models.loading import choose_device, choose_dtype
 from models.sampling import plan_for
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import PromptEmbeds
 from models.vae_decoder import load_vae_decoder
 
+SUPERSEDED = "Another Dispatcher has taken over."
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
 
@@ -33,7 +34,8 @@ class Denoiser:
         folder, device = locate(model.checkpoint), choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
         self._work = Work(self._unet.parameter_bytes)
-        self._mailboxes: dict[int, Mailbox] = {}
+        self._mailboxes: dict[DenoiseState, Mailbox] = {}
+        self._epoch = 0  # of the Dispatcher that this replica works for
         self._loop: asyncio.AbstractEventLoop | None = None
         if config.compile:
             self._unet.compile()
@@ -45,17 +47,19 @@ class Denoiser:
         )
         self._engine.start()
 
-    async def denoise(self, spec: ImageSpec, embeds: PromptEmbeds) -> AsyncIterator[StepUpdate]:
+    async def denoise(self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int) -> AsyncIterator[StepUpdate]:
         """Yield the newest step at most every 0.1 s, and last the one with the finished latents.
 
         Leaving the iteration takes the picture out of the engine within one step.
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
+            Superseded: the Dispatcher that asked is not in charge any more.
         """
         self._loop = asyncio.get_running_loop()
         state = await asyncio.to_thread(self._start, spec, embeds)
-        mailbox = self._mailboxes[id(state)] = Mailbox()
+        self.fence(epoch)
+        mailbox = self._mailboxes[state] = Mailbox(epoch)
         self._engine.submit(state)
         try:
             while True:
@@ -65,7 +69,21 @@ class Denoiser:
                     break
         finally:
             state.cancelled = True
-            del self._mailboxes[id(state)]
+            del self._mailboxes[state]
+
+    def fence(self, epoch: int) -> None:
+        """Work for the Dispatcher of `epoch` alone: pictures of earlier ones leave the engine within one step.
+
+        Raises:
+            Superseded: a later one is in charge.
+        """
+        if epoch < self._epoch:
+            raise Superseded(SUPERSEDED)
+        self._epoch = epoch
+        for state, mailbox in self._mailboxes.items():
+            if mailbox.epoch < epoch:
+                state.cancelled = True  # here, as nobody may be reading its mailbox any more
+                mailbox.put(Superseded(SUPERSEDED))
 
     def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs."""
@@ -87,7 +105,7 @@ class Denoiser:
 
     def _deliver(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         for state, outcome in outcomes:
-            mailbox = self._mailboxes.get(id(state))
+            mailbox = self._mailboxes.get(state)
             if mailbox is not None:
                 mailbox.put(outcome)
 
@@ -95,7 +113,8 @@ class Denoiser:
 class Mailbox:
     """The newest word on one picture. A preview that was not read yet survives a newer word without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch  # of the Dispatcher that waits for it
         self._newest: Outcome | None = None
         self._changed = asyncio.Event()
         self._read_at = 0.0

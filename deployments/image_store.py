@@ -1,13 +1,19 @@
 """Where finished pictures are kept: one file each, under a name that nobody can guess."""
 
+import logging
+import os
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from models.errors import NotFound
+from models.errors import NotFound, StorageFull
 
-NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,3}\.(png|jpeg|webp)")
+NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,9}-\d{1,3}\.(png|jpeg|webp)")
+logger = logging.getLogger(__name__)
 
 
 class ImageStore:
@@ -17,11 +23,29 @@ class ImageStore:
         self._files, self._root = fsspec.url_to_fs(str(root))
         self._files.makedirs(self._root, exist_ok=True)
 
-    def put(self, name: str, content: bytes) -> None:
-        """Write a picture; it appears whole or not at all."""
+    def put(self, name: str, content: bytes) -> int:
+        """Write a picture; it appears whole or not at all, and then survives a power cut. Return its size in bytes.
+
+        Raises:
+            StorageFull: it could not be written; nothing of it is left.
+        """
         partial = f"{self._root}/.{name}.partial"
-        self._files.pipe_file(partial, content)
-        self._files.mv(partial, f"{self._root}/{name}")
+        try:
+            self._write(partial, content)
+            self._files.mv(partial, f"{self._root}/{name}")
+            self._sync_folder()
+        except OSError as error:
+            with suppress(OSError):
+                self._files.rm_file(partial)
+            logger.error("cannot write %s: %s", partial, error)
+            raise StorageFull(f"The picture could not be stored: {error.strerror or type(error).__name__}.") from error
+        return len(content)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete pictures; those that are gone already are passed over."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(f"{self._root}/{name}")
 
     def get(self, name: str) -> bytes:
         """Return a picture's bytes.
@@ -35,3 +59,20 @@ class ImageStore:
             return self._files.cat_file(f"{self._root}/{name}")
         except FileNotFoundError as error:
             raise NotFound(f"There is no file {name}.") from error
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._files.open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            if isinstance(self._files, LocalFileSystem):  # elsewhere a file that has been closed is safe
+                os.fsync(file.fileno())
+
+    def _sync_folder(self) -> None:
+        """A new name is safe only once its folder is."""
+        if not isinstance(self._files, LocalFileSystem):
+            return
+        folder = os.open(self._root, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,16 +1,24 @@
 """One picture through the three stages: the diffusers pipeline's call, with handles for modules."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.dispatcher.job_queue import Lease
+from deployments.dispatcher.lease import Lease
 from deployments.ray_errors import translated
 from deployments.schema import ImageResult
+from models.errors import ReplicaLost
 from models.spec import ImageSpec, StepUpdate
+
+logger = logging.getLogger(__name__)
+
+FENCE_TIMEOUT_S = 10.0
+MAX_DECODES = 3  # of the same latents, each by another replica
 
 
 class Pipeline:
@@ -30,10 +38,10 @@ class Pipeline:
         Raises:
             DarkroomError: what a stage raised; `ReplicaLost` where a replica died.
         """
-        name = f"{lease.job_id}-{lease.index}-{lease.attempt}.{spec.output_format}"
+        name = lease.file_name(spec.output_format)
         with translated():
             prompt_embeds = self._text_encoder.encode.remote(spec)  # not awaited: only a reference passes here
-            updates: Any = self._denoiser.options(stream=True).denoise.remote(spec, prompt_embeds)
+            updates: Any = self._denoiser.options(stream=True).denoise.remote(spec, prompt_embeds, lease.epoch)
             update: StepUpdate | None = None
             try:
                 async for newest in updates:
@@ -41,9 +49,9 @@ class Pipeline:
                     yield replace(newest, latents=None)
             finally:
                 updates.cancel()  # leaving the loop does not stop a producer
-            assert update is not None  # a stream that ends without a step has raised
-            start = time.monotonic()
-            await self._vae_decoder.decode.remote(spec, update.latents, name)
+        assert update is not None  # a stream that ends without a step has raised
+        start = time.monotonic()
+        size = await self._decode(spec, update.latents, name)
         yield ImageResult(
             index=lease.index,
             url=f"/v1/files/{name}",
@@ -56,4 +64,33 @@ class Pipeline:
             decode_s=time.monotonic() - start,
             batch_rows=update.batch_rows,
             attempts=lease.attempt,
+            size=size,
         )
+
+    async def fence(self, epoch: int) -> None:
+        """Have every Denoiser drop what Dispatchers before `epoch` asked for.
+
+        One that does not answer in time is dying or starting; where it is neither, the first picture of this epoch
+        fences it.
+        """
+        answers = self._denoiser.broadcast("fence", epoch)
+        try:
+            problems = await answers.results_async(timeout_s=FENCE_TIMEOUT_S, return_exceptions=True)
+        except DeploymentUnavailableError:  # no Denoiser runs
+            return
+        except TimeoutError as error:
+            problems = [error]
+        for problem in problems:
+            if isinstance(problem, Exception):
+                logger.warning("a Denoiser was not fenced: %r", problem)
+
+    async def _decode(self, spec: ImageSpec, latents: Any, name: str) -> int:
+        """Decode and store; where the replica dies, again by another: the latents are still in hand."""
+        for _ in range(MAX_DECODES - 1):
+            try:
+                with translated():
+                    return await self._vae_decoder.decode.remote(spec, latents, name)
+            except ReplicaLost:
+                logger.warning("lost the VaeDecoder of %s", name)
+        with translated():
+            return await self._vae_decoder.decode.remote(spec, latents, name)

@@ -19,7 +19,7 @@ from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
 
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 Stage = Literal["encode", "denoise", "decode"]
 
 
@@ -54,6 +54,13 @@ class GenerationRequest(BaseModel):
         1, ge=1, le=10, description="How many pictures. Picture k has seed + k.", json_schema_extra={"page_maximum": 4}
     )
     output_format: OutputFormat = Field("png", description="File format; PNG keeps the settings in the file.")
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which the job is given up.",
+        json_schema_extra={"page": False},
+    )
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
@@ -76,7 +83,9 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     Raises:
         InvalidRequest: a field is beyond what the model allows, or the last seed beyond the greatest one.
     """
-    chosen = dict(card.defaults) | request.model_dump(exclude_unset=True, exclude={"style", "seed", "num_images"})
+    chosen = dict(card.defaults) | request.model_dump(
+        exclude_unset=True, exclude={"style", "seed", "num_images", "deadline_s"}
+    )
     chosen["model"] = card.id
     if request.style is not None:
         if card.styles and request.style not in card.styles:
@@ -108,6 +117,7 @@ class ImageResult:
     decode_s: float
     batch_rows: int  # rows of its last forward
     attempts: int
+    size: int = 0  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +154,7 @@ class Timestamps:
     """Seconds since 1970."""
 
     created: float
+    deadline: float | None = None  # then it is given up
     started: float | None = None
     ended: float | None = None
 
@@ -167,24 +178,24 @@ class Job:
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen."""
-        return self.status in ("succeeded", "failed", "cancelled")
+        return self.status not in ("queued", "running")
 
 
-def new_job(specs: list[ImageSpec], owner: str, now: float) -> Job:
+def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | None = None) -> Job:
     """Return a queued job with an id that cannot be guessed."""
     return Job(
         id=f"job_{secrets.token_hex(16)}",
         owner=owner,
         status="queued",
         specs=tuple(specs),
-        timestamps=Timestamps(created=now),
+        timestamps=Timestamps(created=now, deadline=None if deadline_s is None else now + deadline_s),
     )
 
 
 def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
     problem = errors[0]
-    places = [str(part) for part in problem["loc"] if part != "body"]
+    places = [str(part) for part in problem["loc"] if part not in ("body", "header")]
     name = places[0][:100] if places else "body"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")

@@ -37,11 +37,11 @@ class VaeDecoder:
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
-    async def decode(self, spec: ImageSpec, latents: np.ndarray, name: str) -> str:
-        """Decode float32 [C, h, w] latents and store the picture under `name`.
+    async def decode(self, spec: ImageSpec, latents: np.ndarray, name: str) -> int:
+        """Decode float32 [C, h, w] latents and store the picture under `name`; return its size in bytes.
 
         Raises:
-            NonFinite: nothing was stored.
+            NonFinite, StorageFull: nothing was stored.
         """
         outcome = await self._decode_batch((spec, latents, name))
         if isinstance(outcome, DarkroomError):
@@ -53,17 +53,21 @@ class VaeDecoder:
         return self._work
 
     @serve.batch
-    async def _decode_batch(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[str | DarkroomError]:
+    async def _decode_batch(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[int | DarkroomError]:
         self._work.count(len(items))
         return await asyncio.to_thread(self._decode_and_store, items)
 
-    def _decode_and_store(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[str | DarkroomError]:
+    def _decode_and_store(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[int | DarkroomError]:
         pictures = self._decoder.decode([latents for _, latents, _ in items])
-        outcomes: list[str | DarkroomError] = []
+        outcomes: list[int | DarkroomError] = []
         for (spec, _, name), pixels in zip(items, pictures, strict=True):
-            if isinstance(pixels, DarkroomError):
-                outcomes.append(pixels)
-            else:
-                self._images.put(name, encode_image(pixels, spec, self._digest))
-                outcomes.append(name)
+            try:
+                outcomes.append(self._store(pixels, spec, name))
+            except DarkroomError as error:  # of this picture; its neighbours are stored
+                outcomes.append(error)
         return outcomes
+
+    def _store(self, pixels: np.ndarray | DarkroomError, spec: ImageSpec, name: str) -> int:
+        if isinstance(pixels, DarkroomError):
+            raise pixels
+        return self._images.put(name, encode_image(pixels, spec, self._digest))

@@ -17,7 +17,11 @@ from deployments.schema import GenerationRequest, first_problem
 from models.errors import InvalidRequest
 from models.spec import SAMPLER_NAMES, ModelCard
 
-FIELDS: Mapping[str, FieldInfo] = GenerationRequest.model_fields
+FIELDS: Mapping[str, FieldInfo] = {
+    name: field
+    for name, field in GenerationRequest.model_fields.items()
+    if not isinstance(field.json_schema_extra, dict) or field.json_schema_extra.get("page", True)
+}
 FORMAT_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
 NAMES = SAMPLER_NAMES | FORMAT_NAMES | {name: style.label for name, style in styles.STYLES.items()}
 OPEN = ""  # the choice that leaves a field out

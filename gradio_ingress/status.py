@@ -91,7 +91,7 @@ def _words(job: Job) -> tuple[str, str]:
             return _running(job.progress)
         case "succeeded":
             return "Done", f"in {_took(job)} · {_seeds(job.specs)}"
-        case "failed":
+        case "failed" | "expired":
             return f"This did not work: {job.error.message if job.error else 'no reason is known.'}", ""
         case "cancelled":
             return "Cancelled", "nothing more is drawn"

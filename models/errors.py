@@ -5,11 +5,18 @@
     │   └── UnknownModel          404  model_not_found
     ├── NotFound                  404  not_found
     ├── JobEnded                  409  job_ended
+    ├── Gone                      410  gone                     the job's result has expired
     ├── TooLarge                  413  body_too_large
+    ├── KeyReused                 422  idempotency_key_reused
     ├── QueueFull                 429  queue_full               carries `retry_after_s`
     ├── Unavailable               503  unavailable              no replica can answer now
+    │   ├── StoreUnavailable      503  store_unavailable        the database cannot be reached or written
+    │   └── Superseded            503  superseded               another Dispatcher has taken over
     ├── ReplicaLost               503  replica_lost             a picture's replica died too often
+    ├── DeadlineExceeded          504  deadline_exceeded        a job's time was over before its pictures were drawn
+    ├── StorageFull               507  storage_full             a picture could not be written
     ├── NonFinite                 500  non_finite               NaN or Inf in latents or pixels
+    ├── OutOfMemory               500  out_of_memory            a picture that does not fit, even alone
     ├── UnusableCheckpoint        500  unusable_checkpoint      at start only
     └── UnsupportedSampler        500  unsupported_sampler      a scheduler that no plan can express
 
@@ -63,6 +70,20 @@ class JobEnded(DarkroomError):
     code = "job_ended"
 
 
+class Gone(DarkroomError):
+    """The job was there; its result has expired."""
+
+    status = 410
+    code = "gone"
+
+
+class KeyReused(DarkroomError):
+    """An `Idempotency-Key` that came with another request before."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class TooLarge(DarkroomError):
     """The body is larger than is read."""
 
@@ -87,6 +108,32 @@ class Unavailable(DarkroomError):
 
     status = 503
     code = "unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    """The database of jobs cannot be reached or written: which one, and why."""
+
+    code = "store_unavailable"
+
+
+class Superseded(Unavailable):
+    """Another Dispatcher has taken over; whoever asked should ask again."""
+
+    code = "superseded"
+
+
+class DeadlineExceeded(DarkroomError):
+    """A job's time was over before its pictures were drawn."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class StorageFull(DarkroomError):
+    """A finished picture could not be written."""
+
+    status = 507
+    code = "storage_full"
 
 
 class ReplicaLost(DarkroomError):

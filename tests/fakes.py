@@ -2,18 +2,23 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from deployments.dispatcher.job_queue import Lease
+from deployments.config import QueueConfig
+from deployments.dispatcher.deployment import Dispatcher, Generates
+from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from models.spec import ImageSpec, ModelCard, StepUpdate
 
 STEPS = 8
-PATIENCE_S = 30  # until a test that waits for what does not happen fails; nothing takes this long
+PATIENCE_S = 15  # until a test that waits for what does not happen fails; nothing takes this long
 CARD = ModelCard(
     id="shapes",
     family="sd",
@@ -49,7 +54,7 @@ def picture(spec: ImageSpec, side: int = 4) -> bytes:
 
 def a_result(spec: ImageSpec, lease: Lease) -> ImageResult:
     """The receipt of a finished picture."""
-    name = f"{lease.job_id}-{lease.index}-{lease.attempt}.{spec.output_format}"
+    name = lease.file_name(spec.output_format)
     return ImageResult(
         index=lease.index,
         url=f"/v1/files/{name}",
@@ -69,6 +74,7 @@ class FakePipeline:
     """Draws as the real one does, but at once. While it is held, each step waits for a permit of `allow`."""
 
     def __init__(self, images: ImageStore | None = None) -> None:
+        self.epoch = 0
         self.forwards = 0
         self.started: list[Lease] = []
         self.left: list[Lease] = []  # whose generator has ended, however it ended
@@ -100,6 +106,9 @@ class FakePipeline:
         for _ in range(1000 if permits else 0):
             permits.release()
 
+    async def fence(self, epoch: int) -> None:
+        self.epoch = epoch
+
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
         self.started.append(lease)
         self.specs.append(spec)
@@ -124,6 +133,37 @@ class FakePipeline:
             yield result
         finally:
             self.left.append(lease)
+
+
+class Inline(Executor):
+    """Runs what it is given at once, so that tests need not wait for a thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def a_dispatcher(
+    pipeline: Generates,
+    *,
+    card: ModelCard = CARD,
+    database_url: str = "sqlite://",
+    images: Path | str = "memory://darkroom",
+    max_rows: int = 2,
+    replicas: Callable[[], Mapping[str, int]] = lambda: {"denoiser": 1},
+    **queue: Any,
+) -> Dispatcher:
+    """A Dispatcher whose writes take no time. Two guided pictures are in flight at once, and eight may wait."""
+    config = QueueConfig(**{"max_waiting": 8} | queue)
+    dispatcher = Dispatcher(
+        card, pipeline, config, database_url=database_url, images=images, max_rows=max_rows, replicas=replicas
+    )
+    dispatcher._ledger._thread = Inline()
+    return dispatcher
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from ray import serve
@@ -25,6 +25,16 @@ from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
 from models.spec import ModelCard
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and body give the same job again, for as long as it is kept.",
+    ),
+]
+READY_WITHIN_S = 3.0  # the Dispatcher answers, or is not ready
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -60,14 +70,18 @@ def create_api(
     _add_jobs(app, client)
     _add_files(app, images)
     _add_service(app, client)
-    _add_ready(app, applications, app_name)
+    _add_ready(app, client, applications, app_name)
     return app
 
 
 def _add_images(app: FastAPI, client: DispatcherClient, images: ImageStore) -> None:
     @app.post("/images/generations", tags=["images"], summary="Draw pictures and wait for them")
-    async def generate(body: openai.ImagesBody, request: Request) -> Response:  # type: ignore[valid-type]
-        job = await client.submit(openai.to_request(body), owner_of(request))
+    async def generate(
+        body: openai.ImagesBody,  # type: ignore[valid-type]
+        request: Request,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        job = await client.submit(openai.to_request(body), owner_of(request), idempotency_key)
         if body.stream:
             stream = _openai_events(client, images, job, body.partial_images)
             return EventSourceResponse(stream, headers=STREAM_HEADERS)
@@ -125,8 +139,10 @@ def sse_bytes(event: dict[str, Any]) -> bytes:
 
 def _add_jobs(app: FastAPI, client: DispatcherClient) -> None:
     @app.post("/jobs", status_code=202, tags=["jobs"], summary="Queue pictures")
-    async def submit(body: GenerationRequest, request: Request, response: Response) -> dict[str, Any]:
-        job = await client.submit(body, owner_of(request))
+    async def submit(
+        body: GenerationRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> dict[str, Any]:
+        job = await client.submit(body, owner_of(request), idempotency_key)
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return job_body(job)
 
@@ -190,14 +206,28 @@ def _add_service(app: FastAPI, client: DispatcherClient) -> None:
         return {"status": "ok"}
 
 
-def _add_ready(app: FastAPI, applications: Callable[[], Mapping[str, ApplicationState]], app_name: str) -> None:
+def _add_ready(
+    app: FastAPI, client: DispatcherClient, applications: Callable[[], Mapping[str, ApplicationState]], app_name: str
+) -> None:
     @app.get("/ready", tags=["service"], summary="200 when every stage can take work, else 503")
     async def ready() -> JSONResponse:
         states = await asyncio.to_thread(applications)
         own = states[app_name].deployments if app_name in states else {}
         missing = [name for name in ("Dispatcher", *STAGES) if name not in own or not own[name].ready]
+        problem = None if "Dispatcher" in missing else await _problem(client)
         shown = {name: asdict(state) for name, state in states.items()}
-        return JSONResponse({"ready": not missing, "missing": missing, "applications": shown}, 503 if missing else 200)
+        is_ready = not missing and problem is None
+        body = {"ready": is_ready, "missing": missing, "problem": problem, "applications": shown}
+        return JSONResponse(body, 200 if is_ready else 503)
+
+
+async def _problem(client: DispatcherClient) -> str | None:
+    """What keeps the Dispatcher from accepting jobs, if anything does."""
+    try:
+        async with asyncio.timeout(READY_WITHIN_S):
+            return await client.problem()
+    except (TimeoutError, DarkroomError):
+        return "The Dispatcher does not answer."
 
 
 def model_body(card: ModelCard) -> dict[str, Any]:

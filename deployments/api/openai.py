@@ -20,6 +20,7 @@ SHARED = (
     "seed",
     "sampler",
     "style",
+    "deadline_s",
 )
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import secrets
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ray import serve
@@ -12,12 +15,14 @@ from ray.serve.handle import DeploymentHandle
 from deployments.dispatcher.deployment import Dispatcher, QueueState
 from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job
-from models.errors import NotFound, Unavailable
+from models.errors import DarkroomError, Gone, NotFound, ReplicaLost, Superseded, Unavailable
 from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_S = 0.5
+WATCH_INTERVAL_S = 0.2  # between two states that a watcher is told
+PATIENCE_S = 60.0  # a Dispatcher that is replaced is back sooner
 
 
 class Calls(Protocol):
@@ -88,40 +93,65 @@ class DispatcherClient:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._watchers: dict[str, set[asyncio.Queue[Job | NotFound]]] = {}
+        self._watchers: dict[str, set[asyncio.Queue[Job | DarkroomError]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
-    async def submit(self, request: GenerationRequest, owner: str) -> Job:
-        """Queue a request. Raises: UnknownModel, InvalidRequest, QueueFull, Unavailable; then nothing was queued."""
-        return await self._calls.call("submit", request, owner)
+    async def submit(self, request: GenerationRequest, owner: str, key: str | None = None) -> Job:
+        """Queue a request; the same key and request give the same job again.
+
+        Raises:
+            UnknownModel, InvalidRequest, QueueFull, KeyReused, Unavailable: nothing was queued.
+        """
+        return await self._call("submit", request, owner, key or f"darkroom-{secrets.token_hex(16)}")
 
     async def job(self, job_id: str, owner: str | None = None) -> Job:
-        """Return a job's present state. Raises: NotFound."""
-        return await self._calls.call("job", job_id, owner)
+        """Return a job's present state. Raises: NotFound, Gone."""
+        return await self._call("job", job_id, owner)
 
     async def jobs(self, owner: str) -> list[Job]:
         """Return an owner's jobs, newest first."""
-        return await self._calls.call("jobs", owner)
+        return await self._call("jobs", owner)
 
     async def cancel(self, job_id: str, owner: str | None = None) -> Job:
         """End a job. Raises: NotFound, JobEnded."""
-        return await self._calls.call("cancel", job_id, owner)
+        return await self._call("cancel", job_id, owner)
+
+    async def problem(self) -> str | None:
+        """Say what keeps jobs from being accepted, if anything does."""
+        return await self._call("problem")
 
     async def models(self) -> list[ModelCard]:
         """Return the cards of the served models."""
-        return await self._calls.call("models")
+        return await self._call("models")
 
     async def queue(self) -> QueueState:
         """Return the whole queue at a glance."""
-        return await self._calls.call("queue")
+        return await self._call("queue")
 
-    async def watch(self, job_id: str, owner: str | None = None) -> AsyncIterator[Job]:
-        """Yield a job's newest state whenever it differs from the one yielded last, until it has ended.
+    async def _call(self, method: str, *args: Any) -> Any:
+        """Call the Dispatcher, and again if it is replaced meanwhile: a submission's key keeps it from happening twice.
 
         Raises:
-            NotFound: no such job.
+            Unavailable: there was no Dispatcher for too long.
         """
-        news: asyncio.Queue[Job | NotFound] = asyncio.Queue()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    try:
+                        return await self._calls.call(method, *args)
+                    except (ReplicaLost, Superseded) as error:
+                        logger.warning("%s: asking the next Dispatcher: %s", method, error.message)
+                        await asyncio.sleep(RECONNECT_S)
+        except TimeoutError as error:
+            raise Unavailable("The queue does not answer. Try again later.") from error
+
+    async def watch(self, job_id: str, owner: str | None = None) -> AsyncIterator[Job]:
+        """Yield a job's newest state when it differs from the one yielded last, until it has ended: five a second.
+
+        Raises:
+            NotFound, Gone: no such job, or not any more.
+        """
+        news: asyncio.Queue[Job | DarkroomError] = asyncio.Queue()
         self._watchers.setdefault(job_id, set()).add(news)
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read_feed())
@@ -129,10 +159,8 @@ class DispatcherClient:
             job = await self.job(job_id, owner)
             yield job
             while not job.ended:
-                newest = await news.get()
-                while not news.empty():
-                    newest = news.get_nowait()
-                if isinstance(newest, NotFound):
+                newest = await _newest(news, time.monotonic() + WATCH_INTERVAL_S)
+                if isinstance(newest, DarkroomError):
                     raise newest
                 if newest.version > job.version:
                     job = newest
@@ -162,9 +190,23 @@ class DispatcherClient:
         for job_id in list(self._watchers):
             try:
                 self._tell(job_id, await self.job(job_id))
-            except NotFound as error:
+            except (NotFound, Gone) as error:
                 self._tell(job_id, error)
 
-    def _tell(self, job_id: str, word: Job | NotFound) -> None:
+    def _tell(self, job_id: str, word: Job | DarkroomError) -> None:
         for news in self._watchers.get(job_id, ()):
             news.put_nowait(word)
+
+
+async def _newest(news: "asyncio.Queue[Job | DarkroomError]", not_before: float) -> Job | DarkroomError:
+    """Take the newest word: not before its time, unless it is the last."""
+    word = await news.get()
+    while True:
+        while not news.empty():
+            word = news.get_nowait()
+        left = not_before - time.monotonic()
+        if left <= 0 or isinstance(word, DarkroomError) or word.ended:
+            return word
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                word = await news.get()

@@ -1,4 +1,8 @@
-"""The Dispatcher: owns the queue, runs each picture through the pipeline when there is room, and tells who watches."""
+"""The Dispatcher: owns the queue, runs each picture through the pipeline when there is room, and tells who watches.
+
+What a client has seen of a job's beginning, its pictures or its end is on disk before. A Dispatcher that begins takes
+over from those before it, wherever they still run, and goes on with the jobs that they did not end.
+"""
 
 import asyncio
 import base64
@@ -6,26 +10,45 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
-from deployments.dispatcher.forecast import Estimate, Task, forecast
-from deployments.dispatcher.job_queue import JobQueue, Lease
+from deployments.config import QueueConfig
+from deployments.dispatcher.feed import Feed
+from deployments.dispatcher.forecast import Estimate, Forecaster
+from deployments.dispatcher.job_queue import JobQueue, Limits
+from deployments.dispatcher.job_store import JobStore, RequestKey
+from deployments.dispatcher.lease import Lease, Place
+from deployments.dispatcher.ledger import Ledger
+from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, ImageResult, Job, new_job, resolve
-from models.denoiser.step_curve import StepCurve
-from models.errors import DarkroomError, ReplicaLost, UnknownModel
+from models.errors import (
+    DarkroomError,
+    InvalidRequest,
+    JobEnded,
+    NotFound,
+    QueueFull,
+    ReplicaLost,
+    StoreUnavailable,
+    Superseded,
+    UnknownModel,
+)
 from models.spec import ImageSpec, ModelCard, StepUpdate
 
 logger = logging.getLogger(__name__)
 
 FORECAST_INTERVAL_S = 0.5
 COUNT_INTERVAL_S = 2.0
-AROUND_S = 0.03  # encoding and decoding, until a picture has been measured
+CONFIRM_INTERVAL_S = 1.0
+SWEEP_INTERVAL_S = 60.0
 
 
 class Generates(Protocol):
     """What draws a picture: `deployments.pipeline.Pipeline`, or a fake."""
 
     def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
+    async def fence(self, epoch: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,59 +63,98 @@ class QueueState:
 
 
 class Dispatcher:
-    """The cluster's one queue in action. All methods run on one event loop."""
+    """The cluster's one queue in action. All methods run on one event loop.
+
+    Raises:
+        StoreUnavailable: which database, and why.
+    """
 
     def __init__(
         self,
         card: ModelCard,
         pipeline: Generates,
+        config: QueueConfig,
         *,
-        max_waiting: int,
+        database_url: str,
+        images: Path | str,
         max_rows: int,
         replicas: Callable[[], Mapping[str, int]],
     ) -> None:
         self._card = card
         self._pipeline = pipeline
-        self._queue = JobQueue(max_waiting)
+        self._config = config
+        self._images = ImageStore(images)
+        store = JobStore(database_url)
+        unfinished = store.begin()
+        limits = Limits(config.max_waiting, config.max_waiting_per_owner, config.max_running_per_owner)
+        self._queue = JobQueue(limits, store.epoch)
+        self._ledger = Ledger(store, self._stop)
+        self._accepting = asyncio.Lock()
         self._max_rows = max_rows
         self._count_replicas = replicas
         self._replicas: Mapping[str, int] = {}
         self._counted_at = 0.0
-        self._curve = StepCurve()
-        self._around_s = AROUND_S
+        self._forecaster = Forecaster(max_rows)
+        self._backlog_s = 0.0  # by the last forecast
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._feeds: set[Feed] = set()
-        self._estimates: dict[tuple[str, int], Estimate] = {}
         self._forecasting: asyncio.Task[None] | None = None
+        self._in_charge = False
+        self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
+        self._background = [asyncio.create_task(self._keep_sweeping()), asyncio.create_task(self._keep_confirming())]
 
     # -- what ingresses call
 
-    async def submit(self, request: GenerationRequest, owner: str) -> Job:
-        """Queue a request.
+    async def submit(self, request: GenerationRequest, owner: str, key: str | None = None) -> Job:
+        """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
 
         Raises:
-            UnknownModel, InvalidRequest, QueueFull: nothing was queued.
+            UnknownModel, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing was queued.
         """
         if request.model not in (None, self._card.id):
             raise UnknownModel(f"model: there is no {request.model[:200]}; served: {self._card.id}.", "model")
-        job = new_job(resolve(request, self._card), owner, time.time())
-        self._queue.submit(job, self._retry_after_s())
-        self._pump()
-        return self._queue.job(job.id)
+        specs = resolve(request, self._card)
+        job = new_job(specs, owner, time.time(), self._deadline_s(request))
+        request_key = None if key is None else RequestKey(key, _hash(request))
+        # Shielded: a caller who leaves must not leave a job on disk that is in no line.
+        return await asyncio.shield(self._accept(job, request_key))
 
     async def job(self, job_id: str, owner: str | None) -> Job:
         """Return a job's present state; `NotFound` if it is somebody else's."""
-        return self._queue.job(job_id, owner)
+        await asyncio.shield(self._beginning)
+        await self._ledger.up_to_date(job_id)
+        try:
+            return self._queue.job(job_id, owner)
+        except NotFound:
+            job = await self._ledger.call(self._ledger.store.job, job_id)
+            if job is None or (owner is not None and job.owner != owner):
+                raise
+            return job
 
     async def jobs(self, owner: str) -> list[Job]:
         """Return an owner's jobs, newest first."""
-        return self._queue.jobs(owner)
+        await asyncio.shield(self._beginning)
+        saved = await self._ledger.call(self._ledger.store.jobs, owner)
+        present = {job.id: job for job in self._queue.jobs(owner) if not self._ledger.is_behind(job.id)}
+        return [present.get(job.id, job) for job in saved]
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its pictures leave the denoiser within one step."""
+        job = await self.job(job_id, owner)
+        if job.ended:
+            raise JobEnded(f"Job {job_id} has ended already: {job.status}.")
         job = self._queue.cancel(job_id, owner, time.time())
-        self._changed(job)
+        self._drop_tasks(job_id)
+        await asyncio.shield(self._book(job))
         return job
+
+    def check_health(self) -> None:
+        """Let Serve replace a Dispatcher that another has taken over from."""
+        self._ledger.check()
+
+    async def problem(self) -> str | None:
+        """Say what keeps jobs from being accepted, if anything does."""
+        return self._ledger.problem
 
     async def models(self) -> list[ModelCard]:
         """Return the cards of the served models."""
@@ -110,7 +172,12 @@ class Dispatcher:
         )
 
     async def feed(self) -> AsyncIterator[list[Job]]:
-        """Yield the newest state of the jobs that changed, as often as the reader asks; the first item is empty."""
+        """Yield the newest state of the jobs that changed, as often as the reader asks; the first item is empty.
+
+        Raises:
+            Superseded: the reader should look for the Dispatcher that has taken over.
+        """
+        self._ledger.check()
         feed = Feed()
         self._feeds.add(feed)
         try:
@@ -122,10 +189,96 @@ class Dispatcher:
 
     # -- what happens meanwhile
 
+    async def _begin(self, epoch: int, unfinished: list[Job]) -> None:
+        """Take the denoisers over, and go on with what is unfinished."""
+        await self._pipeline.fence(epoch)
+        for job in unfinished:
+            self._queue.restore(job)
+            if job.specs[0].model != self._card.id:
+                error = UnknownModel(f"model: {job.specs[0].model} is no longer served.", "model")
+                await self._book(self._queue.reject(job.id, error, time.time()))
+        if unfinished:
+            logger.info("%d jobs go on", len(unfinished))
+        self._in_charge = True
+        self._pump()
+
+    async def _accept(self, job: Job, request_key: RequestKey | None) -> Job:
+        """Put a job on disk, then in line: one at a time, so that room that was found is still there."""
+        await asyncio.shield(self._beginning)
+        async with self._accepting:
+            if request_key is not None:
+                known = await self._ledger.call(self._ledger.store.find, job.owner, request_key)
+                if known is not None:
+                    return await self.job(known, job.owner)
+            self._check_backlog()
+            self._queue.check_room(job.owner, len(job.specs), self._retry_after_s)
+            await self._ledger.call(self._ledger.store.add, job, request_key)
+            self._queue.submit(job)
+        self._pump()
+        return self._queue.job(job.id)
+
+    def _check_backlog(self) -> None:
+        """Raise QueueFull where more work is in line than the operator allows."""
+        most = self._config.max_backlog_s
+        if most is not None and self._backlog_s > most:
+            wait = round(self._backlog_s - most)
+            message = f"There is work for {self._backlog_s:.0f} s (at most {most:g}). Nothing was queued."
+            raise QueueFull(message, max(1, wait))
+
+    def _deadline_s(self, request: GenerationRequest) -> float:
+        """How long a job may take.
+
+        Raises:
+            InvalidRequest: longer than the operator allows.
+        """
+        asked, most = request.deadline_s, self._config.max_deadline_s
+        if asked is not None and asked > most:
+            raise InvalidRequest(f"deadline_s must be at most {most:g}, got {asked:g}.", "deadline_s")
+        return asked if asked is not None else self._config.deadline_s
+
+    async def _book(self, job: Job | None) -> None:
+        """Tell what has become of a job, once it is on disk."""
+        if job is None:
+            return
+        if job.ended:
+            self._drop_tasks(job.id)
+        self._changed(await self._ledger.write(job.id, lambda: self._queue.job(job.id)))
+
+    def _stop(self) -> None:
+        """Draw and tell nothing any more: another Dispatcher does."""
+        self._in_charge = False
+        for task in self._tasks.values():
+            if task is not asyncio.current_task():
+                task.cancel()
+        for feed in self._feeds:
+            feed.end()
+
+    async def _keep_confirming(self) -> None:
+        """Notice that another has taken over also where nothing is to be written: watchers must not stay here."""
+        while not self._ledger.superseded:
+            await asyncio.sleep(CONFIRM_INTERVAL_S)
+            await self._ledger.confirm()
+
+    async def _keep_sweeping(self) -> None:
+        """Forget results that are too old or too many."""
+        while not self._ledger.superseded:
+            try:
+                before = time.time() - self._config.result_ttl_s
+                expire = self._ledger.store.expire
+                names = await self._ledger.call(expire, before, self._config.max_result_bytes)
+                await asyncio.to_thread(self._images.remove, names)
+            except (StoreUnavailable, OSError):
+                logger.exception("old results could not be swept")
+            except Superseded:
+                break
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+
     def _pump(self) -> None:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
+        if not self._in_charge:
+            return
         limit = 2 * self._max_rows * max(1, self._replicas.get("denoiser", 1))
-        while (rows := sum(spec.rows for _, spec, _ in self._queue.running)) < limit or not rows:
+        while self._queue.rows < limit or not self._queue.rows:
             granted = self._queue.grant(time.time())
             if granted is None:
                 break
@@ -140,74 +293,68 @@ class Dispatcher:
     async def _run(self, lease: Lease, spec: ImageSpec) -> None:
         """Draw one picture and book what came of it."""
         start, last = time.monotonic(), None
+        ended: Job | None = None
         try:
             async for word in self._pipeline.generate(spec, lease):
                 if isinstance(word, StepUpdate):
-                    self._measure(spec, last, word)
+                    self._forecaster.measure_step(spec, last, word)
                     last = word
                     self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
                 else:
-                    self._around_s += 0.2 * (time.monotonic() - start - word.denoise_s - self._around_s)
-                    self._changed(self._queue.finish(lease, word, time.time()))
+                    self._forecaster.measure_around(time.monotonic() - start - word.denoise_s)
+                    ended = self._queue.finish(lease, word, time.time())
+        except Superseded:
+            self._ledger.step_down()
         except ReplicaLost:
             logger.warning("lost a replica: %s", lease)
-            self._changed(self._queue.lose(lease, time.time()))
+            ended = self._queue.lose(lease, time.time())
         except DarkroomError as error:
-            self._changed(self._queue.fail(lease, error, time.time()))
+            ended = self._queue.fail(lease, error, time.time())
         except Exception:
             logger.exception("picture failed: %s", lease)
-            self._changed(self._queue.fail(lease, DarkroomError(), time.time()))
+            ended = self._queue.fail(lease, DarkroomError(), time.time())
+        await self._book(ended)
 
     def _left(self, lease: Lease) -> None:
         """Fill the room that a picture leaves; also called for a picture that was cancelled before its first turn."""
         del self._tasks[lease]
         self._pump()
 
-    def _measure(self, spec: ImageSpec, before: StepUpdate | None, now: StepUpdate) -> None:
-        """Learn how long a step takes from two updates of a picture."""
-        if before and now.step > before.step:
-            seconds = (now.denoise_s - before.denoise_s) / (now.step - before.step)
-            self._curve.measure(now.batch_rows, spec.width * spec.height, seconds)
-
     def _changed(self, job: Job | None) -> None:
-        """Tell the feeds; an ended job's other pictures leave the denoiser within one step."""
-        if job is None:
+        """Tell the feeds, unless there is something in it that is not on disk yet."""
+        if job is None or self._ledger.is_behind(job.id):
             return
         for feed in self._feeds:
             feed.put(job)
-        if job.ended:
-            for lease, task in self._tasks.items():
-                if lease.job_id == job.id and task is not asyncio.current_task():
-                    task.cancel()
 
-    def _forecast(self) -> dict[tuple[str, int], Estimate]:
-        tasks = [
-            ((lease.job_id, lease.index), _task(spec, update.step if update else 0))
-            for lease, spec, update in self._queue.running
-        ]
-        tasks += [((w.lease.job_id, w.lease.index), _task(w.spec, 0)) for w in self._queue.line()]
-        return forecast(
-            tasks,
-            replicas=self._replicas.get("denoiser", 1),
-            max_rows=self._max_rows,
-            step_s=self._curve.step_s,
-            around_s=self._around_s,
-        )
+    def _drop_tasks(self, job_id: str) -> None:
+        """An ended job's other pictures leave the denoiser within one step."""
+        for lease, task in self._tasks.items():
+            if lease.job_id == job_id and task is not asyncio.current_task():
+                task.cancel()
+
+    def _forecast(self) -> dict[Place, Estimate]:
+        return self._forecaster.estimates(self._queue.running, self._queue.line(), self._replicas.get("denoiser", 1))
 
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
             await self._counted()
+            for job in self._queue.expire(time.time()):
+                await self._book(job)
             self._pump()  # there may be more replicas than before
-            for job in self._queue.estimate(self._forecast()):
+            estimates = self._forecast()
+            self._backlog_s = max((estimate.end_s for estimate in estimates.values()), default=0.0)
+            for job in self._queue.estimate(estimates):
                 self._changed(job)
             await asyncio.sleep(FORECAST_INTERVAL_S)
+        self._backlog_s = 0.0
 
     async def _counted(self) -> Mapping[str, int]:
         """Return how many replicas each stage has, as of the last few seconds."""
         if time.monotonic() - self._counted_at > COUNT_INTERVAL_S:
-            self._counted_at = time.monotonic()
             self._replicas = await asyncio.to_thread(self._count_replicas)
+            self._counted_at = time.monotonic()
         return self._replicas
 
     def _retry_after_s(self) -> int:
@@ -216,28 +363,9 @@ class Dispatcher:
         return max(1, min(120, round(min(starts, default=1.0))))
 
 
-class Feed:
-    """The newest state of each job that changed since the reader last looked: no log, no replay."""
-
-    def __init__(self) -> None:
-        self._changes: dict[str, Job] = {}
-        self._some = asyncio.Event()
-
-    def put(self, job: Job) -> None:
-        """Note a change; an older one of the same job that was not read is forgotten."""
-        self._changes[job.id] = job
-        self._some.set()
-
-    async def changes(self) -> list[Job]:
-        """Wait for changes and take them."""
-        await self._some.wait()
-        self._some.clear()
-        changes, self._changes = self._changes, {}
-        return list(changes.values())
-
-
-def _task(spec: ImageSpec, done: int) -> Task:
-    return Task(spec.rows, spec.width * spec.height, spec.model_calls - done)
+def _hash(request: GenerationRequest) -> str:
+    """Return what two requests must agree in to be the same."""
+    return sha256(request.model_dump_json(exclude_unset=True).encode()).hexdigest()
 
 
 def _data_url(preview: bytes | None) -> str | None:

@@ -1,53 +1,46 @@
-"""The cluster's one queue, pure: jobs, leases and a fair order. Time is handed in, changes are handed back.
+"""The cluster's one queue, pure: jobs and leases. Time is handed in, changes are handed back."""
 
-Fair between owners: the next picture is one of the owner who has had the least work so far (a virtual counter in
-`ImageSpec.cost`; an owner who comes, or comes back, starts no lower than the one served last stood: start-time fair
-queueing, Goyal et al. 1996). Within an owner: first come, first served.
-"""
-
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
+from deployments.dispatcher.fair_line import FairLine
 from deployments.dispatcher.forecast import Estimate
+from deployments.dispatcher.lease import Lease, Place, Waiting
 from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
-from models.errors import DarkroomError, JobEnded, NotFound, QueueFull, ReplicaLost
+from models.errors import DarkroomError, DeadlineExceeded, JobEnded, NotFound, QueueFull, ReplicaLost
 from models.spec import ImageSpec, StepUpdate
 
 MAX_ATTEMPTS = 3
-KEPT_JOBS = 1000  # beyond that the oldest that have ended are forgotten
+KEPT_JOBS = 1000  # that have ended; beyond, the oldest are on disk only
+LOST = "A worker stopped; the picture restarted at the front of the line."
+RESTARTED = "The service restarted; the job kept its place."
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to draw one picture of a job; `attempt` is the fence against doubles."""
+class Limits:
+    """How many pictures may wait and run, in all and of one owner; None is no limit."""
 
-    job_id: str
-    index: int
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A picture in line."""
-
-    lease: Lease
-    owner: str
-    spec: ImageSpec
+    waiting: int
+    owner_waiting: int | None = None
+    owner_running: int | None = None
 
 
 class JobQueue:
     """Jobs from submission to their end."""
 
-    def __init__(self, max_waiting: int) -> None:
-        self._max_waiting = max_waiting
+    def __init__(self, limits: Limits, epoch: int = 0) -> None:
+        self._limits = limits
+        self._epoch = epoch
         self._jobs: dict[str, Job] = {}
-        self._lines: dict[str, deque[Lease]] = {}  # owner -> pictures in line
-        self._served: dict[str, float] = {}  # owner -> virtual counter
-        self._clock = 0.0  # the counter of the owner served last
-        self._urgent: deque[Lease] = deque()  # pictures that lost their replica
-        self._running: dict[tuple[str, int], Lease] = {}
-        self._updates: dict[tuple[str, int], StepUpdate] = {}
+        self._ended: deque[str] = deque()  # jobs, in the order of their ends
+        self._line = FairLine()
+        self._deadlines: list[tuple[float, str]] = []  # a heap, of jobs that have ended too
+        self._running: dict[Place, Lease] = {}
+        self._running_of: Counter[str] = Counter()  # owner -> pictures in the making
+        self._rows = 0
+        self._updates: dict[Place, StepUpdate] = {}
 
     # -- reading
 
@@ -69,7 +62,12 @@ class JobQueue:
     @property
     def waiting(self) -> int:
         """Pictures in line."""
-        return len(self._urgent) + sum(map(len, self._lines.values()))
+        return len(self._line)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pictures in the making."""
+        return self._rows
 
     @property
     def running(self) -> list[tuple[Lease, ImageSpec, StepUpdate | None]]:
@@ -81,53 +79,54 @@ class JobQueue:
 
     def line(self) -> Iterator[Waiting]:
         """Walk the pictures in line, in the order in which they will be granted if nobody else comes."""
-        yield from (self._waiting(lease) for lease in self._urgent)
-        lines = {owner: iter(line) for owner, line in self._lines.items()}
-        heads = {owner: next(line) for owner, line in lines.items()}
-        served = dict(self._served)
-        while heads:
-            owner = min(heads, key=lambda name: served[name])
-            waiting = self._waiting(heads[owner])
-            served[owner] += waiting.spec.cost
-            following = next(lines[owner], None)
-            if following is None:
-                del heads[owner]
-            else:
-                heads[owner] = following
-            yield waiting
+        return iter(self._line)
 
     # -- changing
 
-    def submit(self, job: Job, retry_after_s: int = 1) -> Job:
-        """Put a new job's pictures at the end of its owner's line.
+    def check_room(self, owner: str, pictures: int, retry_after_s: Callable[[], int] = lambda: 1) -> None:
+        """See whether there is room for an owner's pictures.
 
         Raises:
-            QueueFull: the line has no room for all of them; none was queued.
+            QueueFull: there is not, in the line or for this owner.
         """
-        if self.waiting + len(job.specs) > self._max_waiting:
-            raise QueueFull(f"The line is full ({self._max_waiting}). Nothing was queued.", retry_after_s)
-        if job.owner not in self._lines:
-            self._lines[job.owner] = deque()
-            self._served[job.owner] = max(self._served.get(job.owner, 0.0), self._clock)
-        self._lines[job.owner].extend(Lease(job.id, index) for index in range(len(job.specs)))
+        most, owner_most = self._limits.waiting, self._limits.owner_waiting
+        if self.waiting + pictures > most:
+            raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s())
+        if owner_most is not None and self._line.of(owner) + pictures > owner_most:
+            message = f"At most {owner_most} of your pictures may wait at a time. Nothing was queued."
+            raise QueueFull(message, retry_after_s())
+
+    def submit(self, job: Job) -> Job:
+        """Put a new job's pictures at the end of its owner's line."""
+        drawn = {image.index for image in job.images}
+        missing = [(index, spec) for index, spec in enumerate(job.specs) if index not in drawn]
+        self._line.put(
+            job.owner, (Waiting(Lease(job.id, index, self._epoch), job.owner, spec) for index, spec in missing)
+        )
         self._jobs[job.id] = job
-        self._forget_old()
+        if job.timestamps.deadline is not None:
+            heappush(self._deadlines, (job.timestamps.deadline, job.id))
         return job
 
+    def restore(self, job: Job) -> Job:
+        """Put a job that an earlier queue did not end into this one; what is drawn of it stays.
+
+        Its versions go on from higher than any that the earlier queue gave.
+        """
+        warnings = job.warnings if RESTARTED in job.warnings else (*job.warnings, RESTARTED)
+        status = "running" if job.images else "queued"
+        self.submit(replace(job, status=status, version=self._epoch << 32, warnings=warnings))
+        return self._put(self._with_progress(self._jobs[job.id]))
+
     def grant(self, now: float) -> tuple[Lease, Job] | None:
-        """Start the next picture, or return None where none waits."""
-        waiting = next(self.line(), None)
+        """Start the next picture, or return None where none waits that may run."""
+        waiting = self._line.take(self._may_run)
         if waiting is None:
             return None
-        lease, owner = waiting.lease, waiting.owner
-        if self._urgent:
-            self._urgent.popleft()
-        else:
-            self._clock = self._served[owner]
-            self._served[owner] += waiting.spec.cost
-            self._lines[owner].popleft()
-            self._forget_idle(owner)
-        self._running[lease.job_id, lease.index] = lease
+        lease = waiting.lease
+        self._running[lease.place] = lease
+        self._running_of[waiting.owner] += 1
+        self._rows += waiting.spec.rows
         job = self._jobs[lease.job_id]
         times = job.timestamps if job.timestamps.started else replace(job.timestamps, started=now)
         return lease, self._put(self._with_progress(replace(job, status="running", queue=None, timestamps=times)))
@@ -136,7 +135,7 @@ class JobQueue:
         """Take in the newest word on a picture; None if the lease was taken back."""
         if not self._holds(lease):
             return None
-        self._updates[lease.job_id, lease.index] = update
+        self._updates[lease.place] = update
         job = self._jobs[lease.job_id]
         warning = f"The text encoder did not read the end of the prompt: “{update.cut.strip()}”." if update.cut else ""
         if warning and warning not in job.warnings:
@@ -168,11 +167,11 @@ class JobQueue:
         if lease.attempt == MAX_ATTEMPTS:
             message = f"The replicas that drew this picture died {MAX_ATTEMPTS} times."
             return self._stop(lease.job_id, "failed", now, JobError(code=ReplicaLost.code, message=message))
-        self._urgent.appendleft(replace(lease, attempt=lease.attempt + 1))
         job = self._jobs[lease.job_id]
-        warning = "A worker stopped; the picture restarted at the front of the line."
-        warnings = job.warnings if warning in job.warnings else (*job.warnings, warning)
-        alone = not any(job_id == job.id for job_id, _ in self._running)
+        again = replace(lease, attempt=lease.attempt + 1)
+        self._line.put_first(Waiting(again, job.owner, job.specs[lease.index]))
+        warnings = job.warnings if LOST in job.warnings else (*job.warnings, LOST)
+        alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
         return self._put(self._with_progress(replace(job, status=status, warnings=warnings)))
 
@@ -188,7 +187,21 @@ class JobQueue:
             raise JobEnded(f"Job {job_id} has ended already: {job.status}.")
         return self._stop(job_id, "cancelled", now, None)
 
-    def estimate(self, estimates: Mapping[tuple[str, int], Estimate]) -> list[Job]:
+    def reject(self, job_id: str, error: DarkroomError, now: float) -> Job:
+        """End a job that cannot be drawn here."""
+        return self._stop(job_id, "failed", now, JobError(code=error.code, message=error.message))
+
+    def expire(self, now: float) -> list[Job]:
+        """End the jobs whose deadline has passed."""
+        error = JobError(code=DeadlineExceeded.code, message="The job's time was over before it was done.")
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            job = self._jobs.get(heappop(self._deadlines)[1])
+            if job is not None and not job.ended:
+                expired.append(self._stop(job.id, "expired", now, error))
+        return expired
+
+    def estimate(self, estimates: Mapping[Place, Estimate]) -> list[Job]:
         """Take in a forecast; return the jobs whose place or time changed enough to be worth saying."""
         changed = []
         ahead: dict[str, int] = {}
@@ -208,49 +221,42 @@ class JobQueue:
 
     # -- inside
 
-    def _waiting(self, lease: Lease) -> Waiting:
-        job = self._jobs[lease.job_id]
-        return Waiting(lease, job.owner, job.specs[lease.index])
-
     def _put(self, job: Job) -> Job:
         job = replace(job, version=job.version + 1)
         self._jobs[job.id] = job
+        if job.ended:
+            self._ended.append(job.id)
+            if len(self._ended) > KEPT_JOBS:
+                del self._jobs[self._ended.popleft()]
         return job
 
     def _holds(self, lease: Lease) -> bool:
-        return self._running.get((lease.job_id, lease.index)) == lease
+        return self._running.get(lease.place) == lease
 
     def _end(self, lease: Lease) -> bool:
         """Take a lease back; False if that happened before."""
         if not self._holds(lease):
             return False
-        place = (lease.job_id, lease.index)
-        del self._running[place]
-        self._updates.pop(place, None)
+        del self._running[lease.place]
+        self._updates.pop(lease.place, None)
+        job = self._jobs[lease.job_id]
+        self._running_of[job.owner] -= 1
+        if not self._running_of[job.owner]:
+            del self._running_of[job.owner]
+        self._rows -= job.specs[lease.index].rows
         return True
 
-    def _forget_old(self) -> None:
-        """Drop the oldest jobs that have ended, down to `KEPT_JOBS`."""
-        ended = [job.id for job in self._jobs.values() if job.ended]
-        for job_id in ended[: max(0, len(self._jobs) - KEPT_JOBS)]:
-            del self._jobs[job_id]
-
-    def _forget_idle(self, owner: str) -> None:
-        if not self._lines[owner]:
-            del self._lines[owner]
-        if not self._lines:  # nobody waits: all are equal again
-            self._served, self._clock = {}, 0.0
+    def _may_run(self, owner: str) -> bool:
+        most = self._limits.owner_running
+        return most is None or self._running_of[owner] < most
 
     def _stop(self, job_id: str, status: Status, now: float, error: JobError | None) -> Job:
         """End a job as it stands: nothing of it waits or runs any more."""
-        for lease in [held for held in self._running.values() if held.job_id == job_id]:
-            self._end(lease)
-        self._urgent = deque(lease for lease in self._urgent if lease.job_id != job_id)
         job = self._jobs[job_id]
-        if job.owner in self._lines:
-            kept = deque(lease for lease in self._lines[job.owner] if lease.job_id != job_id)
-            self._lines[job.owner] = kept
-            self._forget_idle(job.owner)
+        for index in range(len(job.specs)):
+            if (lease := self._running.get((job_id, index))) is not None:
+                self._end(lease)
+        self._line.remove(job_id, job.owner)
         times = replace(job.timestamps, ended=now)
         return self._put(replace(job, status=status, error=error, queue=None, progress=None, timestamps=times))
 

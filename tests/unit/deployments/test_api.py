@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from PIL import Image
 
 from deployments.api.deployment import create_api
 from deployments.api.limits import MAX_BODY
+from deployments.dispatcher import client as client_module
+from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
-from deployments.dispatcher.deployment import Dispatcher
 from deployments.image_store import ImageStore
 from deployments.replicas import ApplicationState, DeploymentState
 from models.errors import NonFinite
-from tests.fakes import CARD, STEPS, FakePipeline, settled, until
+from tests.fakes import STEPS, FakePipeline, a_dispatcher, settled, until
 
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
 STARTS = DeploymentState(status="UPDATING", running=0, wanted=1)
@@ -34,9 +36,7 @@ class Api:
     def __init__(self, root: Path, max_waiting: int = 8) -> None:
         images = ImageStore(root)
         self.pipeline = FakePipeline(images)
-        self.dispatcher = Dispatcher(
-            CARD, self.pipeline, max_waiting=max_waiting, max_rows=2, replicas=lambda: {"denoiser": 1}
-        )
+        self.dispatcher = a_dispatcher(self.pipeline, max_waiting=max_waiting)
         self.applications = {"generation": ApplicationState("RUNNING", dict(ALL_RUN))}
         self.app = create_api(DispatcherClient(LocalCalls(self.dispatcher)), images, lambda: self.applications)
         self.http = self.caller("127.0.0.1")
@@ -198,8 +198,9 @@ async def streamed(api: Api, partial_images: int, previews: tuple[int, ...]) -> 
     [(0, (2, 4, 6), 0), (1, (2, 4, 6), 1), (2, (2, 4, 6), 2), (3, (2, 4, 6), 3), (3, (2,), 1), (3, (), 0)],
 )
 async def test_a_stream_has_at_most_the_wanted_previews_and_then_the_picture(
-    api: Api, partial_images: int, previews: tuple[int, ...], shown: int
+    api: Api, partial_images: int, previews: tuple[int, ...], shown: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client_module, "WATCH_INTERVAL_S", 0)
     found = await streamed(api, partial_images, previews)
     assert [name for name, _ in found] == ["image_generation.partial_image"] * shown + ["image_generation.completed"]
     assert all(data["type"] == name for name, data in found)
@@ -265,7 +266,10 @@ async def test_a_job_is_accepted_with_its_address_and_can_be_read_and_listed(api
     assert [(await api.http.get(i["url"].removeprefix("/v1"))).status_code for i in end["images"]] == [200, 200]
 
 
-async def test_a_watch_is_a_stream_of_states_of_the_job_until_its_end(api: Api) -> None:
+async def test_a_watch_is_a_stream_of_states_of_the_job_until_its_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "WATCH_INTERVAL_S", 0)
     api.pipeline.hold()
     job = await api.submit()
     watch = asyncio.create_task(api.http.get(f"/jobs/{job['id']}/watch"))
@@ -331,6 +335,58 @@ async def test_a_full_line_is_a_429_that_says_when_to_come_back(tmp_path: Path) 
         assert 1 <= int(answer.headers["retry-after"]) <= 120
     assert len((await api.http.get("/jobs")).json()["data"]) == 2
     assert (await api.http.get("/queue")).json()["waiting"] == 2
+
+
+# -- keys, deadlines, and what is kept
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
+async def test_the_same_key_gives_the_same_answer_and_draws_once(api: Api, path: str) -> None:
+    headers = {"Idempotency-Key": "order-17"}
+    answers = [await api.http.post(path, json={"prompt": "a circle"}, headers=headers) for _ in range(3)]
+    assert len(api.pipeline.started) == 1
+    if path == "/jobs":
+        assert len({answer.json()["id"] for answer in answers}) == 1
+    else:
+        assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 1
+
+
+async def test_a_key_that_came_with_another_body_is_a_422(api: Api) -> None:
+    headers = {"Idempotency-Key": "order-17"}
+    await api.http.post("/jobs", json={"prompt": "a circle"}, headers=headers)
+    error = problem(await api.http.post("/jobs", json={"prompt": "a star"}, headers=headers), 422)
+    assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "k" * 256, "clé"])
+async def test_a_malformed_key_is_a_400_that_names_it_and_queues_nothing(api: Api, key: str) -> None:
+    answer = await api.http.post("/jobs", json={"prompt": "a circle"}, headers={"Idempotency-Key": key.encode()})
+    assert problem(answer, 400)["param"] == "idempotency-key"
+    await api.assert_idle()
+
+
+async def test_a_job_that_takes_too_long_expires_and_whoever_waits_gets_a_504(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    api.pipeline.hold()
+    job = await api.submit(deadline_s=0.01)
+    end = await api.ended(job)
+    assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
+    error = problem(await api.generate(deadline_s=0.01), 504)
+    assert error["code"] == "deadline_exceeded"
+
+
+async def test_the_longest_deadline_is_said(api: Api) -> None:
+    error = problem(await api.http.post("/jobs", json={"prompt": "a circle", "deadline_s": 1e9}), 400)
+    assert (error["param"], error["message"]) == ("deadline_s", "deadline_s must be at most 86400, got 1e+09.")
+
+
+async def test_a_result_that_has_expired_is_a_410(api: Api) -> None:
+    job = await api.ended(await api.submit())
+    api.dispatcher._queue._jobs.clear()
+    api.dispatcher._ledger.store.expire(time.time() + 1, 0)
+    assert problem(await api.http.get(f"/jobs/{job['id']}"), 410)["code"] == "gone"
 
 
 # -- what is refused

@@ -12,9 +12,9 @@ from deployments.dispatcher import client as client_module
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
-from deployments.schema import GenerationRequest, Job
+from deployments.schema import GenerationRequest, Job, new_job
 from models.errors import JobEnded, NonFinite, NotFound, QueueFull, ReplicaLost, Unavailable
-from tests.fakes import CARD, PATIENCE_S, STEPS, FakePipeline, settled, until
+from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, a_spec, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
 
@@ -25,8 +25,7 @@ class Cluster:
     def __init__(self, calls: Callable[[Dispatcher], Any] = LocalCalls, **options: Any) -> None:
         self.pipeline = FakePipeline()
         self.pipeline.hold()
-        options = {"max_waiting": 8, "max_rows": 2, "replicas": lambda: {"denoiser": 1}} | options
-        self.dispatcher = Dispatcher(CARD, self.pipeline, **options)
+        self.dispatcher = a_dispatcher(self.pipeline, **options)
         self.client = DispatcherClient(calls(self.dispatcher))
 
     async def submit(self, pictures: int = 1, owner: str = "ada") -> Job:
@@ -195,9 +194,13 @@ async def test_cancelling_ends_a_watch_and_lets_the_next_in_line_start(cluster: 
 
 
 async def test_a_job_cancelled_in_the_moment_of_its_grant_lets_the_next_in_line_start(cluster: Cluster) -> None:
-    job, other = await cluster.submit(pictures=2), await cluster.submit()
+    await cluster.dispatcher._beginning
+    job, other = new_job([a_spec()] * 2, "ada", 0.0), new_job([a_spec()], "ada", 0.0)
+    cluster.dispatcher._queue.submit(job)
+    cluster.dispatcher._queue.submit(other)
+    cluster.dispatcher._pump()
     await cluster.client.cancel(job.id)  # its pictures have had no turn of the event loop yet
-    assert cluster.pipeline.started == []
+    assert job.id not in {lease.job_id for lease in cluster.pipeline.started}
     assert (await cluster.ended(other)).status == "succeeded"
     assert cluster.dispatcher._tasks == {}
 

@@ -1,6 +1,7 @@
 """The queue by example, and under any order of events."""
 
 import copy
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -16,7 +17,8 @@ from hypothesis.stateful import (
 
 from deployments.dispatcher import job_queue
 from deployments.dispatcher.forecast import Estimate
-from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Lease
+from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Limits
+from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
 from models.errors import JobEnded, NonFinite, NotFound, QueueFull
 from models.spec import ImageSpec, StepUpdate
@@ -26,16 +28,14 @@ SPEC = a_spec()
 numbers = count()
 
 
-def a_job(owner: str = "ada", pictures: int = 1, spec: ImageSpec = SPEC) -> Job:
+def a_job(owner: str = "ada", pictures: int = 1, spec: ImageSpec = SPEC, deadline: float | None = None) -> Job:
     """A new job under a name that says whose it is."""
-    specs = (spec,) * pictures
-    return Job(
-        id=f"{owner}-{next(numbers)}", owner=owner, status="queued", specs=specs, timestamps=Timestamps(created=0)
-    )
+    times = Timestamps(created=0, deadline=deadline)
+    return Job(id=f"{owner}-{next(numbers)}", owner=owner, status="queued", specs=(spec,) * pictures, timestamps=times)
 
 
 def a_queue(*jobs: Job, max_waiting: int = 100) -> JobQueue:
-    queue = JobQueue(max_waiting)
+    queue = JobQueue(Limits(max_waiting))
     for job in jobs:
         queue.submit(job)
     return queue
@@ -118,7 +118,7 @@ def test_owners_who_are_gone_leave_no_trace() -> None:
     for k in range(200):
         queue.submit(a_job(f"owner {k}"))
         finish(queue, granted(queue))
-    assert (queue._served, queue._lines) == ({}, {})
+    assert (queue._line._served, queue._line._lines) == ({}, {})
 
 
 def test_the_line_tells_the_order_of_the_grants() -> None:
@@ -135,20 +135,44 @@ def test_a_full_line_queues_nothing_of_the_job_and_says_when_to_come_back() -> N
     before = seen(queue)
     late = a_job("bob", 2)
     with pytest.raises(QueueFull) as caught:
-        queue.submit(late, retry_after_s=17)
+        queue.check_room(late.owner, len(late.specs), lambda: 17)
     assert caught.value.retry_after_s == 17
     assert "(4)" in caught.value.message
     assert seen(queue) == before
-    assert "bob" not in queue._lines
-    assert "bob" not in queue._served
+    assert "bob" not in queue._line._lines
+    assert "bob" not in queue._line._served
     with pytest.raises(NotFound):
         queue.job(late.id)
     assert owners(queue) == ["ada"] * 3
 
 
+def test_an_owner_at_their_cap_of_waiting_pictures_is_refused_and_others_are_not() -> None:
+    queue = JobQueue(Limits(100, owner_waiting=3))
+    queue.submit(a_job("ada", 2))
+    queue.check_room("ada", 1)
+    with pytest.raises(QueueFull, match="At most 3 of your pictures"):
+        queue.check_room("ada", 2)
+    queue.check_room("bob", 3)
+
+
+def test_an_owner_at_their_cap_of_running_pictures_lets_others_pass_and_goes_on_when_one_has_ended() -> None:
+    queue = JobQueue(Limits(100, owner_running=2))
+    queue.submit(a_job("ada", 4))
+    queue.submit(a_job("bob", 1))
+    leases = [granted(queue) for _ in range(3)]
+    assert [queue.job(lease.job_id).owner for lease in leases] == ["ada", "bob", "ada"]
+    assert queue.grant(1.0) is None
+    queue.lose(leases[0], 2.0)
+    assert granted(queue).attempt == 2
+    assert queue.grant(1.0) is None
+    finish(queue, leases[2])
+    assert granted(queue).index == 2
+
+
 def test_a_picture_in_the_making_takes_no_place_in_line() -> None:
     queue = a_queue(a_job(), max_waiting=1)
     granted(queue)
+    queue.check_room("ada", 1)
     queue.submit(a_job())
     assert (queue.waiting, len(queue.running)) == (1, 1)
 
@@ -292,7 +316,7 @@ def test_the_oldest_jobs_that_have_ended_are_forgotten_and_never_one_that_has_no
         queue.submit(job)
         finish(queue, granted(queue))
     queue.submit(newest := a_job())
-    assert [job.id for job in queue.jobs("ada")] == [newest.id, done[-1].id, open_job.id]
+    assert [job.id for job in queue.jobs("ada")] == [newest.id, *(job.id for job in done[:0:-1]), open_job.id]
     assert finish(queue, lease).status == "succeeded"
 
 
@@ -346,7 +370,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = JobQueue(MAX_WAITING)
+        self.epoch = 1
+        self.queue = JobQueue(Limits(MAX_WAITING), self.epoch)
         self.accepted: list[str] = []
         self.ended: dict[str, Job] = {}
         self.held: set[Lease] = set()
@@ -354,16 +379,23 @@ class QueueMachine(RuleBasedStateMachine):
 
     # -- events
 
-    @rule(target=jobs, owner=st.sampled_from("abc"), pictures=st.integers(1, 3), spec=st.sampled_from(SPECS))
-    def submit(self, owner: str, pictures: int, spec: ImageSpec):
-        job = a_job(owner, pictures, spec)
+    @rule(
+        target=jobs,
+        owner=st.sampled_from("abc"),
+        pictures=st.integers(1, 3),
+        spec=st.sampled_from(SPECS),
+        deadline=st.none() | st.sampled_from((10.0, 20.0)),
+    )
+    def submit(self, owner: str, pictures: int, spec: ImageSpec, deadline: float | None):
+        job = a_job(owner, pictures, spec, deadline)
         before = seen(self.queue)
         try:
-            self.queue.submit(job, 5)
+            self.queue.check_room(owner, pictures, lambda: 5)
         except QueueFull:
             assert self.queue.waiting + pictures > MAX_WAITING
             assert seen(self.queue) == before
             return multiple()
+        self.queue.submit(job)
         assert self.queue.waiting <= MAX_WAITING
         self.accepted.append(job.id)
         return job.id
@@ -371,7 +403,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(target=leases)
     def grant(self):
         line = list(self.queue.line())
-        urgent = bool(self.queue._urgent)
+        urgent = bool(self.queue._line._urgent)
         grant = self.queue.grant(1.0)
         if grant is None:
             assert not line
@@ -413,6 +445,29 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert self.queue.cancel(job_id, None, 2.0).status == "cancelled"
 
+    @rule(now=st.sampled_from((5.0, 10.0, 25.0)))
+    def expire(self, now: float) -> None:
+        late = {job.id for job in self.present() if not job.ended and (job.timestamps.deadline or 99.0) <= now}
+        expired = self.queue.expire(now)
+        assert {job.id for job in expired} == late
+        assert {job.status for job in expired} <= {"expired"}
+
+    @rule()
+    def restart(self) -> None:
+        """The process dies; another takes up what had not ended, in the order in which it came."""
+        self.an_end_is_final()
+        versions = {job.id: job.version for job in self.present()}
+        unfinished = [replace(job, queue=None, progress=None) for job in self.present() if not job.ended]
+        ended = [job for job in self.present() if job.ended]
+        self.epoch += 1
+        self.queue = JobQueue(Limits(MAX_WAITING), self.epoch)
+        for job in ended:
+            self.queue._jobs[job.id] = job  # as the store would give it
+        for job in unfinished:
+            assert self.queue.restore(job).version > versions[job.id]
+        self.held.clear()
+        self.overtaken.clear()
+
     @rule()
     def estimate(self) -> None:
         places = [(lease.job_id, lease.index) for lease, _, _ in self.queue.running]
@@ -436,6 +491,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert queue.grant(1.0) is None
 
     # -- what they have in common
+
+    def present(self) -> list[Job]:
+        return [self.queue.job(job_id) for job_id in self.accepted]
 
     def book(self, lease: Lease, change, *, takes_back: bool = True) -> None:
         before, version = seen(self.queue), self.queue.job(lease.job_id).version
@@ -485,7 +543,7 @@ class QueueMachine(RuleBasedStateMachine):
         for job in map(self.queue.job, self.accepted):
             if job.ended:
                 assert self.ended.setdefault(job.id, job) is job
-                assert (job.error is not None) == (job.status == "failed")
+                assert (job.error is not None) == (job.status in ("failed", "expired"))
                 assert job.timestamps.ended is not None
                 self.held = {lease for lease in self.held if lease.job_id != job.id}
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployments.dispatcher.deployment import Dispatcher
 from deployments.schema import MAX_SEED, GenerationRequest, first_problem, new_job, resolve
 from models.errors import InvalidRequest, UnknownModel
-from tests.fakes import CARD, FakePipeline, a_spec
+from tests.fakes import CARD, FakePipeline, a_dispatcher, a_spec
 
 
 def problem_of(**fields: Any) -> tuple[str, str]:
@@ -132,7 +131,7 @@ def test_a_card_without_styles_takes_them_all() -> None:
 
 
 async def test_an_unknown_model_is_refused_with_the_one_served() -> None:
-    dispatcher = Dispatcher(CARD, FakePipeline(), max_waiting=8, max_rows=2, replicas=dict)
+    dispatcher = a_dispatcher(FakePipeline())
     with pytest.raises(UnknownModel) as caught:
         await dispatcher.submit(GenerationRequest(prompt="a circle", model="dall-e-3"), "me")
     assert (caught.value.status, caught.value.param) == (404, "model")

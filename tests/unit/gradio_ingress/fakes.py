@@ -9,11 +9,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
-from deployments.dispatcher.deployment import Dispatcher
-from deployments.dispatcher.job_queue import Lease
+from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from models.spec import ImageSpec, ModelCard, StepUpdate
+from tests.fakes import a_dispatcher
 
 CARD = ModelCard(
     id="shapes",
@@ -59,6 +59,9 @@ class FakePipeline:
         self.specs: list[ImageSpec] = []
         self._images = images
 
+    async def fence(self, epoch: int) -> None:
+        """Nobody was there before."""
+
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
         self.specs.append(spec)
         steps = spec.num_inference_steps
@@ -67,7 +70,7 @@ class FakePipeline:
             yield StepUpdate(step=step, steps=steps, batch_rows=2, denoise_s=0.01 * step, preview=preview)
             while not self.go.is_set() and step >= steps // 2:
                 await asyncio.sleep(0.01)
-        name = f"{lease.job_id}-{lease.index}-{lease.attempt}.png"
+        name = lease.file_name("png")
         self._images.put(name, picture(spec))
         yield ImageResult(
             index=lease.index,
@@ -89,7 +92,5 @@ class Cluster:
 
     def __init__(self, images: ImageStore, card: ModelCard = CARD, max_waiting: int = 8) -> None:
         self.pipeline = FakePipeline(images)
-        self.dispatcher = Dispatcher(
-            card, self.pipeline, max_waiting=max_waiting, max_rows=2, replicas=lambda: {"denoiser": 1}
-        )
+        self.dispatcher = a_dispatcher(self.pipeline, card=card, max_waiting=max_waiting)
         self.client = DispatcherClient(LocalCalls(self.dispatcher))

@@ -42,7 +42,7 @@ class Down:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
+async def cluster(tmp_path: Path) -> Cluster:
     return Cluster(ImageStore(tmp_path))
 
 
@@ -119,8 +119,12 @@ async def test_cancel_ends_the_job_in_the_cluster(page: Page, cluster: Cluster) 
 
 
 async def test_cancelling_what_has_ended_changes_nothing(page: Page, cluster: Cluster) -> None:
-    first, *_ = await generated(page, prompt="a star")
-    assert await page.on_cancel(first[page.job_id], REQUEST) == {}
+    cluster.pipeline.go.clear()
+    updates = page.on_generate(form(page, prompt="a star"), REQUEST)
+    job_id = (await anext(updates))[page.job_id]
+    cluster.pipeline.go.set()
+    assert [update async for update in updates]
+    assert await page.on_cancel(job_id, REQUEST) == {}
 
 
 async def test_another_tab_cannot_cancel_a_job(page: Page, cluster: Cluster) -> None:
@@ -134,9 +138,11 @@ async def test_another_tab_cannot_cancel_a_job(page: Page, cluster: Cluster) -> 
 
 
 async def test_leaving_the_page_does_not_end_the_job(page: Page, cluster: Cluster) -> None:
+    cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
     job_id = (await anext(updates))[page.job_id]
     await updates.aclose()
+    cluster.pipeline.go.set()
     *_, last = [job async for job in cluster.client.watch(job_id)]
     assert last.status == "succeeded"
 

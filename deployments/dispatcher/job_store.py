@@ -1,0 +1,240 @@
+"""Jobs on disk: what was accepted outlives every process. SQLite in `state_dir` by default, or PostgreSQL.
+
+One table: the job is its own document, and columns hold what queries need. Writes are conditional on the *epoch*. Each
+Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
+
+from deployments.schema import Job
+from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+BUSY_S = 10  # how long another writer is waited for
+
+DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
+Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
+
+metadata = MetaData()
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Number, primary_key=True),  # the order in which they came
+    Column("id", String(40), nullable=False, unique=True),
+    Column("owner", String(200), nullable=False, index=True),
+    Column("request_key", String(255)),
+    Column("request_hash", String(64)),
+    Column("ended", Float, index=True),  # seconds since 1970
+    Column("size", BigInteger, nullable=False, default=0),  # bytes of its pictures
+    Column("document", Text),  # none once its result has expired
+    UniqueConstraint("owner", "request_key"),
+)
+service = Table(
+    "service",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """A client's `Idempotency-Key`, and the hash of the request that it came with."""
+
+    key: str
+    request_hash: str
+
+
+class JobStore:
+    """The database. Calls block, for about the time of one disk write.
+
+    Any of them raises `StoreUnavailable` where the database cannot be reached or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._url = make_url(url)
+            self._engine = _engine(self._url)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise StoreUnavailable(f"database_url cannot be used: {error}") from error
+        self.epoch = 0
+
+    def begin(self) -> list[Job]:
+        """Take over from every Dispatcher before; return the jobs that have not ended, in their old order.
+
+        Raises:
+            StoreUnavailable: also where a newer Darkroom has written the database.
+        """
+        with self._connected() as connection:
+            if inspect(connection).has_table(service.name):
+                self._check_version(connection)
+            metadata.create_all(connection)
+            found = connection.execute(select(service).with_for_update()).one_or_none()
+            if found is None:
+                connection.execute(service.insert().values(id=1, schema_version=SCHEMA_VERSION, epoch=1))
+            else:
+                connection.execute(update(service).values(epoch=found.epoch + 1))
+            self.epoch = 1 if found is None else found.epoch + 1
+            unfinished = select(jobs.c.document).where(jobs.c.ended.is_(None)).order_by(jobs.c.number)
+            return [DOCUMENT.validate_json(document) for document in connection.scalars(unfinished)]
+
+    def find(self, owner: str, request_key: RequestKey) -> str | None:
+        """Return the id of the job that was accepted under a key.
+
+        Raises:
+            KeyReused: it was for another request.
+        """
+        with self._connected() as connection:
+            same = (jobs.c.owner == owner) & (jobs.c.request_key == request_key.key)
+            found = connection.execute(select(jobs.c.id, jobs.c.request_hash).where(same)).one_or_none()
+        if found is None:
+            return None
+        if found.request_hash != request_key.request_hash:
+            raise KeyReused("Idempotency-Key: this key came with another request before.", "Idempotency-Key")
+        return found.id
+
+    def add(self, job: Job, request_key: RequestKey | None = None) -> None:
+        """Write a new job. Raises Superseded where another Dispatcher has taken over; then nothing was written."""
+        row = _row(job) | {"id": job.id, "owner": job.owner}
+        if request_key is not None:
+            row |= {"request_key": request_key.key, "request_hash": request_key.request_hash}
+        with self._in_charge() as connection:
+            connection.execute(jobs.insert().values(row))
+
+    def save(self, job: Job) -> None:
+        """Write what has become of a job. Raises Superseded where another Dispatcher has taken over."""
+        with self._in_charge() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job.id).values(_row(job)))
+
+    def confirm(self, *, by_writing: bool = False) -> None:
+        """Raise Superseded where another Dispatcher has taken over."""
+        with self._in_charge() as connection:
+            if by_writing:
+                connection.execute(update(service).values(epoch=self.epoch))
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job as it was saved last; None if there is none.
+
+        Raises:
+            Gone: its result has expired.
+        """
+        with self._connected() as connection:
+            found = connection.execute(select(jobs.c.document).where(jobs.c.id == job_id)).one_or_none()
+        if found is None:
+            return None
+        if found.document is None:
+            raise Gone(f"The result of {job_id} has expired.")
+        return DOCUMENT.validate_json(found.document)
+
+    def jobs(self, owner: str, most: int = 100) -> list[Job]:
+        """Return an owner's jobs, newest first."""
+        theirs = (jobs.c.owner == owner) & jobs.c.document.is_not(None)
+        newest = select(jobs.c.document).where(theirs).order_by(jobs.c.number.desc()).limit(most)
+        with self._connected() as connection:
+            return [DOCUMENT.validate_json(document) for document in connection.scalars(newest)]
+
+    def expire(self, ended_before: float, most_bytes: int) -> list[str]:
+        """Forget the results of jobs that ended before a moment, and of the oldest beyond so many bytes.
+
+        Returns the names of their pictures, which nothing refers to any more.
+        """
+        kept = jobs.c.ended.is_not(None) & jobs.c.document.is_not(None)
+        newest = select(jobs.c.number, jobs.c.ended, jobs.c.size).where(kept).order_by(jobs.c.ended.desc())
+        names: list[str] = []
+        with self._in_charge() as connection:
+            total, expired = 0, []
+            for row in connection.execute(newest):
+                total += row.size
+                if row.ended < ended_before or total > most_bytes:
+                    expired.append(row.number)
+            for number in expired:
+                document = connection.scalar(select(jobs.c.document).where(jobs.c.number == number))
+                names += [image.name for image in DOCUMENT.validate_json(str(document)).images]
+                connection.execute(update(jobs).where(jobs.c.number == number).values(document=None, size=0))
+        return names
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """One transaction."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            reason = str(error.orig).strip()
+            raise StoreUnavailable(f"The database {self._url.render_as_string()} cannot be used: {reason}") from error
+
+    @contextmanager
+    def _in_charge(self) -> Iterator[Connection]:
+        """One transaction that nobody can take over in."""
+        with self._connected() as connection:
+            epoch = connection.scalar(select(service.c.epoch).with_for_update(read=True))
+            if epoch != self.epoch:
+                raise Superseded(f"Another Dispatcher has taken over (epoch {epoch}, this one's {self.epoch}).")
+            yield connection
+
+    def _check_version(self, connection: Connection) -> None:
+        version = connection.scalar(select(service.c.schema_version))
+        if version is not None and version > SCHEMA_VERSION:
+            raise StoreUnavailable(
+                f"The database {self._url.render_as_string()} was written by a newer Darkroom (schema {version}, this "
+                f"one knows {SCHEMA_VERSION}): upgrade, or choose another database_url."
+            )
+
+
+def _row(job: Job) -> dict[str, Any]:
+    """What changes of a job. Places and progress are of the moment: they are not kept."""
+    document = DOCUMENT.dump_json(replace(job, queue=None, progress=None)).decode()
+    return {"ended": job.timestamps.ended, "size": sum(image.size for image in job.images), "document": document}
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    in_memory = url.database in (None, "", ":memory:")
+    arguments = {"check_same_thread": False, "timeout": BUSY_S, "isolation_level": None}
+    engine = create_engine(url, connect_args=arguments, poolclass=StaticPool if in_memory else None)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's sqlite3 would begin at the first write: too late
+
+    return engine

@@ -1,0 +1,103 @@
+"""When what has become of a job may be told: once it is on disk."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
+
+from deployments.dispatcher.job_store import JobStore
+from deployments.schema import Job
+from models.errors import StoreUnavailable, Superseded
+
+logger = logging.getLogger(__name__)
+
+WRITE_AGAIN_S = 1.0  # after the database could not be written
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Ledger:
+    """A store on a thread of its own, and which jobs it is behind with.
+
+    `superseded` is called once, when another Dispatcher turns out to have taken over.
+    """
+
+    def __init__(self, store: JobStore, superseded: Callable[[], None]) -> None:
+        self.store = store
+        self.superseded = False
+        self.problem: str | None = None  # why the database could not be used, since it last could
+        self._on_superseded = superseded
+        self._thread: Executor = ThreadPoolExecutor(1, "job-store")  # one: writes in the order they were asked for
+        self._behind: dict[str, asyncio.Event] = {}  # job -> set once the disk has its newest state
+
+    async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a method of the store. Raises what it raises."""
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, lambda: method(*args, **kwargs))
+        except Superseded:
+            self.step_down()
+            raise
+        except StoreUnavailable as error:
+            self.problem = error.message
+            raise
+        return result
+
+    async def confirm(self) -> None:
+        """See whether another Dispatcher has taken over, and whether a database that failed works again."""
+        with suppress(Superseded, StoreUnavailable):
+            await self.call(self.store.confirm, by_writing=self.problem is not None)
+            self.problem = None
+
+    def step_down(self) -> None:
+        """Write nothing any more: another Dispatcher does."""
+        if self.superseded:
+            return
+        logger.warning("another Dispatcher has taken over")
+        self.superseded = True
+        for up_to_date in self._behind.values():
+            up_to_date.set()
+        self._on_superseded()
+
+    def check(self) -> None:
+        """Raise Superseded where another Dispatcher has taken over."""
+        if self.superseded:
+            raise Superseded("Another Dispatcher has taken over.")
+
+    def is_behind(self, job_id: str) -> bool:
+        """Whether something of a job is not on disk yet, and so must not be told."""
+        return job_id in self._behind
+
+    async def up_to_date(self, job_id: str) -> None:
+        """Wait until what is known of a job is on disk. Raises Superseded where that is for another to write."""
+        while (up_to_date := self._behind.get(job_id)) is not None:
+            await up_to_date.wait()
+            self.check()
+
+    async def write(self, job_id: str, newest: Callable[[], Job]) -> Job | None:
+        """Put a job's newest state on disk, as often as that takes.
+
+        Returns the job if this brought the disk up to date, None if another call did or will, or another Dispatcher.
+        """
+        self._behind.setdefault(job_id, asyncio.Event())
+        while job_id in self._behind and not self.superseded:
+            job = newest()
+            try:
+                await self.call(self.store.save, job)
+            except StoreUnavailable as error:
+                logger.error("%s", error.message)
+                await asyncio.sleep(WRITE_AGAIN_S)
+            except Superseded:
+                break
+            else:
+                if _durable(newest()) == _durable(job) and job_id in self._behind:
+                    self._behind.pop(job_id).set()
+                    return newest()
+        return None
+
+
+def _durable(job: Job) -> tuple[object, ...]:
+    """What of a job must not be told before it is on disk."""
+    return job.status if job.ended else "open", job.images

@@ -1,0 +1,1 @@
+"""Promises under fire: `make chaos` at full count, a tenth of it in `make test`."""

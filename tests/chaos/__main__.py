@@ -1,0 +1,39 @@
+"""`make chaos`: every drill at its full count. Prints the ledger of kills, a table, and one line of JSON."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos import drills
+from tests.chaos.cluster import running_cluster
+
+
+def main() -> int:
+    """Run the drills; 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--share", type=float, default=1.0, help="of the full counts")
+    args = parser.parse_args()
+    share: float = args.share
+    with tempfile.TemporaryDirectory() as state, running_cluster(Path(state), args.seed) as cluster:
+        outcomes = [
+            drills.replica_deaths(cluster, jobs=round(1000 * share), kills=max(5, round(60 * share))),
+            drills.cluster_deaths(cluster, times=max(1, round(10 * share))),
+            drills.duplicates(cluster, keys=round(200 * share)),
+            drills.cancels(cluster, times=round(200 * share), at_the_end=round(50 * share)),
+            drills.cut_watches(cluster, times=round(200 * share)),
+            drills.fairness(cluster, pictures=round(100 * share)),
+        ]
+        kills = cluster.kills
+    print("kills: " + ", ".join(f"{kill['what']} at {kill['s']} s" for kill in kills))
+    print(f"seed {args.seed}\n\n{drills.table(outcomes)}\n")
+    print(json.dumps({"chaos": [asdict(o) for o in outcomes], "seed": args.seed, "kills": kills}))
+    return 0 if all(outcome.held for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""A tenth of the drills; those that wait for replicas to come back are among the long tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos import drills
+from tests.chaos.cluster import Cluster, running_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("chaos"), seed=5) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def holds(cluster: Cluster, capsys: pytest.CaptureFixture[str]):
+    def check(outcome: drills.Outcome) -> None:
+        with capsys.disabled():
+            print(f"\n{drills.table([outcome])}")
+        assert outcome.held, f"{drills.table([outcome])}\nkills: {cluster.kills}"
+
+    return check
+
+
+@pytest.mark.full
+def test_accepted_jobs_outlive_their_replicas(cluster: Cluster, holds) -> None:
+    holds(drills.replica_deaths(cluster, jobs=100, kills=6))
+
+
+@pytest.mark.full
+def test_accepted_jobs_outlive_every_process(cluster: Cluster, holds) -> None:
+    holds(drills.cluster_deaths(cluster, times=1))
+
+
+def test_a_cancelled_job_ends_once(cluster: Cluster, holds) -> None:
+    holds(drills.cancels(cluster, times=20, at_the_end=5))
+
+
+def test_a_watch_that_was_cut_goes_on(cluster: Cluster, holds) -> None:
+    holds(drills.cut_watches(cluster, times=20))
+
+
+def test_a_long_line_of_one_owner_does_not_hold_up_others(cluster: Cluster, holds) -> None:
+    holds(drills.fairness(cluster, pictures=40, times=2))
+
+
+def test_there_is_one_job_a_key(cluster: Cluster, holds) -> None:
+    holds(drills.duplicates(cluster, keys=20))

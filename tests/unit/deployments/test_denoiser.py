@@ -1,0 +1,75 @@
+"""The Denoiser's shell, without Ray: whom it works for."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployments.config import DenoiserConfig, ModelConfig
+from deployments.denoiser import Denoiser
+from models.checkpoint import read_card
+from models.errors import Superseded
+from models.spec import ImageSpec
+from models.text_encoder import PromptEmbeds, load_text_encoder
+from tests.fakes import PATIENCE_S
+
+
+@pytest.fixture(scope="module")
+def denoiser(shapes: Path) -> Iterator[Denoiser]:
+    threads = torch.get_num_threads()
+    card = read_card(str(shapes))
+    denoiser = Denoiser(ModelConfig(checkpoint=str(shapes)), DenoiserConfig(threads=threads, max_rows=2), card)
+    yield denoiser
+    denoiser._engine.stop()
+
+
+@pytest.fixture(scope="module")
+def spec(shapes: Path) -> ImageSpec:
+    card = read_card(str(shapes))
+    return ImageSpec(model=card.id, prompt="a circle", seed=7, **{**card.defaults, "num_inference_steps": 150})
+
+
+@pytest.fixture(scope="module")
+def embeds(shapes: Path, spec: ImageSpec) -> PromptEmbeds:
+    [embeds] = load_text_encoder(shapes, read_card(str(shapes)).family, torch.device("cpu")).encode([spec])
+    return embeds
+
+
+async def idle(denoiser: Denoiser) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while len(denoiser._engine._batcher):
+            await asyncio.sleep(0.001)
+
+
+async def test_a_later_dispatcher_takes_an_earlier_ones_pictures_out(
+    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds
+) -> None:
+    stream = denoiser.denoise(spec, embeds, epoch=1)
+    assert (await anext(stream)).step < 150
+    denoiser.fence(2)
+    with pytest.raises(Superseded):
+        await anext(stream)
+    await idle(denoiser)
+    assert denoiser._mailboxes == {}
+
+
+async def test_also_where_nobody_reads_them_any_more(denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds) -> None:
+    stream = denoiser.denoise(spec, embeds, epoch=2)
+    before = await anext(stream)
+    denoiser.fence(3)
+    await idle(denoiser)
+    assert before.step < 150
+    await stream.aclose()
+
+
+async def test_an_earlier_dispatcher_is_refused(denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds) -> None:
+    denoiser.fence(4)
+    with pytest.raises(Superseded):
+        await anext(denoiser.denoise(spec, embeds, epoch=3))
+    with pytest.raises(Superseded):
+        denoiser.fence(3)
+    async with asyncio.timeout(PATIENCE_S):
+        steps = [update.step async for update in denoiser.denoise(spec, embeds, epoch=5)]
+    assert steps[-1] == 150

@@ -1,0 +1,322 @@
+"""What outlives a Dispatcher: it is dropped and another begins on the same database, as after a SIGKILL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.dispatcher import deployment as deployment_module
+from deployments.dispatcher import ledger as ledger_module
+from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.deployment import Dispatcher
+from deployments.image_store import ImageStore
+from deployments.schema import GenerationRequest, Job
+from models.errors import Gone, InvalidRequest, KeyReused, QueueFull, StoreUnavailable, Superseded
+from tests.fakes import CARD, PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
+
+REQUEST = GenerationRequest(prompt="a circle", seed=7)
+
+
+class Home:
+    """A database and a folder of pictures, in which one Dispatcher follows another."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def dispatcher(self, pipeline: FakePipeline, **options: object) -> Dispatcher:
+        return a_dispatcher(
+            pipeline, database_url=f"sqlite:///{self._root / 'jobs.sqlite'}", images=self._root / "images", **options
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def held() -> FakePipeline:
+    pipeline = FakePipeline()
+    pipeline.hold()
+    return pipeline
+
+
+async def submit(dispatcher: Dispatcher, owner: str = "ada", pictures: int = 1, **fields: object) -> Job:
+    return await dispatcher.submit(REQUEST.model_copy(update={"num_images": pictures, **fields}), owner)
+
+
+async def end_of(dispatcher: Dispatcher, job: Job) -> Job:
+    return (await all_of(DispatcherClient(LocalCalls(dispatcher)).watch(job.id)))[-1]
+
+
+async def all_of(stream: AsyncIterator[Any]) -> list[Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        return [item async for item in stream]
+
+
+# -- after a death
+
+
+async def test_what_had_not_ended_goes_on_in_its_old_order_without_anyone_asking(home: Home) -> None:
+    first = home.dispatcher(held())
+    jobs = [await submit(first, pictures=count) for count in (2, 1, 3)]
+    pipeline = FakePipeline()
+    second = home.dispatcher(pipeline)
+    ends = [await end_of(second, job) for job in jobs]
+    assert {end.status for end in ends} == {"succeeded"}
+    assert [lease.job_id for lease in pipeline.started] == [job.id for job in jobs for _ in job.specs]
+    assert [len(end.images) for end in ends] == [2, 1, 3]
+    assert all("kept its place" in end.warnings[0] for end in ends)
+
+
+async def test_what_had_ended_is_still_there(home: Home) -> None:
+    first = home.dispatcher(FakePipeline())
+    end = await end_of(first, await submit(first))
+    second = home.dispatcher(FakePipeline())
+    assert await second.job(end.id, "ada") == end
+    assert await second.jobs("ada") == [end]
+
+
+async def test_a_picture_that_was_drawn_is_not_drawn_again(home: Home) -> None:
+    pipeline = held()
+    first = home.dispatcher(pipeline, max_rows=1)
+    job = await submit(first, pictures=2)
+    pipeline.allow(STEPS)
+    await until(lambda: first._queue.job(job.id).images and not first._ledger._behind)
+    [drawn] = first._queue.job(job.id).images
+    again = FakePipeline()
+    end = await end_of(home.dispatcher(again), job)
+    assert end.images[0] == drawn
+    assert [lease.index for lease in again.started] == [1]
+
+
+async def test_the_state_of_a_job_never_goes_back(home: Home) -> None:
+    pipeline = held()
+    first = home.dispatcher(pipeline)
+    job = await submit(first)
+    pipeline.allow(STEPS - 1)
+    await until(lambda: pipeline.forwards == STEPS - 1)
+    await settled()
+    before = await first.job(job.id, "ada")
+    second = home.dispatcher(held())
+    await second._beginning
+    assert (await second.job(job.id, "ada")).version > before.version
+
+
+async def test_a_job_for_a_model_that_is_no_longer_served_fails_with_the_reason(home: Home) -> None:
+    job = await submit(home.dispatcher(held()))
+    second = home.dispatcher(FakePipeline(), card=replace(CARD, id="other"))
+    end = await end_of(second, job)
+    assert (end.status, end.error.code) == ("failed", "model_not_found")
+    assert "shapes is no longer served" in end.error.message
+
+
+# -- one in charge
+
+
+async def test_who_begins_takes_the_denoisers_over_before_it_grants_anything(home: Home) -> None:
+    first = held()
+    await submit(home.dispatcher(first))
+    second = held()
+    follower = home.dispatcher(second)
+    assert second.started == []
+    await follower._beginning
+    assert (first.epoch, second.epoch) == (1, 2)
+    await until(lambda: second.started)
+    assert {lease.epoch for lease in second.started} == {2}
+
+
+async def test_who_was_taken_over_from_stops_and_says_so(home: Home) -> None:
+    pipeline = held()
+    first = home.dispatcher(pipeline)
+    job = await submit(first)
+    feed = first.feed()
+    await anext(feed)
+    second = home.dispatcher(FakePipeline())
+    with pytest.raises(Superseded):
+        await submit(first)
+    await until(lambda: not pipeline.running)
+    with pytest.raises(Superseded):
+        first.check_health()
+    with pytest.raises(Superseded):
+        await all_of(feed)
+    assert (await end_of(second, job)).status == "succeeded"
+
+
+async def test_who_has_nothing_to_write_notices_too_and_lets_its_readers_go(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    first = home.dispatcher(FakePipeline())
+    feed = first.feed()
+    await anext(feed)
+    home.dispatcher(FakePipeline())
+    with pytest.raises(Superseded):
+        await all_of(feed)
+
+
+async def test_a_picture_of_who_was_taken_over_from_does_not_count(home: Home) -> None:
+    pipeline = held()
+    first = home.dispatcher(pipeline)
+    job = await submit(first)
+    second_pipeline = held()
+    second = home.dispatcher(second_pipeline)
+    await second._beginning
+    pipeline.let_go()
+    await until(lambda: not pipeline.running)
+    await settled()
+    with pytest.raises(Superseded):
+        await first.job(job.id, "ada")
+    assert (await second.job(job.id, "ada")).images == ()
+
+
+# -- what is told is on disk
+
+
+async def test_an_end_is_told_only_once_it_is_on_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    dispatcher = home.dispatcher(FakePipeline())
+    save, refused = dispatcher._ledger.store.save, []
+
+    def broken(job: Job) -> None:
+        refused.append(job)
+        raise StoreUnavailable("The disk is gone.")
+
+    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    job = await submit(dispatcher)
+    asked = asyncio.create_task(dispatcher.job(job.id, "ada"))
+    watched = asyncio.create_task(end_of(dispatcher, job))
+    await until(lambda: len(refused) > 3)
+    assert not watched.done()
+    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    assert (await watched).status == "succeeded"
+    assert (await asked).id == job.id
+    assert dispatcher._ledger.store.job(job.id).status == "succeeded"
+
+
+async def test_what_cannot_be_written_is_not_accepted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = home.dispatcher(pipeline := FakePipeline())
+
+    def broken(*_: object) -> None:
+        raise StoreUnavailable("The disk is full.")
+
+    monkeypatch.setattr(dispatcher._ledger.store, "add", broken)
+    with pytest.raises(StoreUnavailable):
+        await submit(dispatcher)
+    assert (pipeline.started, dispatcher._queue.waiting) == ([], 0)
+
+
+async def test_what_is_wrong_with_the_database_is_said_until_it_can_be_written_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(FakePipeline())
+    add, confirm = dispatcher._ledger.store.add, dispatcher._ledger.store.confirm
+
+    def broken(*_: object, **__: object) -> None:
+        raise StoreUnavailable("The disk is full.")
+
+    monkeypatch.setattr(dispatcher._ledger.store, "add", broken)
+    monkeypatch.setattr(dispatcher._ledger.store, "confirm", broken)
+    with pytest.raises(StoreUnavailable):
+        await submit(dispatcher)
+    await settled()
+    assert await dispatcher.problem() == "The disk is full."
+    monkeypatch.setattr(dispatcher._ledger.store, "add", add)
+    monkeypatch.setattr(dispatcher._ledger.store, "confirm", confirm)
+    await until(lambda: dispatcher._ledger.problem is None)
+    assert (await end_of(dispatcher, await submit(dispatcher))).status == "succeeded"
+
+
+async def test_a_caller_who_leaves_while_a_job_is_accepted_leaves_it_in_line(home: Home) -> None:
+    dispatcher = home.dispatcher(held())
+    caller = asyncio.create_task(submit(dispatcher))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await until(lambda: dispatcher._queue.running)
+    assert len(await dispatcher.jobs("ada")) == 1
+
+
+# -- keys
+
+
+async def test_the_same_key_and_request_give_the_same_job_also_at_the_same_moment_and_after_a_death(home: Home) -> None:
+    first = home.dispatcher(pipeline := held())
+    jobs = await asyncio.gather(*(first.submit(REQUEST, "ada", "k") for _ in range(8)))
+    assert len({job.id for job in jobs}) == 1
+    assert len(pipeline.specs) == 1
+    other = await first.submit(REQUEST, "bob", "k")
+    assert other.id != jobs[0].id
+    second = home.dispatcher(FakePipeline())
+    assert (await second.submit(REQUEST, "ada", "k")).id == jobs[0].id
+
+
+async def test_a_key_that_comes_with_another_request_is_refused(home: Home) -> None:
+    dispatcher = home.dispatcher(held())
+    await dispatcher.submit(REQUEST, "ada", "k")
+    with pytest.raises(KeyReused):
+        await dispatcher.submit(REQUEST.model_copy(update={"prompt": "a star"}), "ada", "k")
+    assert len(await dispatcher.jobs("ada")) == 1
+
+
+async def test_a_known_key_is_answered_though_the_line_is_full(home: Home) -> None:
+    dispatcher = home.dispatcher(held(), max_waiting=1)
+    job = await dispatcher.submit(REQUEST, "ada", "k")
+    for _ in range(2):
+        await submit(dispatcher)
+    with pytest.raises(QueueFull):
+        await submit(dispatcher)
+    assert (await dispatcher.submit(REQUEST, "ada", "k")).id == job.id
+
+
+# -- too much
+
+
+async def test_beyond_the_backlog_that_the_operator_allows_nothing_is_queued(home: Home) -> None:
+    dispatcher = home.dispatcher(pipeline := held(), max_backlog_s=0.001)
+    await submit(dispatcher)
+    await until(lambda: dispatcher._backlog_s)
+    with pytest.raises(QueueFull, match="There is work for") as caught:
+        await submit(dispatcher)
+    assert caught.value.retry_after_s >= 1
+    pipeline.let_go()
+    await until(lambda: not dispatcher._backlog_s)
+    await submit(dispatcher)
+
+
+# -- time
+
+
+async def test_a_job_past_its_deadline_expires_wherever_it_is(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(pipeline := held(), max_rows=1)
+    running, waiting = [await submit(dispatcher, deadline_s=0.05) for _ in range(2)]
+    for job in (running, waiting):
+        end = await end_of(dispatcher, job)
+        assert (end.status, end.error.code) == ("expired", "deadline_exceeded")
+    await until(lambda: not pipeline.running)
+    assert dispatcher._queue.running == []
+
+
+async def test_a_deadline_beyond_what_the_operator_allows_is_refused(home: Home) -> None:
+    dispatcher = home.dispatcher(held(), max_deadline_s=60)
+    with pytest.raises(InvalidRequest, match="deadline_s must be at most 60, got 61"):
+        await submit(dispatcher, deadline_s=61)
+    job = await submit(dispatcher)
+    assert job.timestamps.deadline is not None
+
+
+async def test_results_are_kept_for_their_time_and_then_gone_with_their_pictures(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "SWEEP_INTERVAL_S", 0.01)
+    images = ImageStore(tmp_path / "images")
+    first = home.dispatcher(FakePipeline(images))
+    end = await end_of(first, await submit(first))
+    assert list((tmp_path / "images").iterdir())
+    second = home.dispatcher(FakePipeline(images), result_ttl_s=0.001)
+    await until(lambda: not list((tmp_path / "images").iterdir()))
+    with pytest.raises(Gone):
+        await second.job(end.id, "ada")

@@ -1,0 +1,57 @@
+"""Pictures on disk."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from deployments.image_store import ImageStore
+from models.errors import NotFound, StorageFull
+
+NAME = f"job_{'0' * 32}-0-1-1.png"
+
+
+def test_a_picture_comes_back_and_its_size_is_known(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    assert store.put(NAME, b"12345") == 5
+    assert store.get(NAME) == b"12345"
+    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_picture_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, synced = ImageStore(tmp_path), []
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / NAME).exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put(NAME, b"12345")
+    assert synced == [(f"{tmp_path}/.{NAME}.partial", False), (str(tmp_path), True)]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ImageStore(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFull, match="No space left on device") as caught:
+        store.put(NAME, b"12345")
+    assert (caught.value.status, caught.value.code) == (507, "storage_full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_passes_over_what_is_gone(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    store.put(NAME, b"12345")
+    store.remove([NAME, NAME])
+    with pytest.raises(NotFound):
+        store.get(NAME)
+
+
+def test_a_store_elsewhere_keeps_pictures_too() -> None:
+    store = ImageStore("memory://pictures")
+    store.put(NAME, b"12345")
+    assert store.get(NAME) == b"12345"

@@ -1,0 +1,165 @@
+"""What is on disk, by example: the same for SQLite and, in the long tests, for PostgreSQL."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from deployments.dispatcher.job_queue import JobQueue, Limits
+from deployments.dispatcher.job_store import SCHEMA_VERSION, JobStore, RequestKey
+from deployments.dispatcher.lease import Lease
+from deployments.schema import Job, Timestamps
+from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
+from tests.fakes import a_result, a_spec
+from tests.unit.deployments.test_job_queue import a_job
+
+KEY = RequestKey("key", "hash")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgresql_url")
+    return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+
+
+@pytest.fixture
+def begin(database_url: str) -> Callable[[], tuple[JobStore, list[Job]]]:
+    """Begin as another process would, on the same database."""
+
+    def begun() -> tuple[JobStore, list[Job]]:
+        store = JobStore(database_url)
+        return store, store.begin()
+
+    return begun
+
+
+@pytest.fixture
+def store(begin: Callable[[], tuple[JobStore, list[Job]]]) -> JobStore:
+    return begin()[0]
+
+
+def ended(job: Job, at: float = 5.0, size: int = 100) -> Job:
+    """A job that has its picture."""
+    picture = replace(a_result(job.specs[0], Lease(job.id, 0)), size=size)
+    return replace(job, status="succeeded", images=(picture,), timestamps=Timestamps(created=0, ended=at))
+
+
+def test_a_job_comes_back_as_it_was_saved(store: JobStore) -> None:
+    queue = JobQueue(Limits(9), epoch=3)
+    queue.submit(job := a_job(pictures=2, spec=a_spec(prompt="a “cat”\n🐈", seed=2**32 - 1)))
+    store.add(job)
+    lease, running = queue.grant(1.0)
+    drawn = queue.finish(lease, a_result(job.specs[0], lease), 2.0)
+    store.save(drawn)
+    assert store.job(job.id) == replace(drawn, progress=None)
+    assert running.progress is not None  # which is of the moment, and not kept
+
+
+def test_what_has_not_ended_comes_back_in_the_order_in_which_it_came(
+    store: JobStore, begin: Callable[[], tuple[JobStore, list[Job]]]
+) -> None:
+    jobs = [a_job(owner) for owner in ("zoe", "ada", "bob", "ada")]
+    for job in jobs:
+        store.add(job)
+    store.save(replace(jobs[0], warnings=("late",)))
+    store.save(ended(jobs[2]))
+    assert [job.id for job in begin()[1]] == [jobs[0].id, jobs[1].id, jobs[3].id]
+
+
+def test_who_begins_shuts_out_who_began_before(
+    store: JobStore, begin: Callable[[], tuple[JobStore, list[Job]]]
+) -> None:
+    store.add(job := a_job())
+    later, _ = begin()
+    assert later.epoch == store.epoch + 1
+    for write in (
+        lambda: store.add(a_job()),
+        lambda: store.save(ended(job)),
+        lambda: store.expire(9.0, 0),
+    ):
+        with pytest.raises(Superseded):
+            write()
+    assert later.job(job.id) == job
+    assert later.jobs("ada") == [job]
+
+
+def test_a_key_gives_the_job_that_came_with_it_and_only_to_its_owner(store: JobStore) -> None:
+    store.add(job := a_job("ada"), KEY)
+    assert store.find("ada", KEY) == job.id
+    assert store.find("bob", KEY) is None
+    assert store.find("ada", RequestKey("other", "hash")) is None
+    with pytest.raises(KeyReused) as caught:
+        store.find("ada", RequestKey("key", "another hash"))
+    assert (caught.value.status, caught.value.param) == (422, "Idempotency-Key")
+    store.add(a_job("bob"), KEY)
+
+
+def test_jobs_are_an_owners_newest_first(store: JobStore) -> None:
+    mine = [a_job("ada") for _ in range(5)]
+    for job in (*mine, a_job("bob")):
+        store.add(job)
+    assert store.jobs("ada", most=3) == mine[:1:-1]
+    assert store.jobs("nobody") == []
+
+
+def test_results_that_are_too_old_expire_and_then_the_oldest_beyond_the_bytes(store: JobStore) -> None:
+    jobs = [a_job() for _ in range(5)]
+    for job in jobs:
+        store.add(job)
+    results = [ended(job, at=float(k), size=100) for k, job in enumerate(jobs[:4])]
+    for job in results:
+        store.save(job)
+    names = store.expire(ended_before=1.0, most_bytes=200)
+    assert sorted(names) == sorted(image.name for job in results[:2] for image in job.images)
+    for job in results[:2]:
+        with pytest.raises(Gone) as caught:
+            store.job(job.id)
+        assert caught.value.status == 410
+    assert [job.id for job in store.jobs("ada")] == [job.id for job in jobs[:1:-1]]
+    assert store.expire(ended_before=1.0, most_bytes=200) == []
+
+
+def test_there_is_no_unknown_job(store: JobStore) -> None:
+    assert store.job("job_0") is None
+
+
+def test_a_database_that_a_newer_darkroom_wrote_is_refused(
+    store: JobStore, begin: Callable[[], object], database_url: str
+) -> None:
+    store.add(a_job())
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE service SET schema_version = {SCHEMA_VERSION + 1}"))
+    engine.dispose()
+    with pytest.raises(StoreUnavailable, match="newer Darkroom"):
+        begin()
+
+
+def test_a_database_that_cannot_be_opened_is_named_with_the_reason_and_without_the_password(tmp_path: Path) -> None:
+    missing = f"sqlite:///{tmp_path / 'nowhere' / 'jobs.sqlite'}"
+    with pytest.raises(StoreUnavailable) as caught:
+        JobStore(missing).begin()
+    assert missing in caught.value.message
+    assert "unable to open database file" in caught.value.message
+    with pytest.raises(StoreUnavailable) as caught:
+        JobStore("postgresql+psycopg://ada:secret@127.0.0.1:1/darkroom").begin()
+    assert "ada:***@127.0.0.1:1/darkroom" in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "oracle9i://host/db"])
+def test_a_url_that_means_nothing_is_refused(url: str) -> None:
+    with pytest.raises(StoreUnavailable, match="database_url cannot be used"):
+        JobStore(url)
+
+
+def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    store.begin()
+    with store._connected() as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
