@@ -1,9 +1,11 @@
 """The page in this process over a fake cluster, and a real Chromium before it."""
 
+import asyncio
 import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +41,27 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     images = ImageStore(tmp_path_factory.mktemp("images"))
-    cluster = Cluster(images)
+    started: Future[tuple[uvicorn.Server, FakePipeline]] = Future()
+
+    async def serve() -> None:
+        cluster = Cluster(images)  # its Dispatcher lives on the loop that serves the page
+        server = uvicorn.Server(uvicorn.Config(_site(images, cluster), log_level="warning"))
+        started.set_result((server, cluster.pipeline))
+        await server.serve(sockets=[listener])
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=asyncio.run, args=(serve(),))
+        thread.start()
+        server, pipeline = started.result(timeout=60)
+        yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", pipeline)
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()
+
+
+def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
+    """The page, and the files that it shows."""
     app = FastAPI()
 
     @app.get("/v1/files/{name}")
@@ -49,15 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     page = create_app(cluster.client)
     app.router.lifespan_context = page.router.lifespan_context
     app.mount("/", page)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", cluster.pipeline)
-        server.should_exit = True
-        server.force_exit = True
-        thread.join()
+    return app
 
 
 @pytest.fixture(scope="module")
