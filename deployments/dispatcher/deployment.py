@@ -9,6 +9,7 @@ import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -242,7 +243,13 @@ class Dispatcher:
             return
         if job.ended:
             self._drop_tasks(job.id)
-        self._changed(await self._ledger.write(job.id, lambda: self._queue.job(job.id)))
+
+        def newest() -> Job:
+            with suppress(NotFound):  # it has ended, and the queue has forgotten it already
+                return self._queue.job(job.id)
+            return job
+
+        self._changed(await self._ledger.write(job.id, newest))
 
     def _stop(self) -> None:
         """Draw and tell nothing any more: another Dispatcher does."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.dispatcher import deployment as deployment_module
+from deployments.dispatcher import job_queue as job_queue_module
 from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
@@ -194,6 +195,14 @@ async def test_an_end_is_told_only_once_it_is_on_disk(home: Home, monkeypatch: p
     assert (await watched).status == "succeeded"
     assert (await asked).id == job.id
     assert dispatcher._ledger.store.job(job.id).status == "succeeded"
+
+
+async def test_an_end_that_the_queue_forgets_at_once_is_on_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_queue_module, "KEPT_JOBS", 0)
+    dispatcher = home.dispatcher(FakePipeline())
+    job = await submit(dispatcher)
+    assert (await end_of(dispatcher, job)).status == "succeeded"
+    assert job.id not in dispatcher._queue._jobs
 
 
 async def test_what_cannot_be_written_is_not_accepted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
