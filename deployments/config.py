@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest, first_problem
 
@@ -64,6 +64,12 @@ class QueueConfig(Settings):
     max_result_bytes: int = Field(
         default=10 * 2**30, ge=0, description="How much the pictures of ended jobs may take; the oldest go first."
     )
+
+    @model_validator(mode="after")
+    def _default_within_the_cap(self) -> "QueueConfig":
+        if self.deadline_s > self.max_deadline_s:
+            raise ValueError(f"deadline_s must be at most max_deadline_s ({self.max_deadline_s:g})")
+        return self
 
 
 class TextEncoderConfig(Settings):

@@ -22,7 +22,6 @@ from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import PromptEmbeds
 from models.vae_decoder import load_vae_decoder
 
-SUPERSEDED = "Another Dispatcher has taken over."
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
 
@@ -78,12 +77,12 @@ class Denoiser:
             Superseded: a later one is in charge.
         """
         if epoch < self._epoch:
-            raise Superseded(SUPERSEDED)
+            raise Superseded
         self._epoch = epoch
         for state, mailbox in self._mailboxes.items():
             if mailbox.epoch < epoch:
                 state.cancelled = True  # here, as nobody may be reading its mailbox any more
-                mailbox.put(Superseded(SUPERSEDED))
+                mailbox.put(Superseded())
 
     def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs."""

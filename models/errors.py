@@ -121,6 +121,9 @@ class Superseded(Unavailable):
 
     code = "superseded"
 
+    def __init__(self, message: str = "Another Dispatcher has taken over.", param: str | None = None) -> None:
+        super().__init__(message, param)
+
 
 class DeadlineExceeded(DarkroomError):
     """A job's time was over before its pictures were drawn."""

@@ -32,7 +32,7 @@ class Feed:
         """
         await self._some.wait()
         if self._ended:
-            raise Superseded("Another Dispatcher has taken over.")
+            raise Superseded
         self._some.clear()
         changes, self._changes = self._changes, {}
         return list(changes.values())

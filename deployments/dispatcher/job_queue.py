@@ -158,7 +158,7 @@ class JobQueue:
         """End the job of a picture that cannot be drawn, its other pictures too. None if the lease was taken back."""
         if not self._end(lease):
             return None
-        return self._stop(lease.job_id, "failed", now, JobError(code=error.code, message=error.message))
+        return self.reject(lease.job_id, error, now)
 
     def lose(self, lease: Lease, now: float) -> Job | None:
         """A replica died: to the front of the line, or failed at the last attempt. None if the lease was taken back."""

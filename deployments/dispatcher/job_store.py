@@ -4,7 +4,6 @@ One table: the job is its own document, and columns hold what queries need. Writ
 Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,8 +34,6 @@ from sqlalchemy.pool import StaticPool
 
 from deployments.schema import Job
 from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
-
-logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 BUSY_S = 10  # how long another writer is waited for
@@ -203,7 +200,7 @@ class JobStore:
         with self._connected() as connection:
             epoch = connection.scalar(select(service.c.epoch).with_for_update(read=True))
             if epoch != self.epoch:
-                raise Superseded(f"Another Dispatcher has taken over (epoch {epoch}, this one's {self.epoch}).")
+                raise Superseded
             yield connection
 
     def _check_version(self, connection: Connection) -> None:

@@ -64,7 +64,7 @@ class Ledger:
     def check(self) -> None:
         """Raise Superseded where another Dispatcher has taken over."""
         if self.superseded:
-            raise Superseded("Another Dispatcher has taken over.")
+            raise Superseded
 
     def is_behind(self, job_id: str) -> bool:
         """Whether something of a job is not on disk yet, and so must not be told."""

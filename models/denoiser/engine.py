@@ -83,7 +83,8 @@ class DenoisingEngine:
             return []
         remember(batch, guided(output, batch))
         latents = next_latents(batch)
-        finite = latents.sum((1, 2, 3)).isfinite().tolist()  # here the thread waits for the device, once a step
+        sums = latents.sum((1, 2, 3))  # finite only if all that is summed is
+        finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
         self._rows = len(output)
         self._capacity.curve.measure(self._rows, batch[0].key.cells, time.perf_counter() - start)
         previews = [self._preview.due(state) for state in batch]

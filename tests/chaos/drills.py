@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from tests.chaos.cluster import ENDED, Cluster, wait_until
@@ -49,10 +50,10 @@ def replica_deaths(cluster: Cluster, jobs: int, kills: int) -> Outcome:
     expected = undisturbed(cluster)
     numbers = itertools.count()
     submitted: dict[int, str] = {}
-    done = [False]
+    all_killed = Event()
 
     def client() -> None:
-        while (number := next(numbers)) < jobs or not done[0]:
+        while (number := next(numbers)) < jobs or not all_killed.is_set():
             job_id = submitted[number] = cluster.submit(a_body(number))
             cluster.end_of(job_id, 600)
 
@@ -62,7 +63,7 @@ def replica_deaths(cluster: Cluster, jobs: int, kills: int) -> Outcome:
             time.sleep(cluster.random.uniform(1.0, 4.0))  # at a moment that nobody chose
             cluster.kill(victim)
             wait_until(lambda victim=victim: cluster.runs(victim))
-        done[0] = True
+        all_killed.set()
         for future in running:
             future.result()
     ends = {number: cluster.end_of(job_id, ENDS_WITHIN_S) for number, job_id in submitted.items()}
@@ -91,7 +92,7 @@ def cluster_deaths(cluster: Cluster, times: int, jobs: int = 50) -> Outcome:
         ids = [cluster.submit(a_body(k)) for k in range(jobs)]
         time.sleep(cluster.random.uniform(0.5, 3.0))
         cluster.kill_all()
-        start, moment = time.monotonic(), time.time()
+        moment = time.time()
         cluster.start()
         ends = [cluster.end_of(job_id, ENDS_WITHIN_S) for job_id in ids]
         lost += sum(end is None or end["status"] != "succeeded" for end in ends)
@@ -99,7 +100,6 @@ def cluster_deaths(cluster: Cluster, times: int, jobs: int = 50) -> Outcome:
         first_s.append(min(times["ended"] for times in after) - moment)
         started = [times["started"] for times in after]
         out_of_order += sum(a > b for a, b in itertools.pairwise(started))
-        assert time.monotonic() > start
     figures = {
         "deaths": times,
         "jobs": times * jobs,

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from deployments.config import AppConfig, ModelConfig
+from deployments.config import AppConfig, ModelConfig, QueueConfig
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_defaults_of_the_operator_are_taken() -> None:
 def test_a_key_that_is_misspelt_is_refused() -> None:
     with pytest.raises(ValidationError, match="dtpye"):
         AppConfig.model_validate({"model": {"dtpye": "bfloat16"}})
+
+
+def test_a_deadline_beyond_its_own_cap_is_refused() -> None:
+    with pytest.raises(ValidationError, match="deadline_s must be at most max_deadline_s"):
+        QueueConfig(deadline_s=100, max_deadline_s=60)

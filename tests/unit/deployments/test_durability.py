@@ -310,7 +310,7 @@ async def test_a_job_past_its_deadline_expires_wherever_it_is(home: Home, monkey
 
 
 async def test_a_deadline_beyond_what_the_operator_allows_is_refused(home: Home) -> None:
-    dispatcher = home.dispatcher(held(), max_deadline_s=60)
+    dispatcher = home.dispatcher(held(), deadline_s=30, max_deadline_s=60)
     with pytest.raises(InvalidRequest, match="deadline_s must be at most 60, got 61"):
         await submit(dispatcher, deadline_s=61)
     job = await submit(dispatcher)
