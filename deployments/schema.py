@@ -127,6 +127,7 @@ class QueuePlace:
     position: int
     size: int
     eta_s: float  # until it starts
+    eta_most_s: float | None = None  # where that is unsure: it may take so long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,7 @@ class Progress:
     step: int
     steps: int
     eta_s: float  # until it ends
+    eta_most_s: float | None = None  # where that is unsure: it may take so long
     batch_rows: int = 0
     previews: dict[int, str] = field(default_factory=dict)  # image index -> data URL
 

@@ -65,6 +65,12 @@ def seconds(count: float) -> str:
     return f"{round(count / 60)} min"
 
 
+def about(expected_s: float, most_s: float | None) -> str:
+    """Return an estimate in words: a range where it is unsure."""
+    few, many = seconds(expected_s), seconds(most_s or expected_s)
+    return f"about {few}" if few == many else f"{few} to {many}"
+
+
 def ordinal(number: int) -> str:
     """Return 1st, 2nd, 3rd, 4th …"""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
@@ -84,7 +90,7 @@ def _words(job: Job) -> tuple[str, str]:
     match job.status:
         case "queued" if job.queue:
             place = f"In line: {ordinal(job.queue.position)} of {job.queue.size}"
-            return place, f"starts in about {seconds(job.queue.eta_s)}"
+            return place, f"starts in {about(job.queue.eta_s, job.queue.eta_most_s)}"
         case "queued":
             return "In line", ""
         case "running":
@@ -100,7 +106,7 @@ def _words(job: Job) -> tuple[str, str]:
 def _running(progress: Progress | None) -> tuple[str, str]:
     if progress is None:
         return "Starting", ""
-    left = f"about {seconds(progress.eta_s)} left" if progress.eta_s else ""
+    left = f"{about(progress.eta_s, progress.eta_most_s)} left" if progress.eta_s else ""
     count = f"{progress.step}/{progress.steps}" if progress.stage == "denoise" else ""
     return STAGES[progress.stage], " · ".join(part for part in (count, left) if part)
 

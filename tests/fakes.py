@@ -121,6 +121,7 @@ class FakePipeline:
                     step=step,
                     steps=spec.num_inference_steps,
                     batch_rows=spec.rows,
+                    most_rows=spec.rows,
                     cut=self.cut,
                     denoise_s=0.01 * step,
                     preview=b"preview %d" % step if step in self.preview_at else None,

@@ -12,15 +12,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import Protocol
 
 from deployments.config import QueueConfig
 from deployments.dispatcher.feed import Feed
-from deployments.dispatcher.forecast import Estimate, Forecaster
+from deployments.dispatcher.forecast import rows_in_flight
+from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import JobStore, RequestKey
-from deployments.dispatcher.lease import Lease, Place
+from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, ImageResult, Job, new_job, resolve
@@ -40,6 +42,8 @@ from models.spec import ImageSpec, ModelCard, StepUpdate
 logger = logging.getLogger(__name__)
 
 FORECAST_INTERVAL_S = 0.5
+FORECAST_SHARE = 0.05  # of the event loop's time, at most: beyond, forecasts are fewer
+MOST_RETRY_AFTER_S = 3600
 COUNT_INTERVAL_S = 2.0
 CONFIRM_INTERVAL_S = 1.0
 SWEEP_INTERVAL_S = 60.0
@@ -96,7 +100,8 @@ class Dispatcher:
         self._replicas: Mapping[str, int] = {}
         self._counted_at = 0.0
         self._forecaster = Forecaster(max_rows)
-        self._backlog_s = 0.0  # by the last forecast
+        self._outlook = Outlook()  # the newest
+        self._asked: set[str] = set()  # jobs in line that somebody has asked for
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._feeds: set[Feed] = set()
         self._forecasting: asyncio.Task[None] | None = None
@@ -124,6 +129,8 @@ class Dispatcher:
         """Return a job's present state; `NotFound` if it is somebody else's."""
         await asyncio.shield(self._beginning)
         await self._ledger.up_to_date(job_id)
+        if self._queue.waits(job_id):
+            self._asked.add(job_id)
         try:
             return self._queue.job(job_id, owner)
         except NotFound:
@@ -167,7 +174,7 @@ class Dispatcher:
         return QueueState(
             waiting=self._queue.waiting,
             running=len(self._queue.running),
-            eta_s=max((estimate.end_s for estimate in self._forecast().values()), default=0.0),
+            eta_s=self._drained_s(),
             replicas=await self._counted(),
             batch_rows_mean=sum(update.batch_rows for update in updates) / len(updates) if updates else 0.0,
         )
@@ -220,11 +227,10 @@ class Dispatcher:
 
     def _check_backlog(self) -> None:
         """Raise QueueFull where more work is in line than the operator allows."""
-        most = self._config.max_backlog_s
-        if most is not None and self._backlog_s > most:
-            wait = round(self._backlog_s - most)
-            message = f"There is work for {self._backlog_s:.0f} s (at most {most:g}). Nothing was queued."
-            raise QueueFull(message, max(1, wait))
+        most, backlog_s = self._config.max_backlog_s, self._drained_s()
+        if most is not None and backlog_s > most:
+            message = f"There is work for {backlog_s:.0f} s (at most {most:g}). Nothing was queued."
+            raise QueueFull(message, max(1, round(backlog_s - most)))
 
     def _deadline_s(self, request: GenerationRequest) -> float:
         """How long a job may take.
@@ -284,17 +290,19 @@ class Dispatcher:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
         if not self._in_charge:
             return
-        limit = 2 * self._max_rows * max(1, self._replicas.get("denoiser", 1))
+        limit = rows_in_flight(self._max_rows, self._replicas.get("denoiser", 1))
         while self._queue.rows < limit or not self._queue.rows:
             granted = self._queue.grant(time.time())
             if granted is None:
                 break
             lease, job = granted
+            self._forecaster.started(job.id, time.monotonic())
             task = asyncio.create_task(self._run(lease, job.specs[lease.index]))
             self._tasks[lease] = task
             task.add_done_callback(lambda _, lease=lease: self._left(lease))
             self._changed(job)
         if self._forecasting is None or self._forecasting.done():
+            self._forecast(time.monotonic())
             self._forecasting = asyncio.create_task(self._keep_forecasting())
 
     async def _run(self, lease: Lease, spec: ImageSpec) -> None:
@@ -340,22 +348,26 @@ class Dispatcher:
             if lease.job_id == job_id and task is not asyncio.current_task():
                 task.cancel()
 
-    def _forecast(self) -> dict[Place, Estimate]:
-        return self._forecaster.estimates(self._queue.running, self._queue.line(), self._replicas.get("denoiser", 1))
-
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
-            await self._counted()
+            self._forecaster.see_replicas(await self._counted(), time.monotonic())
             for job in self._queue.expire(time.time()):
                 await self._book(job)
             self._pump()  # there may be more replicas than before
-            estimates = self._forecast()
-            self._backlog_s = max((estimate.end_s for estimate in estimates.values()), default=0.0)
-            for job in self._queue.estimate(estimates):
+            start = time.monotonic()
+            self._forecast(start)
+            took_s = time.monotonic() - start
+            await asyncio.sleep(max(FORECAST_INTERVAL_S, took_s / FORECAST_SHARE))
+        self._outlook = Outlook()
+
+    def _forecast(self, now: float) -> None:
+        queue = self._queue
+        self._asked = {job_id for job_id in self._asked if queue.waits(job_id)}
+        self._outlook = self._forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, self._asked, now)
+        for job in queue.estimate(self._outlook):
+            if job.status == "running" or job.id in self._asked:
                 self._changed(job)
-            await asyncio.sleep(FORECAST_INTERVAL_S)
-        self._backlog_s = 0.0
 
     async def _counted(self) -> Mapping[str, int]:
         """Return how many replicas each stage has, as of the last few seconds."""
@@ -364,10 +376,13 @@ class Dispatcher:
             self._counted_at = time.monotonic()
         return self._replicas
 
-    def _retry_after_s(self) -> int:
-        """When the first picture in line will have started: then there is room for one more."""
-        starts = [estimate.start_s for estimate in self._forecast().values() if estimate.start_s > 0]
-        return max(1, min(120, round(min(starts, default=1.0))))
+    def _drained_s(self) -> float:
+        if not (self._queue.waiting or self._queue.running):
+            return 0.0
+        return self._outlook.drained_in_s(time.monotonic(), self._queue.waiting_cost)
+
+    def _retry_after_s(self, pictures: int) -> int:
+        return max(1, min(MOST_RETRY_AFTER_S, ceil(self._outlook.room_in_s(time.monotonic(), pictures))))
 
 
 def _hash(request: GenerationRequest) -> str:

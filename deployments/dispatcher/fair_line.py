@@ -5,7 +5,7 @@ who comes, or comes back, starts no lower than the one served last stood (start-
 Within an owner: first come, first served. A turn costs the logarithm of the owners, however long the line.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -26,10 +26,20 @@ class FairLine:
         self._served: dict[str, float] = {}  # counters
         self._clock = 0.0  # the counter of the owner served last
         self._arrivals = count()
+        self._pictures: Counter[str] = Counter()  # job -> how many of it wait
         self._length = 0
+        self.cost = 0.0  # of all that waits
 
     def __len__(self) -> int:
         return self._length
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._pictures
+
+    @property
+    def jobs(self) -> int:
+        """Jobs of which something waits."""
+        return len(self._pictures)
 
     def __iter__(self) -> Iterator[Waiting]:
         """Walk the line in the order in which it will be taken if nobody else comes and all may run."""
@@ -58,19 +68,19 @@ class FairLine:
                 self._served[owner] = max(self._served.get(owner, 0.0), self._clock)
                 self._await_turn(owner, next(self._arrivals))
             self._lines[owner].append(waiting)
-            self._length += 1
+            self._came(waiting)
 
     def put_first(self, waiting: Waiting) -> None:
         """Let a picture that lost its replica wait at the very front."""
         self._urgent.appendleft(waiting)
-        self._length += 1
+        self._came(waiting)
 
     def take(self, may_run: Callable[[str], bool]) -> Waiting | None:
         """Take out the first picture whose owner may run one more; None where there is none."""
         for waiting in self._urgent:
             if may_run(waiting.owner):
                 self._urgent.remove(waiting)
-                self._length -= 1
+                self._went(waiting)
                 return waiting
         passed: list[Turn] = []
         taken = None
@@ -83,7 +93,7 @@ class FairLine:
                 passed.append(turn)
                 continue
             taken = self._lines[owner].popleft()
-            self._length -= 1
+            self._went(taken)
             self._clock = self._served[owner]
             self._served[owner] += taken.spec.cost
             if self._lines[owner]:
@@ -96,13 +106,31 @@ class FairLine:
 
     def remove(self, job_id: str, owner: str) -> None:
         """Take out what waits of a job."""
-        before = len(self._urgent) + self.of(owner)
-        self._urgent = deque(waiting for waiting in self._urgent if waiting.lease.job_id != job_id)
+        if job_id not in self:
+            return
+        self._urgent = self._without(job_id, self._urgent)
         if owner in self._lines:
-            self._lines[owner] = deque(waiting for waiting in self._lines[owner] if waiting.lease.job_id != job_id)
-        self._length -= before - len(self._urgent) - self.of(owner)
+            self._lines[owner] = self._without(job_id, self._lines[owner])
         if owner in self._lines and not self._lines[owner]:
             self._leave(owner)
+
+    def _without(self, job_id: str, line: deque[Waiting]) -> deque[Waiting]:
+        for waiting in line:
+            if waiting.lease.job_id == job_id:
+                self._went(waiting)
+        return deque(waiting for waiting in line if waiting.lease.job_id != job_id)
+
+    def _came(self, waiting: Waiting) -> None:
+        self._length += 1
+        self.cost += waiting.spec.cost
+        self._pictures[waiting.lease.job_id] += 1
+
+    def _went(self, waiting: Waiting) -> None:
+        self._length -= 1
+        self.cost = self.cost - waiting.spec.cost if self._length else 0.0
+        self._pictures[waiting.lease.job_id] -= 1
+        if not self._pictures[waiting.lease.job_id]:
+            del self._pictures[waiting.lease.job_id]
 
     def _await_turn(self, owner: str, arrival: int) -> None:
         turn = self._turns[owner] = self._served[owner], arrival, owner

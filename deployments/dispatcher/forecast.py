@@ -1,25 +1,11 @@
-"""What will happen to the queue, by running it ahead of time over the measured step curve. Pure.
+"""What will happen to the queue, by running it ahead of time over the measured step curve. Pure."""
 
-One simulation answers everything: when a waiting picture starts, when a running one ends, what Retry-After to give.
-"""
-
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from heapq import heappop, heappush
-from typing import TypeVar
-
-from deployments.dispatcher.lease import Lease, Place, Waiting
-from models.denoiser.step_curve import StepCurve
-from models.spec import ImageSpec, StepUpdate
-
-AROUND_S = 0.03  # encoding and decoding, until a picture has been measured
-SMOOTHING = 0.2  # weight of the newest measurement
-
-StepSeconds = Callable[[int, int], float]  # (rows, pixels of a row) -> seconds of one step
-Name = TypeVar("Name", bound=Hashable)
-Running = tuple[Lease, ImageSpec, StepUpdate | None]
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,68 +21,101 @@ class Task:
 class Estimate:
     """Seconds from now."""
 
-    start_s: float
+    start_s: float  # until it leaves the line
     end_s: float
 
 
-def forecast(
-    tasks: Sequence[tuple[Name, Task]], *, replicas: int, max_rows: int, step_s: StepSeconds, around_s: float
-) -> dict[Name, Estimate]:
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What draws."""
+
+    replicas: int  # of the denoiser, one or more
+    rows_in_flight: int  # no picture leaves the line while there are so many
+    batch_rows: Callable[[int], int]  # pixels of a row -> rows that share a forward
+    step_s: Callable[[int, int], float]  # (rows, pixels of a row) -> seconds of one step
+    around_s: float  # what encoding and decoding add to a picture
+    awake_in_s: float = 0.0  # until the first step can be made
+
+
+def rows_in_flight(max_rows: int, replicas: int) -> int:
+    """Return how many rows the denoisers are given: as many again as they can draw, so that none ever idles."""
+    return 2 * max_rows * max(1, replicas)
+
+
+def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
     """Return an estimate for each task, given in the order in which they are (or were) granted.
 
-    All pictures in the making advance by one step in a round; those of one size share a forward, sizes take turns, and
-    replicas share the rows evenly. `around_s` is what encoding and decoding add to a picture.
+    Pictures of one size share forwards, first come first served; the sizes take turns; replicas share the rows evenly.
     """
-    waiting = deque(tasks)
-    ends: list[tuple[int, int]] = []  # a heap: the round in which a picture ends, and its number
-    active: dict[int, tuple[Name, Task, float]] = {}  # number -> name, task, start
-    rows: Counter[int] = Counter()  # pixels of a row -> rows
-    seconds = cache(step_s)
-    found: dict[Name, Estimate] = {}
-    now, done, number, capacity = 0.0, 0, 0, max(1, replicas) * max_rows
-    while waiting or active:
-        while waiting and (not active or rows.total() + waiting[0][1].rows <= capacity):
-            name, task = waiting.popleft()
-            active[number] = name, task, now
-            heappush(ends, (done + max(task.steps, 0), number))
-            rows[task.pixels] += task.rows
-            number += 1
-        end = ends[0][0]
-        now += (end - done) * sum(seconds(-(-n // max(1, replicas)), pixels) for pixels, n in rows.items())
-        done = end
-        while ends and ends[0][0] == done:
-            name, task, start = active.pop(heappop(ends)[1])
-            found[name] = Estimate(start, now + around_s)
-            rows -= Counter({task.pixels: task.rows})
-    return found
+    run = _Run(tasks, fleet)
+    while run.unfinished:
+        run.grant()
+        run.join()
+        run.go_on()
+    return [Estimate(start, end) for start, end in zip(run.starts, run.ends, strict=True)]
 
 
-class Forecaster:
-    """What has been measured of the replicas so far, and the forecast that follows from it."""
+class _Run:
+    """The queue and its denoisers at one moment of the simulation. A picture is known by its number."""
 
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
-        self._curve = StepCurve()
-        self._around_s = AROUND_S
+    def __init__(self, tasks: Sequence[Task], fleet: Fleet) -> None:
+        self.starts: list[float] = []
+        self.ends = [0.0] * len(tasks)
+        self.unfinished = len(tasks)
+        self._tasks = tasks
+        self._fleet = fleet
+        self._step_s = cache(fleet.step_s)
+        self._batch_rows = cache(fleet.batch_rows)
+        self._now = 0.0
+        self._in_flight = 0  # rows
+        self._behind: defaultdict[int, deque[int]] = defaultdict(deque)  # pixels -> in flight, not in a batch yet
+        self._rows: Counter[int] = Counter()  # pixels -> rows in a batch
+        self._steps = 0.0  # made by every picture in a batch since the beginning
+        self._last_steps: list[tuple[float, int]] = []  # a heap: the step after which a picture is finished
+        self._decoding: deque[tuple[float, int]] = deque()  # when its rows leave the flight, and how many
 
-    def measure_step(self, spec: ImageSpec, before: StepUpdate | None, now: StepUpdate) -> None:
-        """Learn how long a step takes from two updates of a picture."""
-        if before and now.step > before.step:
-            seconds = (now.denoise_s - before.denoise_s) / (now.step - before.step)
-            self._curve.measure(now.batch_rows, spec.width * spec.height, seconds)
+    def grant(self) -> None:
+        """Let pictures leave the line while there is room."""
+        tasks, most = self._tasks, self._fleet.rows_in_flight
+        while len(self.starts) < len(tasks) and (self._in_flight < most or not self._in_flight):
+            number = len(self.starts)
+            self.starts.append(self._now)
+            self._behind[tasks[number].pixels].append(number)
+            self._in_flight += tasks[number].rows
 
-    def measure_around(self, seconds: float) -> None:
-        """Learn how long a picture takes besides its steps."""
-        self._around_s += SMOOTHING * (seconds - self._around_s)
+    def join(self) -> None:
+        """Let pictures join the batch of their size while it has room."""
+        if self._now < self._fleet.awake_in_s:
+            return
+        for pixels, behind in self._behind.items():
+            most = self._fleet.replicas * self._batch_rows(pixels)
+            while behind and (not self._rows[pixels] or self._rows[pixels] + self._tasks[behind[0]].rows <= most):
+                task = self._tasks[number := behind.popleft()]
+                self._rows[pixels] += task.rows
+                heappush(self._last_steps, (self._steps + max(0, task.steps), number))
 
-    def estimates(self, running: Iterable[Running], waiting: Iterable[Waiting], replicas: int) -> dict[Place, Estimate]:
-        """Return an estimate for each picture that runs or waits."""
-        tasks = [(lease.place, _task(spec, update.step if update else 0)) for lease, spec, update in running]
-        tasks += [(one.lease.place, _task(one.spec, 0)) for one in waiting]
-        return forecast(
-            tasks, replicas=replicas, max_rows=self._max_rows, step_s=self._curve.step_s, around_s=self._around_s
-        )
+    def go_on(self) -> None:
+        """Go to the next moment at which something ends."""
+        if self._now < self._fleet.awake_in_s:
+            self._now = self._fleet.awake_in_s
+            return
+        replicas = self._fleet.replicas
+        round_s = sum(self._step_s(-(-rows // replicas), pixels) for pixels, rows in self._rows.items() if rows)
+        finished = self._now + (self._last_steps[0][0] - self._steps) * round_s if self._last_steps else inf
+        if self._decoding and self._decoding[0][0] <= finished:
+            left_at, rows = self._decoding.popleft()
+            self._steps += (left_at - self._now) / round_s if self._last_steps else 0.0
+            self._now = left_at
+            self._in_flight -= rows
+        else:
+            self._now = finished
+            self._steps = self._last_steps[0][0]
+            while self._last_steps and self._last_steps[0][0] <= self._steps:
+                self._finish(heappop(self._last_steps)[1])
 
-
-def _task(spec: ImageSpec, done: int) -> Task:
-    return Task(spec.rows, spec.width * spec.height, spec.model_calls - done)
+    def _finish(self, number: int) -> None:
+        task = self._tasks[number]
+        self.ends[number] = self._now + self._fleet.around_s
+        self.unfinished -= 1
+        self._rows[task.pixels] -= task.rows
+        self._decoding.append((self.ends[number], task.rows))

@@ -1,12 +1,12 @@
 """The cluster's one queue, pure: jobs and leases. Time is handed in, changes are handed back."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from deployments.dispatcher.fair_line import FairLine
-from deployments.dispatcher.forecast import Estimate
+from deployments.dispatcher.forecaster import Outlook
 from deployments.dispatcher.lease import Lease, Place, Waiting
 from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
 from models.errors import DarkroomError, DeadlineExceeded, JobEnded, NotFound, QueueFull, ReplicaLost
@@ -77,24 +77,34 @@ class JobQueue:
             for place, lease in self._running.items()
         ]
 
+    @property
+    def waiting_cost(self) -> float:
+        """Work in line, in `ImageSpec.cost`."""
+        return self._line.cost
+
+    def waits(self, job_id: str) -> bool:
+        """Whether something of a job is in line."""
+        return job_id in self._line
+
     def line(self) -> Iterator[Waiting]:
         """Walk the pictures in line, in the order in which they will be granted if nobody else comes."""
         return iter(self._line)
 
     # -- changing
 
-    def check_room(self, owner: str, pictures: int, retry_after_s: Callable[[], int] = lambda: 1) -> None:
-        """See whether there is room for an owner's pictures.
+    def check_room(self, owner: str, pictures: int, retry_after_s: Callable[[int], int] = lambda _: 1) -> None:
+        """See whether there is room for an owner's pictures; `retry_after_s` says when so many will have left the line.
 
         Raises:
             QueueFull: there is not, in the line or for this owner.
         """
         most, owner_most = self._limits.waiting, self._limits.owner_waiting
         if self.waiting + pictures > most:
-            raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s())
+            over = self.waiting + pictures - most
+            raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s(over))
         if owner_most is not None and self._line.of(owner) + pictures > owner_most:
             message = f"At most {owner_most} of your pictures may wait at a time. Nothing was queued."
-            raise QueueFull(message, retry_after_s())
+            raise QueueFull(message, retry_after_s(1))
 
     def submit(self, job: Job) -> Job:
         """Put a new job's pictures at the end of its owner's line."""
@@ -201,22 +211,24 @@ class JobQueue:
                 expired.append(self._stop(job.id, "expired", now, error))
         return expired
 
-    def estimate(self, estimates: Mapping[Place, Estimate]) -> list[Job]:
-        """Take in a forecast; return the jobs whose place or time changed enough to be worth saying."""
+    def estimate(self, outlook: Outlook) -> list[Job]:
+        """Take in what is to be expected; return the jobs whose place or time changed enough to be worth saying."""
         changed = []
-        ahead: dict[str, int] = {}
-        for waiting in self.line():
-            ahead.setdefault(waiting.lease.job_id, len(ahead) + 1)
-        for job in [job for job in self._jobs.values() if not job.ended]:
-            parts = [estimates[job.id, i] for i in range(len(job.specs)) if (job.id, i) in estimates]
-            if not parts:
-                continue
+        for job_id, expected in outlook.jobs.items():
+            job = self._jobs[job_id]
             if job.status == "queued":
-                place = QueuePlace(position=ahead[job.id], size=len(ahead), eta_s=min(part.start_s for part in parts))
+                place = QueuePlace(
+                    position=outlook.places[job_id],
+                    size=self._line.jobs,
+                    eta_s=expected.start_s,
+                    eta_most_s=outlook.most_s(expected.start_s),
+                )
                 if job.queue is None or _differs(job.queue, place):
                     changed.append(self._put(replace(job, queue=place)))
-            elif job.progress and _moved(job.progress.eta_s, eta_s := max(part.end_s for part in parts)):
-                changed.append(self._put(replace(job, progress=replace(job.progress, eta_s=eta_s))))
+            elif job.progress and _moved(job.progress.eta_s, expected.end_s):
+                most_s = outlook.most_s(expected.end_s)
+                progress = replace(job.progress, eta_s=expected.end_s, eta_most_s=most_s)
+                changed.append(self._put(replace(job, progress=progress)))
         return changed
 
     # -- inside
@@ -276,6 +288,7 @@ class JobQueue:
             step=finished + sum(update.step for update in started),
             steps=finished + sum(steps_of),
             eta_s=job.progress.eta_s if job.progress else 0.0,
+            eta_most_s=job.progress.eta_most_s if job.progress else None,
             batch_rows=max((update.batch_rows for update in started), default=0),
             previews={i: preview for i, preview in shown.items() if i not in done},
         )
@@ -287,5 +300,5 @@ def _differs(old: QueuePlace, new: QueuePlace) -> bool:
 
 
 def _moved(old_s: float, new_s: float) -> bool:
-    """Whether an estimate differs by more than half a second and a tenth."""
-    return abs(new_s - old_s) > max(0.5, 0.1 * old_s)
+    """Whether an estimate differs by more than a fifth of a second and a fiftieth."""
+    return abs(new_s - old_s) > max(0.2, 0.02 * old_s)

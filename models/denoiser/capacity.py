@@ -30,12 +30,16 @@ class Capacity:
         self._batches = 0
 
     def most(self, key: BatchKey) -> int:
-        """Rows that a batch may have: beyond, more rows would only be slower one by one."""
+        """Rows that the next batch may have."""
+        self._batches += 1
+        if self._batches % EXPLORED_EVERY == 0 and not self._batch_invariant:
+            return self.max_rows
+        return self.usual(key)
+
+    def usual(self, key: BatchKey) -> int:
+        """Rows that a batch may have as a rule: beyond, more rows would only be slower one by one."""
         if self._batch_invariant:
             return self._invariant_rows(key)
-        self._batches += 1
-        if self._batches % EXPLORED_EVERY == 0:
-            return self.max_rows
         return max(2, self.curve.best_rows(key.cells, self.max_rows))
 
     def slots(self, key: BatchKey, rows: int) -> int:

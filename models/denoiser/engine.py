@@ -49,6 +49,7 @@ class DenoisingEngine:
         self._thread = threading.Thread(target=self._run, name="denoising-engine", daemon=True)
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
+        self._most_rows = 0  # that it might have had
 
     def start(self) -> None:
         """Start the thread."""
@@ -87,6 +88,7 @@ class DenoisingEngine:
         finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
         self._rows = len(output)
         self._capacity.curve.measure(self._rows, batch[0].key.cells, time.perf_counter() - start)
+        self._most_rows = self._capacity.usual(batch[0].key)
         previews = [self._preview.due(state) for state in batch]
         self._batcher.advance(batch, latents)
         self._fail([state for state, ok in zip(batch, finite, strict=True) if not ok], NonFinite(NOT_FINITE))
@@ -116,7 +118,7 @@ class DenoisingEngine:
     def _let_in(self, state: DenoiseState) -> None:
         """Let a picture join, or fail it where a forward of its kind can have no rows."""
         try:
-            self._capacity.most(state.key)
+            self._capacity.usual(state.key)
         except Unavailable as error:
             self._fail([state], error)
             return
@@ -162,6 +164,7 @@ class DenoisingEngine:
             step=state.index,
             steps=len(state.plan),
             batch_rows=self._rows,
+            most_rows=self._most_rows,
             cut=state.cut,
             encode_s=state.encode_s,
             denoise_s=time.monotonic() - state.joined_at,

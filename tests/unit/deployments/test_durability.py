@@ -286,12 +286,11 @@ async def test_a_known_key_is_answered_though_the_line_is_full(home: Home) -> No
 async def test_beyond_the_backlog_that_the_operator_allows_nothing_is_queued(home: Home) -> None:
     dispatcher = home.dispatcher(pipeline := held(), max_backlog_s=0.001)
     await submit(dispatcher)
-    await until(lambda: dispatcher._backlog_s)
     with pytest.raises(QueueFull, match="There is work for") as caught:
         await submit(dispatcher)
     assert caught.value.retry_after_s >= 1
     pipeline.let_go()
-    await until(lambda: not dispatcher._backlog_s)
+    await until(lambda: not dispatcher._queue.running)
     await submit(dispatcher)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.dispatcher.forecast import Estimate, Task, forecast
+from deployments.dispatcher.forecast import Estimate, Fleet, Task, forecast, rows_in_flight
 
 SMALL, LARGE = 64 * 64, 128 * 128
 
@@ -16,11 +16,16 @@ def step_s(rows: int, pixels: int) -> float:
     return (1 + rows) * 0.1 * (pixels // SMALL)
 
 
-def foretold(*tasks: Task, replicas: int = 1, max_rows: int = 4, around_s: float = 0.0) -> list[tuple[float, float]]:
+def a_fleet(replicas: int = 1, max_rows: int = 4, flight: int | None = None, **changes) -> Fleet:
+    """Denoisers that are given no more rows than they draw at a time, unless `flight` says so."""
+    known = {"batch_rows": lambda _: max_rows, "step_s": step_s, "around_s": 0.0}
+    in_flight = replicas * max_rows if flight is None else flight
+    return Fleet(replicas=replicas, rows_in_flight=in_flight, **known | changes)
+
+
+def foretold(*tasks: Task, **fleet) -> list[tuple[float, float]]:
     """Start and end of each task, rounded."""
-    named = list(enumerate(tasks))
-    found = forecast(named, replicas=replicas, max_rows=max_rows, step_s=step_s, around_s=around_s)
-    return [(round(found[k].start_s, 6), round(found[k].end_s, 6)) for k, _ in named]
+    return [(round(one.start_s, 6), round(one.end_s, 6)) for one in forecast(tasks, a_fleet(**fleet))]
 
 
 def test_nothing_to_do_is_done() -> None:
@@ -45,10 +50,33 @@ def test_where_rows_are_short_the_second_starts_when_the_first_ends() -> None:
     assert foretold(Task(2, SMALL, 10), Task(2, SMALL, 5), max_rows=2) == [(0, 3.0), (3.0, 4.5)]
 
 
-def test_a_small_picture_does_not_overtake_a_large_one_that_waits_for_room() -> None:
-    first, second, third = foretold(Task(2, SMALL, 10), Task(2, SMALL, 5), Task(1, SMALL, 1), max_rows=3)
-    assert second[0] == first[1]
-    assert third[0] == first[1]
+def test_a_picture_that_leaves_the_line_early_waits_for_the_batch_all_the_same() -> None:
+    assert foretold(*[Task(2, SMALL, 10)] * 3, max_rows=2, flight=4) == [(0, 3.0), (0, 6.0), (3.0, 9.0)]
+
+
+def test_a_picture_that_is_being_decoded_still_is_in_flight() -> None:
+    tasks = [Task(2, SMALL, 10)] * 3
+    assert foretold(*tasks, max_rows=2, flight=4, around_s=1.0) == [(0, 4.0), (0, 7.0), (4.0, 10.0)]
+    assert foretold(*tasks, max_rows=2, flight=2, around_s=1.0) == [(0, 4.0), (4.0, 8.0), (8.0, 12.0)]
+
+
+def test_a_picture_of_one_row_does_not_overtake_one_of_two_that_waits_for_room() -> None:
+    first, second, third = foretold(Task(2, SMALL, 10), Task(2, SMALL, 5), Task(1, SMALL, 1), max_rows=3, flight=9)
+    assert second[1] == pytest.approx(first[1] + 1 * 0.4 + 4 * 0.3)
+    assert third[1] == pytest.approx(first[1] + 1 * 0.4)
+
+
+def test_a_size_with_room_does_not_wait_for_one_without() -> None:
+    tasks = Task(2, SMALL, 10), Task(2, SMALL, 10), Task(2, LARGE, 10)
+    assert foretold(*tasks, max_rows=2, flight=6)[2][1] == pytest.approx(10 * (0.3 + 1.2))
+
+
+def test_while_a_stage_sleeps_pictures_leave_the_line_and_make_no_step() -> None:
+    assert foretold(*[Task(2, SMALL, 10)] * 2, max_rows=2, awake_in_s=20.0) == [(0, 23.0), (23.0, 26.0)]
+
+
+def test_twice_as_many_rows_are_in_flight_as_can_be_drawn_and_a_sleeping_denoiser_counts_as_one() -> None:
+    assert [rows_in_flight(16, replicas) for replicas in (0, 1, 3)] == [32, 32, 96]
 
 
 def test_two_sizes_take_turns() -> None:
@@ -60,10 +88,6 @@ def test_replicas_share_the_rows() -> None:
     assert foretold(*tasks, replicas=1) == [(0, 5.0)] * 2 + [(5.0, 10.0)] * 2
     assert foretold(*tasks, replicas=2) == [(0, 5.0)] * 4
     assert foretold(*tasks, replicas=4) == [(0, 3.0)] * 4
-
-
-def test_a_denoiser_that_is_scaled_to_zero_counts_as_one() -> None:
-    assert foretold(Task(1, SMALL, 10), replicas=0) == foretold(Task(1, SMALL, 10), replicas=1)
 
 
 def test_a_picture_with_all_its_steps_made_still_has_to_be_decoded() -> None:
@@ -81,26 +105,35 @@ tasks_of_all_kinds = st.lists(
 )
 
 
-@given(tasks=tasks_of_all_kinds, replicas=st.integers(0, 4), max_rows=st.integers(2, 8), around_s=st.floats(0, 2))
-def test_every_picture_gets_an_estimate_and_starts_in_order_and_before_it_ends(
-    tasks: list[Task], replicas: int, max_rows: int, around_s: float
+@given(
+    tasks=tasks_of_all_kinds,
+    replicas=st.integers(1, 4),
+    max_rows=st.integers(2, 8),
+    flight=st.integers(1, 30),
+    around_s=st.floats(0, 2),
+    awake_in_s=st.sampled_from((0.0, 5.0)),
+)
+def test_every_picture_starts_in_order_and_before_it_ends(
+    tasks: list[Task], replicas: int, max_rows: int, flight: int, around_s: float, awake_in_s: float
 ) -> None:
-    found = forecast(list(enumerate(tasks)), replicas=replicas, max_rows=max_rows, step_s=step_s, around_s=around_s)
-    estimates = [found.pop(k) for k in range(len(tasks))]
-    assert not found
-    assert all(0 <= estimate.start_s <= estimate.end_s for estimate in estimates)
+    fleet = a_fleet(replicas, max_rows, flight, around_s=around_s, awake_in_s=awake_in_s)
+    estimates = forecast(tasks, fleet)
+    assert len(estimates) == len(tasks)
     assert all(before.start_s <= after.start_s for before, after in itertools.pairwise(estimates))
     for task, estimate in zip(tasks, estimates, strict=True):
         alone_s = task.steps * step_s(1, task.pixels)
         assert estimate.end_s - estimate.start_s >= alone_s + around_s - 1e-9
+        assert estimate.end_s >= awake_in_s
 
 
-@given(tasks=tasks_of_all_kinds, max_rows=st.integers(2, 8))
-def test_never_are_more_rows_in_the_making_than_fit(tasks: list[Task], max_rows: int) -> None:
-    found = forecast(list(enumerate(tasks)), replicas=1, max_rows=max_rows, step_s=step_s, around_s=0.0)
-    for moment in {estimate.start_s for estimate in found.values()}:
-        active = [tasks[k].rows for k, e in found.items() if e.start_s <= moment < e.end_s]
-        assert sum(active) <= max_rows
+@given(tasks=tasks_of_all_kinds, max_rows=st.integers(2, 8), flight=st.integers(1, 30), around_s=st.floats(0, 2))
+def test_never_is_a_picture_granted_beyond_the_flight(
+    tasks: list[Task], max_rows: int, flight: int, around_s: float
+) -> None:
+    estimates = forecast(tasks, a_fleet(1, max_rows, flight, around_s=around_s))
+    for k, moment in enumerate(estimate.start_s for estimate in estimates):
+        before = [task.rows for task, e in zip(tasks[:k], estimates, strict=False) if e.end_s > moment + 1e-9]
+        assert sum(before) < flight or not before
 
 
 @given(
@@ -112,25 +145,17 @@ def test_never_are_more_rows_in_the_making_than_fit(tasks: list[Task], max_rows:
 def test_more_replicas_make_no_picture_of_a_kind_later_on_any_curve_that_rises_with_the_rows(
     tasks: list[Task], replicas: int, pictures: int, curve: list[float]
 ) -> None:
-    def ends(replicas: int) -> dict[int, Estimate]:
-        return forecast(
-            list(enumerate(tasks)),
-            replicas=replicas,
-            max_rows=2 * pictures,
-            step_s=lambda rows, _: curve[rows - 1],
-            around_s=0.0,
-        )
+    def ends(replicas: int) -> list[Estimate]:
+        return forecast(tasks, a_fleet(replicas, 2 * pictures, step_s=lambda rows, _: curve[rows - 1]))
 
-    fewer, more = ends(replicas), ends(replicas + 1)
-    for k, estimate in more.items():
-        assert estimate.start_s <= fewer[k].start_s + 1e-9
-        assert estimate.end_s <= fewer[k].end_s + 1e-9
+    for fewer, more in zip(ends(replicas), ends(replicas + 1), strict=True):
+        assert more.start_s <= fewer.start_s + 1e-9
+        assert more.end_s <= fewer.end_s + 1e-9
 
 
 @given(tasks=tasks_of_all_kinds, extra=tasks_of_all_kinds)
 def test_who_comes_later_makes_nobody_start_later(tasks: list[Task], extra: list[Task]) -> None:
     def starts(tasks: list[Task]) -> list[float]:
-        found = forecast(list(enumerate(tasks)), replicas=1, max_rows=2, step_s=lambda *_: 1.0, around_s=0.0)
-        return [found[k].start_s for k in range(len(tasks))]
+        return [one.start_s for one in forecast(tasks, a_fleet(max_rows=2, step_s=lambda *_: 1.0))]
 
     assert starts(tasks + extra)[: len(tasks)] == pytest.approx(starts(tasks))

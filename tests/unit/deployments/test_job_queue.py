@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 
 from deployments.dispatcher import job_queue
 from deployments.dispatcher.forecast import Estimate
+from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
@@ -135,7 +136,7 @@ def test_a_full_line_queues_nothing_of_the_job_and_says_when_to_come_back() -> N
     before = seen(queue)
     late = a_job("bob", 2)
     with pytest.raises(QueueFull) as caught:
-        queue.check_room(late.owner, len(late.specs), lambda: 17)
+        queue.check_room(late.owner, len(late.specs), lambda over: 17 * over)
     assert caught.value.retry_after_s == 17
     assert "(4)" in caught.value.message
     assert seen(queue) == before
@@ -243,7 +244,7 @@ def test_a_job_with_a_finished_picture_is_still_running_when_it_loses_the_rest()
     queue = a_queue(job := a_job(pictures=2))
     finish(queue, granted(queue))
     assert queue.lose(granted(queue), 2.0).status == "running"
-    assert queue.estimate({(job.id, 1): Estimate(1.0, 9.0)})[0].progress.eta_s == 9.0
+    assert queue.estimate(Outlook(jobs={job.id: Estimate(1.0, 9.0)}))[0].progress.eta_s == 9.0
     finish(queue, granted(queue))
     assert queue.job(job.id).status == "succeeded"
 
@@ -326,25 +327,39 @@ def test_the_oldest_jobs_that_have_ended_are_forgotten_and_never_one_that_has_no
 def test_places_count_jobs_and_only_changed_jobs_are_returned() -> None:
     jobs = [a_job("ada", 2), a_job("bob"), a_job("ada")]
     queue = a_queue(*jobs)
-    estimates = {(jobs[0].id, 0): Estimate(0, 1), (jobs[0].id, 1): Estimate(0, 1)}
-    estimates |= {(jobs[1].id, 0): Estimate(1, 2), (jobs[2].id, 0): Estimate(2, 3)}
-    changed = queue.estimate(estimates)
+    outlook = Outlook(
+        places={job.id: place for place, job in enumerate(jobs, 1)},
+        jobs={job.id: Estimate(k, k + 1) for k, job in enumerate(jobs)},
+    )
+    changed = queue.estimate(outlook)
     assert [(job.id, job.queue.position, job.queue.size, job.queue.eta_s) for job in changed] == [
         (jobs[0].id, 1, 3, 0),
         (jobs[1].id, 2, 3, 1),
         (jobs[2].id, 3, 3, 2),
     ]
-    assert queue.estimate(estimates) == []
-    moved = queue.estimate(estimates | {(jobs[1].id, 0): Estimate(30, 31)})
+    assert queue.estimate(outlook) == []
+    moved = queue.estimate(replace(outlook, jobs={**outlook.jobs, jobs[1].id: Estimate(30, 31)}))
     assert [(job.id, job.queue.eta_s) for job in moved] == [(jobs[1].id, 30)]
+
+
+def test_a_time_that_is_unsure_is_told_with_how_long_it_may_take() -> None:
+    first, second = a_job(), a_job()
+    queue = a_queue(first, second)
+    granted(queue)
+    outlook = Outlook(
+        places={second.id: 1}, jobs={first.id: Estimate(0, 8), second.id: Estimate(10, 20)}, unsure=0.5, awake_in_s=4
+    )
+    running, waiting = queue.estimate(outlook)
+    assert (running.progress.eta_s, running.progress.eta_most_s) == (8, 8 * 1.5 + 4)
+    assert (waiting.queue.eta_s, waiting.queue.eta_most_s) == (10, 10 * 1.5 + 4)
 
 
 def test_a_running_job_gets_the_time_of_its_last_picture() -> None:
     queue = a_queue(job := a_job(pictures=2))
     granted(queue)
-    [state] = queue.estimate({(job.id, 0): Estimate(0, 5), (job.id, 1): Estimate(5, 10)})
-    assert state.progress.eta_s == 10
-    assert queue.estimate({(job.id, 0): Estimate(0, 5), (job.id, 1): Estimate(5, 10.9)}) == []
+    [state] = queue.estimate(Outlook(jobs={job.id: Estimate(0, 10)}))
+    assert (state.progress.eta_s, state.progress.eta_most_s) == (10, None)
+    assert queue.estimate(Outlook(jobs={job.id: Estimate(0, 10.2)})) == []
 
 
 def test_each_change_raises_the_version() -> None:
@@ -390,7 +405,7 @@ class QueueMachine(RuleBasedStateMachine):
         job = a_job(owner, pictures, spec, deadline)
         before = seen(self.queue)
         try:
-            self.queue.check_room(owner, pictures, lambda: 5)
+            self.queue.check_room(owner, pictures, lambda over: 5 * over)
         except QueueFull:
             assert self.queue.waiting + pictures > MAX_WAITING
             assert seen(self.queue) == before
@@ -470,12 +485,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def estimate(self) -> None:
-        places = [(lease.job_id, lease.index) for lease, _, _ in self.queue.running]
-        places += [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.line()]
-        estimates = {place: Estimate(k, k + 1.0) for k, place in enumerate(places)}
-        changed = self.queue.estimate(estimates)
+        outlook = Forecaster(max_rows=2).outlook(
+            self.queue.running, self.queue.line(), self.queue.waiting_cost, frozenset(), now=1.0
+        )
+        changed = self.queue.estimate(outlook)
         assert all(job == self.queue.job(job.id) for job in changed)
-        assert self.queue.estimate(estimates) == []
+        assert self.queue.estimate(outlook) == []
         in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.line()))
         for job in map(self.queue.job, self.accepted):
             if job.status == "queued":
@@ -534,6 +549,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job.status == "queued") == (not job.ended and not done and job.id not in dict(running))
             assert (job.progress is not None) == (job.status == "running")
         assert self.queue.waiting == len(line)
+        assert self.queue.waiting_cost == pytest.approx(sum(waiting.spec.cost for waiting in self.queue.line()))
+        assert {job_id for job_id in self.accepted if self.queue.waits(job_id)} == {job_id for job_id, _ in line}
         waiting = {job_id for job_id, _ in line}
         owners = {self.queue.job(job_id).owner for job_id in waiting}
         self.overtaken = {owner: work for owner, work in self.overtaken.items() if owner in owners}

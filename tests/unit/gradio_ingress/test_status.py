@@ -53,6 +53,13 @@ def test_a_waiting_job_shows_its_place_and_when_it_starts() -> None:
     assert "progressbar" not in shown
 
 
+def test_a_time_that_is_unsure_is_shown_as_a_range() -> None:
+    shown = status.status(job(queue=QueuePlace(position=3, size=7, eta_s=12.2, eta_most_s=31)))
+    assert "starts in 12 s to 31 s" in shown
+    assert "12 s to 31 s left" in status.status(running(eta_s=12.2, eta_most_s=31))
+    assert "about 2 s left" in status.status(running(eta_s=1.8, eta_most_s=2.2))
+
+
 def test_a_running_job_shows_steps_time_and_a_progress_bar() -> None:
     shown = status.status(running())
     assert "Denoising" in shown

@@ -1,0 +1,183 @@
+"""What has been measured of the cluster so far, and what follows from it for the jobs in the queue. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import islice
+
+from deployments.dispatcher.forecast import Estimate, Fleet, Task, forecast, rows_in_flight
+from deployments.dispatcher.lease import Lease, Waiting
+from models.denoiser.step_curve import StepCurve
+from models.spec import ImageSpec, StepUpdate
+
+AROUND_S = 0.03  # encoding and decoding, until a picture has been measured
+WAKING_S = 30.0  # from a stage without a replica to one that draws, until that has been measured
+SMOOTHING = 0.2  # weight of the newest measurement
+HORIZON = 1000  # pictures in line that are simulated; those beyond are laid end to end
+SURE = 0.15  # how far off estimates may be, relatively, and still be told as one number
+UNKNOWN = 0.5  # how far off they are, until some have been held against the clock
+MATTERS_S = 2.0  # shorter waits say nothing of how far off estimates are
+
+Running = tuple[Lease, ImageSpec, StepUpdate | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What the jobs in the queue can expect. Seconds from the moment when it was made."""
+
+    made_at: float = 0.0  # on the clock that `outlook` was given
+    places: Mapping[str, int] = field(default_factory=dict)  # job in line -> 1 for the next, counted in jobs
+    jobs: Mapping[str, Estimate] = field(default_factory=dict)  # start of the first picture, end of the last
+    starts: tuple[float, ...] = ()  # of the pictures near the front of the line, in order
+    cost: float = 0.0  # of everything in line
+    pace_s: float = 0.0  # that a unit of cost takes
+    drained_s: float = 0.0  # until everything in the queue is done
+    unsure: float = 0.0  # how far off estimates are, relatively, as a rule
+    awake_in_s: float = 0.0  # until a stage that sleeps has a replica
+
+    def most_s(self, expected_s: float) -> float | None:
+        """Return how long something may take that is expected to take so long; None where that is sure enough."""
+        if self.unsure <= SURE and not self.awake_in_s:
+            return None
+        return expected_s * (1 + self.unsure) + self.awake_in_s
+
+    def drained_in_s(self, now: float, cost: float) -> float:
+        """Return when everything will be done, if by now the line has this cost: what came since counts."""
+        return max(0.0, self.drained_s - (now - self.made_at) + self.pace_s * max(0.0, cost - self.cost))
+
+    def room_in_s(self, now: float, pictures: int) -> float:
+        """Return when so many pictures will have left the line."""
+        start = self.starts[min(pictures, len(self.starts)) - 1] if self.starts else 0.0
+        return max(0.0, start - (now - self.made_at))
+
+
+class Forecaster:
+    """Learns from what happens; `outlook` tells what will."""
+
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._curve = StepCurve()
+        self._batch_rows: dict[int, int] = {}  # pixels of a row -> rows that a forward may have
+        self._around_s = AROUND_S
+        self._replicas = 1  # of the denoiser
+        self._waking_s = WAKING_S
+        self._asleep_since: float | None = None  # some stage has no replica, and there is work
+        self._told: dict[str, tuple[float, float]] = {}  # job -> when it was first told a time, and the moment foretold
+        self._unsure = UNKNOWN
+
+    # -- learning
+
+    def measure_step(self, spec: ImageSpec, before: StepUpdate | None, now: StepUpdate) -> None:
+        """Learn how long a step takes from two updates of a picture."""
+        pixels = spec.width * spec.height
+        self._batch_rows[pixels] = now.most_rows
+        if before and now.step > before.step:
+            seconds = (now.denoise_s - before.denoise_s) / (now.step - before.step)
+            self._curve.measure(now.batch_rows, pixels, seconds)
+
+    def measure_around(self, seconds: float) -> None:
+        """Learn how long a picture takes besides its steps."""
+        self._around_s += SMOOTHING * (seconds - self._around_s)
+
+    def see_replicas(self, counts: Mapping[str, int], now: float) -> None:
+        """Take in how many replicas each stage has while there is work; learn how long a stage takes to wake."""
+        self._replicas = max(1, counts.get("denoiser", 1))
+        asleep = not all(counts.values())
+        if asleep and self._asleep_since is None:
+            self._asleep_since = now
+        if not asleep and self._asleep_since is not None:
+            self._waking_s = now - self._asleep_since
+            self._asleep_since = None
+
+    def started(self, job_id: str, now: float) -> None:
+        """Hold what a job was told first against the clock."""
+        told_at, foretold = self._told.pop(job_id, (now, now))
+        waited_s = max(now, foretold) - told_at
+        if waited_s >= MATTERS_S:
+            off = abs(now - foretold) / waited_s
+            self._unsure += SMOOTHING * (off - self._unsure)
+
+    # -- telling
+
+    def outlook(
+        self, running: Sequence[Running], line: Iterator[Waiting], cost: float, asked: Set[str], now: float
+    ) -> Outlook:
+        """Return what to expect of the pictures that run and of those in line, whose cost in all is `cost`.
+
+        Jobs far from the front are left out unless they are `asked` for; those must be in line.
+        """
+        near = list(islice(line, HORIZON))
+        fleet = self._fleet(now)
+        tasks = [(lease.job_id, _task(spec, update.step if update else 0)) for lease, spec, update in running]
+        tasks += [(one.lease.job_id, _task(one.spec)) for one in near]
+        estimates = forecast([task for _, task in tasks], fleet)
+        starts = tuple(estimate.start_s for estimate in estimates[len(tasks) - len(near) :])
+        jobs: dict[str, Estimate] = {}
+        for (job_id, _), estimate in zip(tasks, estimates, strict=True):
+            _merge(jobs, job_id, estimate)
+        places: dict[str, int] = {}
+        for one in near:
+            places.setdefault(one.lease.job_id, len(places) + 1)
+        pace_s = _pace_s([one.spec for one in near] or [spec for _, spec, _ in running], fleet)
+        near_cost = start_cost = sum(one.spec.cost for one in near)
+        for one in _until_seen(line, asked - places.keys()):
+            places.setdefault(one.lease.job_id, len(places) + 1)
+            if one.lease.job_id in asked:
+                start = starts[-1] + pace_s * (start_cost - near_cost)
+                _merge(jobs, one.lease.job_id, Estimate(start, start + pace_s * one.spec.cost))
+            start_cost += one.spec.cost
+        self._remember(places, jobs, now)
+        end = max((estimate.end_s for estimate in estimates), default=0.0)
+        return Outlook(
+            made_at=now,
+            places=places,
+            jobs=jobs,
+            starts=starts,
+            cost=cost,
+            pace_s=pace_s,
+            drained_s=end + pace_s * max(0.0, cost - near_cost),
+            unsure=self._unsure,
+            awake_in_s=fleet.awake_in_s,
+        )
+
+    def _fleet(self, now: float) -> Fleet:
+        waking_s = 0.0 if self._asleep_since is None else max(1.0, self._waking_s - (now - self._asleep_since))
+        return Fleet(
+            replicas=self._replicas,
+            rows_in_flight=rows_in_flight(self._max_rows, self._replicas),
+            batch_rows=lambda pixels: self._batch_rows.get(pixels, self._max_rows),
+            step_s=self._curve.step_s,
+            around_s=self._around_s,
+            awake_in_s=waking_s,
+        )
+
+    def _remember(self, places: Mapping[str, int], jobs: Mapping[str, Estimate], now: float) -> None:
+        """Keep what each waiting job was told first; forget those that wait no more."""
+        self._told = {
+            job_id: self._told.get(job_id) or (now, now + jobs[job_id].start_s) for job_id in places if job_id in jobs
+        }
+
+
+def _task(spec: ImageSpec, done: int = 0) -> Task:
+    return Task(spec.rows, spec.width * spec.height, spec.model_calls - done)
+
+
+def _pace_s(specs: Sequence[ImageSpec], fleet: Fleet) -> float:
+    """Return the seconds that a unit of cost takes where every batch is full, by the pictures' own mixture."""
+    seconds = 0.0
+    for task in map(_task, specs):
+        rows = fleet.batch_rows(task.pixels)
+        seconds += task.steps * task.rows / rows * fleet.step_s(rows, task.pixels) / fleet.replicas
+    return seconds / sum(spec.cost for spec in specs) if specs else 0.0
+
+
+def _until_seen(line: Iterator[Waiting], wanted: Set[str]) -> Iterator[Waiting]:
+    """Walk on until a picture of each of these jobs has come by."""
+    unseen = set(wanted)
+    while unseen and (one := next(line, None)) is not None:
+        unseen.discard(one.lease.job_id)
+        yield one
+
+
+def _merge(jobs: dict[str, Estimate], job_id: str, estimate: Estimate) -> None:
+    known = jobs.get(job_id, estimate)
+    jobs[job_id] = Estimate(min(known.start_s, estimate.start_s), max(known.end_s, estimate.end_s))

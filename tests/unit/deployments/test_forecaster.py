@@ -1,0 +1,154 @@
+"""What is learnt from what happens, and what the jobs in the queue are told."""
+
+from dataclasses import replace
+
+import pytest
+
+from deployments.dispatcher import forecaster as module
+from deployments.dispatcher.forecaster import Forecaster, Outlook
+from deployments.dispatcher.job_queue import JobQueue, Limits
+from deployments.schema import Job, new_job
+from models.spec import StepUpdate
+from tests.fakes import STEPS, a_spec
+
+STEP_S = 0.25  # of a batch that is full: two guided pictures
+SPEC = a_spec()
+
+
+@pytest.fixture
+def forecaster() -> Forecaster:
+    """One that has seen two pictures share their forwards and knows that no more fit."""
+    forecaster = Forecaster(max_rows=4)
+    before = StepUpdate(step=1, steps=STEPS, batch_rows=4, most_rows=4, denoise_s=0.0)
+    forecaster.measure_step(SPEC, before, replace(before, step=2, denoise_s=STEP_S))
+    for _ in range(40):
+        forecaster.measure_around(0.0)
+    return forecaster
+
+
+def a_queue(jobs: int, owners: int = 1, pictures: int = 1) -> tuple[JobQueue, list[Job]]:
+    queue = JobQueue(Limits(waiting=100_000))
+    submitted = [new_job([SPEC] * pictures, f"owner {k % owners}", 0.0) for k in range(jobs)]
+    for job in submitted:
+        queue.submit(job)
+    return queue, submitted
+
+
+def outlook(forecaster: Forecaster, queue: JobQueue, *asked: Job, now: float = 0.0) -> Outlook:
+    ids = {job.id for job in asked}
+    return forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, ids, now)
+
+
+def test_jobs_are_told_their_places_and_times(forecaster: Forecaster) -> None:
+    queue, jobs = a_queue(6)
+    found = outlook(forecaster, queue)
+    assert [found.places[job.id] for job in jobs] == [1, 2, 3, 4, 5, 6]
+    starts = [found.jobs[job.id].start_s for job in jobs]
+    assert starts == pytest.approx([0, 0, 0, 0, STEPS * STEP_S, STEPS * STEP_S], abs=0.01)
+    assert found.starts == tuple(starts)
+    assert found.drained_s == pytest.approx(3 * STEPS * STEP_S, abs=0.01)
+
+
+def test_a_job_starts_with_its_first_picture_and_ends_with_its_last(forecaster: Forecaster) -> None:
+    queue, [job] = a_queue(1, pictures=6)
+    found = outlook(forecaster, queue)
+    assert found.places == {job.id: 1}
+    assert (found.jobs[job.id].start_s, found.jobs[job.id].end_s) == pytest.approx((0, 3 * STEPS * STEP_S), abs=0.01)
+
+
+def test_what_has_been_drawn_of_a_picture_counts(forecaster: Forecaster) -> None:
+    queue, [job] = a_queue(1)
+    lease, _ = queue.grant(0.0)
+    alone = outlook(forecaster, queue).jobs[job.id].end_s
+    queue.progress(lease, StepUpdate(step=STEPS // 2, steps=STEPS))
+    assert outlook(forecaster, queue).jobs[job.id].end_s == pytest.approx(alone / 2, abs=0.01)
+
+
+def test_a_batch_has_the_rows_that_the_denoiser_gives_it(forecaster: Forecaster) -> None:
+    queue, jobs = a_queue(4)
+    together = outlook(forecaster, queue).jobs[jobs[1].id].end_s
+    forecaster.measure_step(SPEC, None, StepUpdate(step=1, steps=STEPS, batch_rows=2, most_rows=2))
+    assert outlook(forecaster, queue).jobs[jobs[0].id].end_s < together
+
+
+def test_far_from_the_front_only_those_who_are_asked_for_are_told(
+    forecaster: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, jobs = a_queue(40, owners=3)
+    whole = outlook(forecaster, queue)
+    monkeypatch.setattr(module, "HORIZON", 10)
+    found = outlook(forecaster, queue, jobs[30])
+    assert len(found.starts) == 10
+    assert found.jobs.keys() == {job.id for job in (*jobs[:10], jobs[30])}
+    assert found.places[jobs[30].id] == whole.places[jobs[30].id] == 31
+    assert found.jobs[jobs[30].id].start_s == pytest.approx(whole.jobs[jobs[30].id].start_s, rel=0.15)
+    assert found.drained_s == pytest.approx(whole.drained_s, rel=0.05)
+
+
+def test_the_line_is_walked_no_further_than_to_the_last_who_is_asked_for(
+    forecaster: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, jobs = a_queue(40)
+    monkeypatch.setattr(module, "HORIZON", 10)
+    line = queue.line()
+    forecaster.outlook([], line, queue.waiting_cost, {jobs[20].id}, 0.0)
+    assert next(line).lease.job_id == jobs[21].id
+
+
+def test_time_goes_by_between_two_forecasts(forecaster: Forecaster) -> None:
+    queue, _ = a_queue(6)
+    found = outlook(forecaster, queue, now=100.0)
+    assert found.room_in_s(100.5, 5) == pytest.approx(STEPS * STEP_S - 0.5, abs=0.01)
+    assert found.room_in_s(100.0, 99) == pytest.approx(STEPS * STEP_S, abs=0.01)
+    assert found.room_in_s(200.0, 5) == 0
+    assert found.drained_in_s(101.0, queue.waiting_cost) == pytest.approx(found.drained_s - 1)
+    assert found.drained_in_s(100.0, 2 * queue.waiting_cost) == pytest.approx(2 * found.drained_s, rel=0.01)
+    assert found.drained_in_s(500.0, queue.waiting_cost) == 0
+
+
+def test_where_nothing_is_in_the_queue_nothing_is_foretold() -> None:
+    queue, _ = a_queue(0)
+    assert outlook(Forecaster(4), queue) == Outlook(unsure=module.UNKNOWN)
+    assert Outlook().room_in_s(5.0, 1) == Outlook().drained_in_s(5.0, 0.0) == 0
+
+
+def test_a_stage_that_sleeps_delays_everything_by_the_time_that_waking_took_last(forecaster: Forecaster) -> None:
+    queue, [job] = a_queue(1)
+    awake = outlook(forecaster, queue).jobs[job.id].end_s
+    forecaster.see_replicas({"denoiser": 0, "vae_decoder": 1}, 100.0)
+    found = outlook(forecaster, queue, now=110.0)
+    assert found.jobs[job.id].end_s == pytest.approx(awake + module.WAKING_S - 10)
+    assert found.most_s(5.0) > 5.0 + module.WAKING_S - 10
+    forecaster.see_replicas({"denoiser": 1, "vae_decoder": 1}, 112.0)
+    assert outlook(forecaster, queue, now=113.0).jobs[job.id].end_s == awake
+    forecaster.see_replicas({"denoiser": 1, "vae_decoder": 0}, 200.0)
+    assert outlook(forecaster, queue, now=200.0).jobs[job.id].end_s == pytest.approx(awake + 12)
+    assert outlook(forecaster, queue, now=900.0).jobs[job.id].end_s == pytest.approx(awake + 1)
+
+
+def test_more_denoisers_draw_more_at_a_time(forecaster: Forecaster) -> None:
+    queue, _ = a_queue(12)
+    one = outlook(forecaster, queue).drained_s
+    forecaster.see_replicas({"denoiser": 3}, 0.0)
+    assert outlook(forecaster, queue).drained_s == pytest.approx(one / 3, abs=0.02)
+
+
+@pytest.mark.parametrize(("late_s", "sure"), [(0.2, True), (8.0, False)])
+def test_estimates_that_come_true_are_told_as_one_number_others_as_a_range(
+    forecaster: Forecaster, late_s: float, sure: bool
+) -> None:
+    now = 0.0
+    assert outlook(forecaster, a_queue(1)[0]).most_s(10.0) == 10.0 * (1 + module.UNKNOWN)
+    for _ in range(30):
+        queue, jobs = a_queue(9)
+        start_s = outlook(forecaster, queue, now=now).jobs[jobs[-1].id].start_s
+        outlook(forecaster, queue, now=now + 1)  # what was told first is what counts
+        now += start_s + late_s
+        forecaster.started(jobs[-1].id, now)
+    most_s = outlook(forecaster, queue, now=now).most_s(10.0)
+    assert most_s is None if sure else most_s == pytest.approx(10 * (1 + late_s / (start_s + late_s)), rel=0.01)
+
+
+def test_a_job_that_was_never_told_a_time_teaches_nothing(forecaster: Forecaster) -> None:
+    forecaster.started("job_unknown", 5.0)
+    assert outlook(forecaster, a_queue(1)[0]).unsure == module.UNKNOWN
