@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
+from deployments.liveness import until_dead
 from deployments.work import Work
 from models.checkpoint import locate
 from models.denoiser.capacity import Capacity
@@ -35,6 +36,7 @@ class Denoiser:
         self._work = Work(self._unet.parameter_bytes)
         self._mailboxes: dict[DenoiseState, Mailbox] = {}
         self._epoch = 0  # of the Dispatcher that this replica works for
+        self._guard: asyncio.Task[None] | None = None  # over that Dispatcher's life
         self._loop: asyncio.AbstractEventLoop | None = None
         if config.compile:
             self._unet.compile()
@@ -46,10 +48,13 @@ class Denoiser:
         )
         self._engine.start()
 
-    async def denoise(self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int) -> AsyncIterator[StepUpdate]:
+    async def denoise(
+        self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int, dispatcher: str
+    ) -> AsyncIterator[StepUpdate]:
         """Yield the newest step at most every 0.1 s, and last the one with the finished latents.
 
-        Leaving the iteration takes the picture out of the engine within one step.
+        Leaving the iteration takes the picture out of the engine within one step, and so does the death of the replica
+        of the name `dispatcher`: Serve does not end what a dead caller asked for.
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
@@ -57,7 +62,7 @@ class Denoiser:
         """
         self._loop = asyncio.get_running_loop()
         state = await asyncio.to_thread(self._start, spec, embeds)
-        self.fence(epoch)
+        self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)
         self._engine.submit(state)
         try:
@@ -78,11 +83,11 @@ class Denoiser:
         """
         if epoch < self._epoch:
             raise Superseded
+        if epoch > self._epoch and self._guard is not None:
+            self._guard.cancel()
+            self._guard = None
         self._epoch = epoch
-        for state, mailbox in self._mailboxes.items():
-            if mailbox.epoch < epoch:
-                state.cancelled = True  # here, as nobody may be reading its mailbox any more
-                mailbox.put(Superseded())
+        self._leave(before=epoch)
 
     def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs."""
@@ -91,6 +96,24 @@ class Denoiser:
     def work(self) -> Work:
         """Return what this replica holds and has done."""
         return self._work
+
+    def _work_for(self, epoch: int, dispatcher: str) -> None:
+        self.fence(epoch)
+        if self._guard is None:
+            self._guard = asyncio.create_task(self._leave_when_dead(epoch, dispatcher))
+        elif self._guard.done():  # what it asked for was on its way when it died
+            raise Superseded
+
+    async def _leave_when_dead(self, epoch: int, dispatcher: str) -> None:
+        await until_dead(dispatcher)
+        self._leave(before=epoch + 1)
+
+    def _leave(self, before: int) -> None:
+        """Take out what Dispatchers before an epoch asked for."""
+        for state, mailbox in self._mailboxes.items():
+            if mailbox.epoch < before:
+                state.cancelled = True  # here, as nobody may be reading its mailbox any more
+                mailbox.put(Superseded())
 
     def _start(self, spec: ImageSpec, embeds: PromptEmbeds) -> DenoiseState:
         plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)

@@ -10,6 +10,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.dispatcher.lease import Lease
+from deployments.liveness import own_name
 from deployments.ray_errors import translated
 from deployments.schema import ImageResult
 from models.errors import ReplicaLost
@@ -41,7 +42,9 @@ class Pipeline:
         name = lease.file_name(spec.output_format)
         with translated():
             prompt_embeds = self._text_encoder.encode.remote(spec)  # not awaited: only a reference passes here
-            updates: Any = self._denoiser.options(stream=True).denoise.remote(spec, prompt_embeds, lease.epoch)
+            updates: Any = self._denoiser.options(stream=True).denoise.remote(
+                spec, prompt_embeds, lease.epoch, own_name()
+            )
             update: StepUpdate | None = None
             try:
                 async for newest in updates:

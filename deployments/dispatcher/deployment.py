@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -132,7 +132,7 @@ class Dispatcher:
         if self._queue.waits(job_id):
             self._asked.add(job_id)
         try:
-            return self._queue.job(job_id, owner)
+            return self._as_of_now(self._queue.job(job_id, owner))
         except NotFound:
             job = await self._ledger.call(self._ledger.store.job, job_id)
             if job is None or (owner is not None and job.owner != owner):
@@ -307,16 +307,16 @@ class Dispatcher:
 
     async def _run(self, lease: Lease, spec: ImageSpec) -> None:
         """Draw one picture and book what came of it."""
-        start, last = time.monotonic(), None
+        last_at, last = time.monotonic(), None
         ended: Job | None = None
         try:
             async for word in self._pipeline.generate(spec, lease):
                 if isinstance(word, StepUpdate):
                     self._forecaster.measure_step(spec, last, word)
-                    last = word
+                    last_at, last = time.monotonic(), word
                     self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
                 else:
-                    self._forecaster.measure_around(time.monotonic() - start - word.denoise_s)
+                    self._forecaster.measure_decode(time.monotonic() - last_at)
                     ended = self._queue.finish(lease, word, time.time())
         except Superseded:
             self._ledger.step_down()
@@ -339,8 +339,18 @@ class Dispatcher:
         """Tell the feeds, unless there is something in it that is not on disk yet."""
         if job is None or self._ledger.is_behind(job.id):
             return
+        job = self._as_of_now(job)
         for feed in self._feeds:
             feed.put(job)
+
+    def _as_of_now(self, job: Job) -> Job:
+        """Take the time that has passed since the newest forecast off a job's times."""
+        since_s = time.monotonic() - self._outlook.made_at
+        if job.queue:
+            return replace(job, queue=replace(job.queue, eta_s=max(0.0, job.queue.eta_s - since_s)))
+        if job.progress:
+            return replace(job, progress=replace(job.progress, eta_s=max(0.0, job.progress.eta_s - since_s)))
+        return job
 
     def _drop_tasks(self, job_id: str) -> None:
         """An ended job's other pictures leave the denoiser within one step."""

@@ -33,7 +33,7 @@ class Fleet:
     rows_in_flight: int  # no picture leaves the line while there are so many
     batch_rows: Callable[[int], int]  # pixels of a row -> rows that share a forward
     step_s: Callable[[int, int], float]  # (rows, pixels of a row) -> seconds of one step
-    around_s: float  # what encoding and decoding add to a picture
+    decode_s: float  # what a picture takes after its last step
     awake_in_s: float = 0.0  # until the first step can be made
 
 
@@ -115,7 +115,7 @@ class _Run:
 
     def _finish(self, number: int) -> None:
         task = self._tasks[number]
-        self.ends[number] = self._now + self._fleet.around_s
+        self.ends[number] = self._now + self._fleet.decode_s
         self.unfinished -= 1
         self._rows[task.pixels] -= task.rows
         self._decoding.append((self.ends[number], task.rows))

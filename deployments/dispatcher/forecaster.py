@@ -9,7 +9,7 @@ from deployments.dispatcher.lease import Lease, Waiting
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec, StepUpdate
 
-AROUND_S = 0.03  # encoding and decoding, until a picture has been measured
+DECODE_S = 0.03  # until a picture has been measured
 WAKING_S = 30.0  # from a stage without a replica to one that draws, until that has been measured
 SMOOTHING = 0.2  # weight of the newest measurement
 HORIZON = 1000  # pictures in line that are simulated; those beyond are laid end to end
@@ -57,7 +57,7 @@ class Forecaster:
         self._max_rows = max_rows
         self._curve = StepCurve()
         self._batch_rows: dict[int, int] = {}  # pixels of a row -> rows that a forward may have
-        self._around_s = AROUND_S
+        self._decode_s = DECODE_S
         self._replicas = 1  # of the denoiser
         self._waking_s = WAKING_S
         self._asleep_since: float | None = None  # some stage has no replica, and there is work
@@ -74,9 +74,9 @@ class Forecaster:
             seconds = (now.denoise_s - before.denoise_s) / (now.step - before.step)
             self._curve.measure(now.batch_rows, pixels, seconds)
 
-    def measure_around(self, seconds: float) -> None:
-        """Learn how long a picture takes besides its steps."""
-        self._around_s += SMOOTHING * (seconds - self._around_s)
+    def measure_decode(self, seconds: float) -> None:
+        """Learn how long a picture takes after its last step."""
+        self._decode_s += SMOOTHING * (seconds - self._decode_s)
 
     def see_replicas(self, counts: Mapping[str, int], now: float) -> None:
         """Take in how many replicas each stage has while there is work; learn how long a stage takes to wake."""
@@ -146,7 +146,7 @@ class Forecaster:
             rows_in_flight=rows_in_flight(self._max_rows, self._replicas),
             batch_rows=lambda pixels: self._batch_rows.get(pixels, self._max_rows),
             step_s=self._curve.step_s,
-            around_s=self._around_s,
+            decode_s=self._decode_s,
             awake_in_s=waking_s,
         )
 

@@ -8,8 +8,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos import drills
+from tests.chaos import clients, deaths, load
 from tests.chaos.cluster import running_cluster
+from tests.chaos.drill import table
 
 
 def main() -> int:
@@ -21,16 +22,20 @@ def main() -> int:
     share: float = args.share
     with tempfile.TemporaryDirectory() as state, running_cluster(Path(state), args.seed) as cluster:
         outcomes = [
-            drills.replica_deaths(cluster, jobs=round(1000 * share), kills=max(5, round(60 * share))),
-            drills.cluster_deaths(cluster, times=max(1, round(10 * share))),
-            drills.duplicates(cluster, keys=round(200 * share)),
-            drills.cancels(cluster, times=round(200 * share), at_the_end=round(50 * share)),
-            drills.cut_watches(cluster, times=round(200 * share)),
-            drills.fairness(cluster, pictures=round(100 * share)),
+            deaths.replica_deaths(cluster, jobs=round(1000 * share), kills=max(5, round(60 * share))),
+            deaths.cluster_deaths(cluster, times=max(1, round(10 * share))),
+            deaths.takeovers(cluster, times=max(1, round(10 * share))),
+            deaths.poison(cluster, batches=round(100 * share)),
+            clients.duplicates(cluster, keys=round(200 * share)),
+            clients.cancels(cluster, times=round(200 * share), at_the_end=round(50 * share)),
+            clients.cut_watches(cluster, times=round(200 * share)),
+            load.fairness(cluster, pictures=round(100 * share)),
+            load.overload(cluster, seconds=max(40, 180 * share)),
+            load.estimates(cluster, jobs=max(40, round(300 * share))),
         ]
         kills = cluster.kills
     print("kills: " + ", ".join(f"{kill['what']} at {kill['s']} s" for kill in kills))
-    print(f"seed {args.seed}\n\n{drills.table(outcomes)}\n")
+    print(f"seed {args.seed}\n\n{table(outcomes)}\n")
     print(json.dumps({"chaos": [asdict(o) for o in outcomes], "seed": args.seed, "kills": kills}))
     return 0 if all(outcome.held for outcome in outcomes) else 1
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,14 +16,19 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[2]
+CHECKPOINT = ROOT / "models/checkpoints/shapes"
+POISON = "tree"  # the word whose embedding is not a number
+MAX_WAITING = 400
 READY_WITHIN_S = 180
 PATIENCE_S = 180  # of a client that asks again
 DEAD_WITHIN_S = 20
@@ -41,7 +47,10 @@ class Cluster:
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
         given = config["applications"][0]["args"]
         given["model"]["batch_invariant"] = True  # pictures can be compared bit by bit
+        given["model"]["checkpoint"] = str(poisoned_checkpoint(state))
         given["denoiser"]["max_rows"] = 4  # to which every forward is filled up: a lone picture is no slower for it
+        given["queue"]["max_waiting"] = MAX_WAITING
+        given["queue"]["result_ttl_s"] = 86400
         self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -82,10 +91,18 @@ class Cluster:
         self._kill([psutil.Process(self._process.pid), *self._children()], "everything")
         self._process.wait(timeout=DEAD_WITHIN_S)
 
+    def is_idle(self, name: str, seconds: float) -> bool:
+        """Whether a deployment's replicas compute next to nothing for so long."""
+        processes = self._replicas(name)
+        before = [sum(process.cpu_times()[:2]) for process in processes]
+        time.sleep(seconds)
+        used = [sum(process.cpu_times()[:2]) - b for process, b in zip(processes, before, strict=True)]
+        return sum(used) < 0.2 * seconds
+
     def runs(self, name: str) -> bool:
         """Whether Serve says that a deployment's replicas run."""
         try:
-            parts = self._once("/v1/ready")[1]["applications"]["generation"]["deployments"]
+            parts = self.ask("/v1/ready")[1]["applications"]["generation"]["deployments"]
             return parts[name]["running"] >= 1 and parts[name]["status"] == "HEALTHY"
         except (OSError, HTTPException, ValueError, KeyError, TypeError):
             return False
@@ -97,7 +114,7 @@ class Cluster:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                status, answer = self._once(path, body, headers, source)
+                status, answer, _ = self.ask(path, body, headers, source)
                 if status not in (429, 503) or time.monotonic() > deadline:
                     return status, answer
             except (OSError, HTTPException, ValueError):
@@ -105,12 +122,38 @@ class Cluster:
                     raise
             time.sleep(0.3)
 
+    def ask(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, source: str = "127.0.0.1"
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, JSON and headers of an answer, whatever it is."""
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=90, source_address=(source, 0))
+        try:
+            data = None if body is None else json.dumps(body)
+            method = "GET" if body is None else "POST"
+            connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
+            answer = connection.getresponse()
+            given = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, json.loads(answer.read()), given
+        finally:
+            connection.close()
+
     def submit(self, body: dict[str, Any], source: str = "127.0.0.1") -> str:
         """Have a job accepted, for the owner with an address; return its id."""
         status, job = self.call("/v1/jobs", body, {"Idempotency-Key": secrets.token_hex(8)}, source)
         if status != 202:
             raise RuntimeError(f"{status}: {job}")
         return job["id"]
+
+    def state(self, job_id: str) -> dict[str, Any]:
+        """A job as it stands."""
+        return self.call(f"/v1/jobs/{job_id}")[1]
+
+    def drawn(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A job, from its submission to its end."""
+        end = self.end_of(self.submit(body), PATIENCE_S)
+        if end is None or end["status"] != "succeeded":
+            raise RuntimeError(f"{body}: {end}")
+        return end
 
     def end_of(self, job_id: str, within_s: float, source: str = "127.0.0.1") -> dict[str, Any] | None:
         """How a job ended; None where it did not in time."""
@@ -142,22 +185,9 @@ class Cluster:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{url}", timeout=30) as answer:
             return hashlib.sha256(Image.open(io.BytesIO(answer.read())).tobytes()).hexdigest()
 
-    def _once(
-        self, path: str, body: Any = None, headers: dict[str, str] | None = None, source: str = "127.0.0.1"
-    ) -> tuple[int, Any]:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=90, source_address=(source, 0))
-        try:
-            data = None if body is None else json.dumps(body)
-            method = "GET" if body is None else "POST"
-            connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
-
     def _is_ready(self) -> bool:
         try:
-            return self._once("/v1/ready")[0] == 200
+            return self.ask("/v1/ready")[0] == 200
         except (OSError, HTTPException, ValueError):
             return False
 
@@ -181,6 +211,19 @@ class Cluster:
         _, alive = psutil.wait_procs(processes, timeout=DEAD_WITHIN_S)
         if alive:
             raise RuntimeError(f"{alive} do not die")
+
+
+def poisoned_checkpoint(folder: Path) -> Path:
+    """A copy of the demo model in which one word makes a picture fail: its embedding is not a number."""
+    copy = folder / "shapes"
+    shutil.copytree(CHECKPOINT, copy)
+    tokenizer = json.loads((copy / "tokenizer/tokenizer.json").read_text(encoding="utf-8"))
+    word = tokenizer["model"]["vocab"][f"{POISON}</w>"]
+    weights = load_file(copy / "text_encoder/model.safetensors")
+    embeddings = next(name for name in weights if name.endswith("token_embedding.weight"))
+    weights[embeddings][word] = nan
+    save_file(weights, copy / "text_encoder/model.safetensors", metadata={"format": "pt"})
+    return copy
 
 
 @contextmanager

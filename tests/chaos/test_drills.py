@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos import drills
+from tests.chaos import clients, deaths, load
 from tests.chaos.cluster import Cluster, running_cluster
+from tests.chaos.drill import Outcome, table
 
 
 @pytest.fixture(scope="module")
@@ -16,35 +17,53 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def holds(cluster: Cluster, capsys: pytest.CaptureFixture[str]):
-    def check(outcome: drills.Outcome) -> None:
+    def check(outcome: Outcome) -> None:
         with capsys.disabled():
-            print(f"\n{drills.table([outcome])}")
-        assert outcome.held, f"{drills.table([outcome])}\nkills: {cluster.kills}"
+            print(f"\n{table([outcome])}")
+        assert outcome.held, f"{table([outcome])}\nkills: {cluster.kills}"
 
     return check
 
 
 @pytest.mark.full
 def test_accepted_jobs_outlive_their_replicas(cluster: Cluster, holds) -> None:
-    holds(drills.replica_deaths(cluster, jobs=100, kills=6))
+    holds(deaths.replica_deaths(cluster, jobs=100, kills=6))
 
 
 @pytest.mark.full
 def test_accepted_jobs_outlive_every_process(cluster: Cluster, holds) -> None:
-    holds(drills.cluster_deaths(cluster, times=1))
+    holds(deaths.cluster_deaths(cluster, times=1))
+
+
+@pytest.mark.full
+def test_what_a_dead_dispatcher_asked_for_is_left(cluster: Cluster, holds) -> None:
+    holds(deaths.takeovers(cluster, times=1))
+
+
+@pytest.mark.full
+def test_an_overload_is_refused_and_slows_nothing(cluster: Cluster, holds) -> None:
+    holds(load.overload(cluster, seconds=60))
+
+
+def test_the_times_told_come_true(cluster: Cluster, holds) -> None:
+    holds(load.estimates(cluster, jobs=30))
+
+
+def test_a_poisoned_picture_fails_alone(cluster: Cluster, holds) -> None:
+    holds(deaths.poison(cluster, batches=10))
 
 
 def test_a_cancelled_job_ends_once(cluster: Cluster, holds) -> None:
-    holds(drills.cancels(cluster, times=20, at_the_end=5))
+    holds(clients.cancels(cluster, times=20, at_the_end=5))
 
 
 def test_a_watch_that_was_cut_goes_on(cluster: Cluster, holds) -> None:
-    holds(drills.cut_watches(cluster, times=20))
+    holds(clients.cut_watches(cluster, times=20))
 
 
 def test_a_long_line_of_one_owner_does_not_hold_up_others(cluster: Cluster, holds) -> None:
-    holds(drills.fairness(cluster, pictures=40, times=2))
+    holds(load.fairness(cluster, pictures=40, times=2))
 
 
 def test_there_is_one_job_a_key(cluster: Cluster, holds) -> None:
-    holds(drills.duplicates(cluster, keys=20))
+    holds(clients.duplicates(cluster, keys=20))

@@ -37,6 +37,14 @@ def embeds(shapes: Path, spec: ImageSpec) -> PromptEmbeds:
     return embeds
 
 
+@pytest.fixture(autouse=True)
+def death(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Of the Dispatcher: set, it has died."""
+    death = asyncio.Event()
+    monkeypatch.setattr("deployments.denoiser.until_dead", lambda _: death.wait())
+    return death
+
+
 async def idle(denoiser: Denoiser) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while len(denoiser._engine._batcher):
@@ -46,7 +54,7 @@ async def idle(denoiser: Denoiser) -> None:
 async def test_a_later_dispatcher_takes_an_earlier_ones_pictures_out(
     denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds
 ) -> None:
-    stream = denoiser.denoise(spec, embeds, epoch=1)
+    stream = denoiser.denoise(spec, embeds, 1, "the Dispatcher")
     assert (await anext(stream)).step < 150
     denoiser.fence(2)
     with pytest.raises(Superseded):
@@ -56,7 +64,7 @@ async def test_a_later_dispatcher_takes_an_earlier_ones_pictures_out(
 
 
 async def test_also_where_nobody_reads_them_any_more(denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds) -> None:
-    stream = denoiser.denoise(spec, embeds, epoch=2)
+    stream = denoiser.denoise(spec, embeds, 2, "the Dispatcher")
     before = await anext(stream)
     denoiser.fence(3)
     await idle(denoiser)
@@ -67,9 +75,39 @@ async def test_also_where_nobody_reads_them_any_more(denoiser: Denoiser, spec: I
 async def test_an_earlier_dispatcher_is_refused(denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds) -> None:
     denoiser.fence(4)
     with pytest.raises(Superseded):
-        await anext(denoiser.denoise(spec, embeds, epoch=3))
+        await anext(denoiser.denoise(spec, embeds, 3, "the Dispatcher"))
     with pytest.raises(Superseded):
         denoiser.fence(3)
     async with asyncio.timeout(PATIENCE_S):
-        steps = [update.step async for update in denoiser.denoise(spec, embeds, epoch=5)]
+        steps = [update.step async for update in denoiser.denoise(spec, embeds, 5, "the Dispatcher")]
     assert steps[-1] == 150
+
+
+async def test_the_pictures_of_a_dispatcher_that_dies_are_left(
+    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds, death: asyncio.Event
+) -> None:
+    stream = denoiser.denoise(spec, embeds, 6, "the Dispatcher")
+    before = await anext(stream)
+    death.set()
+    await idle(denoiser)
+    assert before.step < 150
+    await stream.aclose()
+    with pytest.raises(Superseded):  # it was on its way
+        await anext(denoiser.denoise(spec, embeds, 6, "the Dispatcher"))
+
+
+async def test_the_death_of_one_that_was_taken_over_from_touches_nothing(
+    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds, death: asyncio.Event
+) -> None:
+    first = denoiser.denoise(spec, embeds, 7, "the Dispatcher")
+    await anext(first)
+    death_of_the_next = asyncio.Event()
+    denoiser.fence(8)
+    death.set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deployments.denoiser.until_dead", lambda _: death_of_the_next.wait())
+        async with asyncio.timeout(PATIENCE_S):
+            steps = [update.step async for update in denoiser.denoise(spec, embeds, 8, "the next Dispatcher")]
+    assert steps[-1] == 150
+    with pytest.raises(Superseded):
+        await anext(first)

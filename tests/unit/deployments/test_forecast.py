@@ -18,7 +18,7 @@ def step_s(rows: int, pixels: int) -> float:
 
 def a_fleet(replicas: int = 1, max_rows: int = 4, flight: int | None = None, **changes) -> Fleet:
     """Denoisers that are given no more rows than they draw at a time, unless `flight` says so."""
-    known = {"batch_rows": lambda _: max_rows, "step_s": step_s, "around_s": 0.0}
+    known = {"batch_rows": lambda _: max_rows, "step_s": step_s, "decode_s": 0.0}
     in_flight = replicas * max_rows if flight is None else flight
     return Fleet(replicas=replicas, rows_in_flight=in_flight, **known | changes)
 
@@ -33,7 +33,7 @@ def test_nothing_to_do_is_done() -> None:
 
 
 def test_one_picture_takes_its_steps_and_what_is_around_them() -> None:
-    assert foretold(Task(rows=2, pixels=SMALL, steps=10), around_s=0.5) == [(0, 10 * 0.3 + 0.5)]
+    assert foretold(Task(rows=2, pixels=SMALL, steps=10), decode_s=0.5) == [(0, 10 * 0.3 + 0.5)]
 
 
 def test_two_pictures_of_a_size_share_each_forward() -> None:
@@ -56,8 +56,8 @@ def test_a_picture_that_leaves_the_line_early_waits_for_the_batch_all_the_same()
 
 def test_a_picture_that_is_being_decoded_still_is_in_flight() -> None:
     tasks = [Task(2, SMALL, 10)] * 3
-    assert foretold(*tasks, max_rows=2, flight=4, around_s=1.0) == [(0, 4.0), (0, 7.0), (4.0, 10.0)]
-    assert foretold(*tasks, max_rows=2, flight=2, around_s=1.0) == [(0, 4.0), (4.0, 8.0), (8.0, 12.0)]
+    assert foretold(*tasks, max_rows=2, flight=4, decode_s=1.0) == [(0, 4.0), (0, 7.0), (4.0, 10.0)]
+    assert foretold(*tasks, max_rows=2, flight=2, decode_s=1.0) == [(0, 4.0), (4.0, 8.0), (8.0, 12.0)]
 
 
 def test_a_picture_of_one_row_does_not_overtake_one_of_two_that_waits_for_room() -> None:
@@ -91,8 +91,8 @@ def test_replicas_share_the_rows() -> None:
 
 
 def test_a_picture_with_all_its_steps_made_still_has_to_be_decoded() -> None:
-    assert foretold(Task(2, SMALL, 0), around_s=0.5) == [(0, 0.5)]
-    assert foretold(Task(2, SMALL, -1), around_s=0.5) == [(0, 0.5)]
+    assert foretold(Task(2, SMALL, 0), decode_s=0.5) == [(0, 0.5)]
+    assert foretold(Task(2, SMALL, -1), decode_s=0.5) == [(0, 0.5)]
 
 
 def test_a_picture_of_more_rows_than_fit_is_drawn_all_the_same() -> None:
@@ -110,27 +110,27 @@ tasks_of_all_kinds = st.lists(
     replicas=st.integers(1, 4),
     max_rows=st.integers(2, 8),
     flight=st.integers(1, 30),
-    around_s=st.floats(0, 2),
+    decode_s=st.floats(0, 2),
     awake_in_s=st.sampled_from((0.0, 5.0)),
 )
 def test_every_picture_starts_in_order_and_before_it_ends(
-    tasks: list[Task], replicas: int, max_rows: int, flight: int, around_s: float, awake_in_s: float
+    tasks: list[Task], replicas: int, max_rows: int, flight: int, decode_s: float, awake_in_s: float
 ) -> None:
-    fleet = a_fleet(replicas, max_rows, flight, around_s=around_s, awake_in_s=awake_in_s)
+    fleet = a_fleet(replicas, max_rows, flight, decode_s=decode_s, awake_in_s=awake_in_s)
     estimates = forecast(tasks, fleet)
     assert len(estimates) == len(tasks)
     assert all(before.start_s <= after.start_s for before, after in itertools.pairwise(estimates))
     for task, estimate in zip(tasks, estimates, strict=True):
         alone_s = task.steps * step_s(1, task.pixels)
-        assert estimate.end_s - estimate.start_s >= alone_s + around_s - 1e-9
+        assert estimate.end_s - estimate.start_s >= alone_s + decode_s - 1e-9
         assert estimate.end_s >= awake_in_s
 
 
-@given(tasks=tasks_of_all_kinds, max_rows=st.integers(2, 8), flight=st.integers(1, 30), around_s=st.floats(0, 2))
+@given(tasks=tasks_of_all_kinds, max_rows=st.integers(2, 8), flight=st.integers(1, 30), decode_s=st.floats(0, 2))
 def test_never_is_a_picture_granted_beyond_the_flight(
-    tasks: list[Task], max_rows: int, flight: int, around_s: float
+    tasks: list[Task], max_rows: int, flight: int, decode_s: float
 ) -> None:
-    estimates = forecast(tasks, a_fleet(1, max_rows, flight, around_s=around_s))
+    estimates = forecast(tasks, a_fleet(1, max_rows, flight, decode_s=decode_s))
     for k, moment in enumerate(estimate.start_s for estimate in estimates):
         before = [task.rows for task, e in zip(tasks[:k], estimates, strict=False) if e.end_s > moment + 1e-9]
         assert sum(before) < flight or not before

@@ -22,7 +22,7 @@ def forecaster() -> Forecaster:
     before = StepUpdate(step=1, steps=STEPS, batch_rows=4, most_rows=4, denoise_s=0.0)
     forecaster.measure_step(SPEC, before, replace(before, step=2, denoise_s=STEP_S))
     for _ in range(40):
-        forecaster.measure_around(0.0)
+        forecaster.measure_decode(0.0)
     return forecaster
 
 

@@ -1,0 +1,46 @@
+"""What every drill gives back, and the requests that they are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.chaos.cluster import Cluster
+
+ENDS_WITHIN_S = 120  # after the load
+DISTINCT = 8  # requests, over and over
+SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m", "heun")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a drill found: whether the promise held, and the figures."""
+
+    promise: str
+    held: bool
+    figures: dict[str, Any]
+
+
+def a_body(number: int) -> dict[str, Any]:
+    """One of `DISTINCT` requests."""
+    k = number % DISTINCT
+    return {
+        "prompt": f"a {('red', 'blue')[k % 2]} circle on a white background",
+        "seed": k,
+        "num_inference_steps": 12 + 4 * (k % 4),
+        "sampler": SAMPLERS[k % len(SAMPLERS)],
+        "guidance_scale": (1.0, 4.0)[k // 4],
+    }
+
+
+def undisturbed(cluster: Cluster) -> list[list[str]]:
+    """The pixels of each request, drawn while nothing happens."""
+    return [cluster.pixels(cluster.drawn(a_body(k))) for k in range(DISTINCT)]
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """One line a promise."""
+    lines = []
+    for outcome in outcomes:
+        figures = ", ".join(f"{name} {value}" for name, value in outcome.figures.items() if value != [])
+        lines.append(f"{'held' if outcome.held else 'BROKEN':8}{outcome.promise}: {figures}")
+    return "\n".join(lines)
