@@ -47,6 +47,15 @@ class ImageStore:
             with suppress(FileNotFoundError):
                 self._files.rm_file(f"{self._root}/{name}")
 
+    def names(self, before: float) -> list[str]:
+        """Return the names of files, half-written ones too, that were last changed before a moment (since 1970)."""
+        found = []
+        for path in self._files.ls(self._root, detail=False):
+            with suppress(FileNotFoundError):  # it has gone since
+                if self._files.modified(path).timestamp() < before:
+                    found.append(path.rpartition("/")[2])
+        return found
+
     def get(self, name: str) -> bytes:
         """Return a picture's bytes.
 

@@ -47,6 +47,8 @@ MOST_RETRY_AFTER_S = 3600
 COUNT_INTERVAL_S = 2.0
 CONFIRM_INTERVAL_S = 1.0
 SWEEP_INTERVAL_S = 60.0
+STRAY_AFTER_S = 3600.0  # a picture that no job knows of after so long never will be known
+GONE_FOR_S = 30 * 86400.0  # so long a job whose result has expired answers 410, then 404
 
 
 class Generates(Protocol):
@@ -273,13 +275,19 @@ class Dispatcher:
             await self._ledger.confirm()
 
     async def _keep_sweeping(self) -> None:
-        """Forget results that are too old or too many."""
+        """Forget results that are too old or too many, and now and then what attempts that came to nothing left."""
+        store, strays_due = self._ledger.store, time.monotonic()
         while not self._ledger.superseded:
             try:
                 before = time.time() - self._config.result_ttl_s
-                expire = self._ledger.store.expire
-                names = await self._ledger.call(expire, before, self._config.max_result_bytes)
+                names = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
                 await asyncio.to_thread(self._images.remove, names)
+                await self._ledger.call(store.forget, before - GONE_FOR_S)
+                if time.monotonic() >= strays_due:
+                    strays_due = time.monotonic() + STRAY_AFTER_S
+                    names = await asyncio.to_thread(self._images.names, time.time() - STRAY_AFTER_S)
+                    strays = await self._ledger.call(store.strangers, names)
+                    await asyncio.to_thread(self._images.remove, strays)
             except (StoreUnavailable, OSError):
                 logger.exception("old results could not be swept")
             except Superseded:

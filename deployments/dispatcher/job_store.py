@@ -4,7 +4,7 @@ One table: the job is its own document, and columns hold what queries need. Writ
 Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     create_engine,
+    delete,
     event,
     inspect,
     select,
@@ -37,6 +38,7 @@ from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
 
 SCHEMA_VERSION = 1
 BUSY_S = 10  # how long another writer is waited for
+IDS_A_QUERY = 500
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
 Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
@@ -179,6 +181,22 @@ class JobStore:
                 names += [image.name for image in DOCUMENT.validate_json(str(document)).images]
                 connection.execute(update(jobs).where(jobs.c.number == number).values(document=None, size=0))
         return names
+
+    def forget(self, ended_before: float) -> None:
+        """Forget that jobs which ended before a moment ever were, where their results have expired."""
+        with self._in_charge() as connection:
+            connection.execute(delete(jobs).where(jobs.c.document.is_(None), jobs.c.ended < ended_before))
+
+    def strangers(self, names: Sequence[str]) -> list[str]:
+        """Return those names that are of no job's picture: of attempts that came to nothing."""
+        known: set[str] = set()
+        ids = sorted({name.lstrip(".").rsplit("-", 3)[0] for name in names})
+        for start in range(0, len(ids), IDS_A_QUERY):
+            some = select(jobs.c.document).where(jobs.c.id.in_(ids[start : start + IDS_A_QUERY]))
+            with self._connected() as connection:
+                documents = connection.scalars(some.where(jobs.c.document.is_not(None))).all()
+            known.update(image.name for document in documents for image in DOCUMENT.validate_json(str(document)).images)
+        return [name for name in names if name not in known]
 
     def close(self) -> None:
         """Close its connections."""

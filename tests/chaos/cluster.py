@@ -38,7 +38,7 @@ ENDED = ("succeeded", "failed", "cancelled", "expired")
 class Cluster:
     """Darkroom as `make serve` runs it, with `batch_invariant`, and the ledger of who was killed."""
 
-    def __init__(self, state: Path, seed: int) -> None:
+    def __init__(self, state: Path, seed: int, database_url: str | None = None) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.kills: list[dict[str, Any]] = []
@@ -46,6 +46,7 @@ class Cluster:
         self._config = state / "config.yaml"
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
         given = config["applications"][0]["args"]
+        given["database_url"] = database_url
         given["model"]["batch_invariant"] = True  # pictures can be compared bit by bit
         given["model"]["checkpoint"] = str(poisoned_checkpoint(state))
         given["denoiser"]["max_rows"] = 4  # to which every forward is filled up: a lone picture is no slower for it
@@ -227,9 +228,9 @@ def poisoned_checkpoint(folder: Path) -> Path:
 
 
 @contextmanager
-def running_cluster(state: Path, seed: int) -> Iterator[Cluster]:
+def running_cluster(state: Path, seed: int, database_url: str | None = None) -> Iterator[Cluster]:
     """A cluster that runs, and afterwards does not."""
-    cluster = Cluster(state, seed)
+    cluster = Cluster(state, seed, database_url)
     cluster.start()
     try:
         yield cluster

@@ -6,7 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ class Service:
         self._state_dir = state_dir
         self.address = f"http://127.0.0.1:{port}"
 
-    def deploy(self, **deployments: dict[str, Any]) -> None:
-        """Deploy the config with `deployments` changed, each by name; return when it is so."""
+    def deploy(self, queue: Mapping[str, Any] = {}, **deployments: dict[str, Any]) -> None:
+        """Deploy the config with its `queue` and `deployments` changed, these by name; return when it is so."""
         from ray.serve.schema import ServeDeploySchema
 
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
         config["applications"][0]["args"]["state_dir"] = str(self._state_dir)
+        config["applications"][0]["args"]["queue"] |= queue
         for deployment in config["applications"][0]["deployments"]:
             deployment |= deployments.get(deployment["name"], {})
             deployment["ray_actor_options"] = {"num_cpus": 0.01}

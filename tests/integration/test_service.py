@@ -1,9 +1,12 @@
 """The whole service on a real cluster, as its clients see it."""
 
 import base64
+import contextlib
 import io
+import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 
 import numpy as np
 import pytest
@@ -145,6 +148,33 @@ def test_the_page_and_the_documentation_answer(service):
     assert "gradio" in page
     assert service.get("/v1/docs")[0] == 200
     assert "/images/generations" in str(service.get("/v1/openapi.json")[1]["paths"].keys())
+
+
+@pytest.mark.full
+def test_a_redeploy_under_load_loses_nothing_and_no_watcher_stays_behind(service):
+    """Other arguments replace every replica, the Dispatcher's too, while jobs run and wait."""
+    body = {"prompt": PROMPT, "num_inference_steps": 100, "num_images": 2}
+    jobs = [service.post("/v1/jobs", body | {"seed": 10 * k})[1]["id"] for k in range(8)]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        watches = [pool.submit(watch_until_the_end, service, job_id) for job_id in jobs]
+        service.deploy(queue={"max_waiting": 255})
+        for states in (watch.result(timeout=300) for watch in watches):
+            assert [state["version"] for state in states] == sorted(state["version"] for state in states)
+            assert states[-1]["status"] == "succeeded"
+            assert [image["index"] for image in states[-1]["images"]] == [0, 1]
+    restarted = [state for job_id in jobs for state in [service.get(f"/v1/jobs/{job_id}")[1]] if state["warnings"]]
+    assert restarted, "nothing was under way when the Dispatcher was replaced"
+    service.deploy()
+
+
+def watch_until_the_end(service, job_id: str) -> list[dict]:
+    """Every state that a watcher sees who comes back whenever the stream is cut."""
+    states = []
+    while not states or states[-1]["status"] in ("queued", "running"):
+        url = f"{service.address}/v1/jobs/{job_id}/watch"
+        with contextlib.suppress(OSError, HTTPException), urllib.request.urlopen(url, timeout=120) as stream:
+            states += [json.loads(line[6:]) for line in stream if line.startswith(b"data: ")]
+    return states
 
 
 @pytest.mark.parametrize("stage", ["TextEncoder", "Denoiser", "VaeDecoder"])

@@ -1,6 +1,7 @@
 """What outlives a Dispatcher: it is dropped and another begins on the same database, as after a SIGKILL."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -278,6 +279,23 @@ async def test_a_known_key_is_answered_though_the_line_is_full(home: Home) -> No
     with pytest.raises(QueueFull):
         await submit(dispatcher)
     assert (await dispatcher.submit(REQUEST, "ada", "k")).id == job.id
+
+
+# -- what is left over
+
+
+async def test_pictures_of_attempts_that_came_to_nothing_are_removed(home: Home, tmp_path: Path) -> None:
+    images = ImageStore(tmp_path / "images")
+    first = home.dispatcher(FakePipeline(images))
+    [picture] = (await end_of(first, await submit(first))).images
+    strays = [picture.name.replace("-1-1.", "-1-2."), f".{picture.name}.partial"]
+    for name in (picture.name, *strays):
+        (tmp_path / "images" / name).write_bytes(b"12345")
+        os.utime(tmp_path / "images" / name, (0, 1000.0))
+    (tmp_path / "images" / f"job_{'0' * 32}-0-1-1.png").write_bytes(b"of a moment ago")
+    home.dispatcher(FakePipeline())
+    await until(lambda: len(list((tmp_path / "images").iterdir())) == 2)
+    assert images.get(picture.name)
 
 
 # -- too much

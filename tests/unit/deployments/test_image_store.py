@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from deployments.image_store import ImageStore
 from models.errors import NotFound, StorageFull
 
 NAME = f"job_{'0' * 32}-0-1-1.png"
+OTHER = f"job_{'0' * 32}-1-1-1.png"
 
 
 def test_a_picture_comes_back_and_its_size_is_known(tmp_path: Path) -> None:
@@ -51,7 +53,21 @@ def test_removing_passes_over_what_is_gone(tmp_path: Path) -> None:
         store.get(NAME)
 
 
+def test_files_are_listed_by_age_half_written_ones_too(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    store.put(NAME, b"12345")
+    store.put(OTHER, b"12345")
+    (tmp_path / f".{OTHER}.partial").write_bytes(b"12")
+    os.utime(tmp_path / NAME, (0, 1000.0))
+    os.utime(tmp_path / f".{OTHER}.partial", (0, 2000.0))
+    assert store.names(before=1000.0) == []
+    assert store.names(before=1000.5) == [NAME]
+    assert sorted(store.names(before=2000.5)) == [f".{OTHER}.partial", NAME]
+
+
 def test_a_store_elsewhere_keeps_pictures_too() -> None:
     store = ImageStore("memory://pictures")
     store.put(NAME, b"12345")
     assert store.get(NAME) == b"12345"
+    assert store.names(before=time.time() + 9) == [NAME]
+    assert store.names(before=time.time() - 9) == []

@@ -123,6 +123,34 @@ def test_results_that_are_too_old_expire_and_then_the_oldest_beyond_the_bytes(st
     assert store.expire(ended_before=1.0, most_bytes=200) == []
 
 
+def test_a_job_whose_result_has_expired_is_forgotten_in_the_end(store: JobStore) -> None:
+    jobs = [a_job() for _ in range(3)]
+    for at, job in enumerate(jobs):
+        store.add(job)
+        store.save(ended(job, at=float(at)))
+    store.expire(ended_before=2.0, most_bytes=1000)
+    store.forget(ended_before=1.0)
+    assert store.job(jobs[0].id) is None
+    with pytest.raises(Gone):
+        store.job(jobs[1].id)
+    store.forget(ended_before=9.0)
+    assert store.job(jobs[1].id) is None
+    assert store.job(jobs[2].id) is not None
+
+
+def test_a_picture_is_a_stranger_where_no_job_knows_it(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.dispatcher.job_store.IDS_A_QUERY", 2)
+    jobs = [ended(a_job()) for _ in range(5)]
+    for job in jobs:
+        store.add(job)
+    store.add(unfinished := a_job())
+    known = [image.name for job in jobs for image in job.images]
+    first_attempt = known[0].replace("-0-0-1.", "-0-0-2.")
+    strangers = [first_attempt, f".{known[1]}.partial", f"{unfinished.id}-0-1-1.png", f"job_{'f' * 32}-0-1-1.png"]
+    assert store.strangers([*strangers, *known]) == strangers
+    assert store.strangers([]) == []
+
+
 def test_there_is_no_unknown_job(store: JobStore) -> None:
     assert store.job("job_0") is None
 
