@@ -70,7 +70,7 @@ def forecast_ms(line: int) -> float:
 def a_forecaster() -> Forecaster:
     """One that knows how many denoisers there are."""
     forecaster = Forecaster(MAX_ROWS)
-    forecaster.see_replicas({"denoiser": DENOISERS}, 0.0)
+    forecaster.see_replicas({"denoiser": DENOISERS}, [], 0.0)
     return forecaster
 
 
@@ -86,8 +86,8 @@ def _busy_queue(line: int, room: int) -> JobQueue:
 
 def _forecast_s(forecaster: Forecaster, queue: JobQueue, asked: str) -> float:
     start = time.perf_counter()
-    jobs = {asked} if queue.waits(asked) else frozenset[str]()
-    queue.estimate(forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, jobs, start))
+    wanted = {asked: queue.in_line(asked)}
+    queue.estimate(forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, wanted, start))
     return time.perf_counter() - start
 
 

@@ -101,8 +101,9 @@ class Denoiser:
         self.fence(epoch)
         if self._guard is None:
             self._guard = asyncio.create_task(self._leave_when_dead(epoch, dispatcher))
-        elif self._guard.done():  # what it asked for was on its way when it died
-            raise Superseded
+        elif self._guard.done():
+            self._guard.result()
+            raise Superseded  # what it asked for was on its way when it died
 
     async def _leave_when_dead(self, epoch: int, dispatcher: str) -> None:
         await until_dead(dispatcher)

@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from models.errors import NotFound, StorageFull
 
 NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,9}-\d{1,3}\.(png|jpeg|webp)")
+FILE = re.compile(rf"{NAME.pattern}|\.{NAME.pattern}\.partial")
 logger = logging.getLogger(__name__)
 
 
@@ -48,12 +49,13 @@ class ImageStore:
                 self._files.rm_file(f"{self._root}/{name}")
 
     def names(self, before: float) -> list[str]:
-        """Return the names of files, half-written ones too, that were last changed before a moment (since 1970)."""
+        """Return the names of pictures, half-written ones too, last changed before a moment (seconds since 1970)."""
         found = []
         for path in self._files.ls(self._root, detail=False):
+            name = path.rpartition("/")[2]
             with suppress(FileNotFoundError):  # it has gone since
-                if self._files.modified(path).timestamp() < before:
-                    found.append(path.rpartition("/")[2])
+                if FILE.fullmatch(name) and self._files.modified(path).timestamp() < before:
+                    found.append(name)
         return found
 
     def get(self, name: str) -> bytes:

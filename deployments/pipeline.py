@@ -89,11 +89,13 @@ class Pipeline:
 
     async def _decode(self, spec: ImageSpec, latents: Any, name: str) -> int:
         """Decode and store; where the replica dies, again by another: the latents are still in hand."""
-        for _ in range(MAX_DECODES - 1):
+        attempt = 1
+        while True:
             try:
                 with translated():
                     return await self._vae_decoder.decode.remote(spec, latents, name)
             except ReplicaLost:
+                if attempt == MAX_DECODES:
+                    raise
                 logger.warning("lost the VaeDecoder of %s", name)
-        with translated():
-            return await self._vae_decoder.decode.remote(spec, latents, name)
+                attempt += 1

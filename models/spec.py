@@ -145,6 +145,7 @@ class StepUpdate:
     steps: int
     batch_rows: int = 0  # rows of the forward that made this step
     most_rows: int = 1  # that such a forward may have at present
+    step_s: float = 0.0  # what this step took
     cut: str = ""  # the end of the prompt that the text encoder did not read
     encode_s: float = 0.0
     denoise_s: float = 0.0  # since the picture joined

@@ -122,6 +122,7 @@ class FakePipeline:
                     steps=spec.num_inference_steps,
                     batch_rows=spec.rows,
                     most_rows=spec.rows,
+                    step_s=0.01,
                     cut=self.cut,
                     denoise_s=0.01 * step,
                     preview=b"preview %d" % step if step in self.preview_at else None,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from deployments.config import QueueConfig
 from deployments.dispatcher.feed import Feed
@@ -25,7 +25,7 @@ from deployments.dispatcher.job_store import JobStore, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, ImageResult, Job, new_job, resolve
+from deployments.schema import GenerationRequest, ImageResult, Job, Progress, QueuePlace, new_job, resolve
 from models.errors import (
     DarkroomError,
     InvalidRequest,
@@ -40,6 +40,7 @@ from models.errors import (
 from models.spec import ImageSpec, ModelCard, StepUpdate
 
 logger = logging.getLogger(__name__)
+Told = TypeVar("Told", QueuePlace, Progress)
 
 FORECAST_INTERVAL_S = 0.5
 FORECAST_SHARE = 0.05  # of the event loop's time, at most: beyond, forecasts are fewer
@@ -47,7 +48,8 @@ MOST_RETRY_AFTER_S = 3600
 COUNT_INTERVAL_S = 2.0
 CONFIRM_INTERVAL_S = 1.0
 SWEEP_INTERVAL_S = 60.0
-STRAY_AFTER_S = 3600.0  # a picture that no job knows of after so long never will be known
+STRAY_AFTER_S = 3600.0  # a picture that is of no use to its job after so long never will be
+STRAYS_AT_ONCE = 500
 GONE_FOR_S = 30 * 86400.0  # so long a job whose result has expired answers 410, then 404
 
 
@@ -103,7 +105,7 @@ class Dispatcher:
         self._counted_at = 0.0
         self._forecaster = Forecaster(max_rows)
         self._outlook = Outlook()  # the newest
-        self._asked: set[str] = set()  # jobs in line that somebody has asked for
+        self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._feeds: set[Feed] = set()
         self._forecasting: asyncio.Task[None] | None = None
@@ -131,7 +133,7 @@ class Dispatcher:
         """Return a job's present state; `NotFound` if it is somebody else's."""
         await asyncio.shield(self._beginning)
         await self._ledger.up_to_date(job_id)
-        if self._queue.waits(job_id):
+        if self._queue.is_open(job_id):
             self._asked.add(job_id)
         try:
             return self._as_of_now(self._queue.job(job_id, owner))
@@ -145,7 +147,7 @@ class Dispatcher:
         """Return an owner's jobs, newest first."""
         await asyncio.shield(self._beginning)
         saved = await self._ledger.call(self._ledger.store.jobs, owner)
-        present = {job.id: job for job in self._queue.jobs(owner) if not self._ledger.is_behind(job.id)}
+        present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
         return [present.get(job.id, job) for job in saved]
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
@@ -225,7 +227,7 @@ class Dispatcher:
             await self._ledger.call(self._ledger.store.add, job, request_key)
             self._queue.submit(job)
         self._pump()
-        return self._queue.job(job.id)
+        return self._as_of_now(self._queue.job(job.id))
 
     def _check_backlog(self) -> None:
         """Raise QueueFull where more work is in line than the operator allows."""
@@ -276,7 +278,7 @@ class Dispatcher:
 
     async def _keep_sweeping(self) -> None:
         """Forget results that are too old or too many, and now and then what attempts that came to nothing left."""
-        store, strays_due = self._ledger.store, time.monotonic()
+        store, strays_due = self._ledger.store, time.monotonic()  # the first time, at once
         while not self._ledger.superseded:
             try:
                 before = time.time() - self._config.result_ttl_s
@@ -285,14 +287,18 @@ class Dispatcher:
                 await self._ledger.call(store.forget, before - GONE_FOR_S)
                 if time.monotonic() >= strays_due:
                     strays_due = time.monotonic() + STRAY_AFTER_S
-                    names = await asyncio.to_thread(self._images.names, time.time() - STRAY_AFTER_S)
-                    strays = await self._ledger.call(store.strangers, names)
-                    await asyncio.to_thread(self._images.remove, strays)
+                    await self._sweep_strays()
             except (StoreUnavailable, OSError):
                 logger.exception("old results could not be swept")
             except Superseded:
                 break
             await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def _sweep_strays(self) -> None:
+        names = await asyncio.to_thread(self._images.names, time.time() - STRAY_AFTER_S)
+        for start in range(0, len(names), STRAYS_AT_ONCE):  # what else is to be written comes in between
+            strays = await self._ledger.call(self._ledger.store.strays, names[start : start + STRAYS_AT_ONCE])
+            await asyncio.to_thread(self._images.remove, strays)
 
     def _pump(self) -> None:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
@@ -315,16 +321,16 @@ class Dispatcher:
 
     async def _run(self, lease: Lease, spec: ImageSpec) -> None:
         """Draw one picture and book what came of it."""
-        last_at, last = time.monotonic(), None
+        last_at = time.monotonic()
         ended: Job | None = None
         try:
             async for word in self._pipeline.generate(spec, lease):
                 if isinstance(word, StepUpdate):
-                    self._forecaster.measure_step(spec, last, word)
-                    last_at, last = time.monotonic(), word
+                    self._forecaster.measure_step(spec, word)
+                    last_at = time.monotonic()
                     self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
                 else:
-                    self._forecaster.measure_decode(time.monotonic() - last_at)
+                    self._forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
                     ended = self._queue.finish(lease, word, time.time())
         except Superseded:
             self._ledger.step_down()
@@ -355,9 +361,9 @@ class Dispatcher:
         """Take the time that has passed since the newest forecast off a job's times."""
         since_s = time.monotonic() - self._outlook.made_at
         if job.queue:
-            return replace(job, queue=replace(job.queue, eta_s=max(0.0, job.queue.eta_s - since_s)))
+            return replace(job, queue=_sooner(job.queue, since_s))
         if job.progress:
-            return replace(job, progress=replace(job.progress, eta_s=max(0.0, job.progress.eta_s - since_s)))
+            return replace(job, progress=_sooner(job.progress, since_s))
         return job
 
     def _drop_tasks(self, job_id: str) -> None:
@@ -369,7 +375,7 @@ class Dispatcher:
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
-            self._forecaster.see_replicas(await self._counted(), time.monotonic())
+            self._forecaster.see_replicas(await self._counted(), self._queue.running, time.monotonic())
             for job in self._queue.expire(time.time()):
                 await self._book(job)
             self._pump()  # there may be more replicas than before
@@ -378,11 +384,14 @@ class Dispatcher:
             took_s = time.monotonic() - start
             await asyncio.sleep(max(FORECAST_INTERVAL_S, took_s / FORECAST_SHARE))
         self._outlook = Outlook()
+        self._forecaster.rest()
 
     def _forecast(self, now: float) -> None:
         queue = self._queue
-        self._asked = {job_id for job_id in self._asked if queue.waits(job_id)}
-        self._outlook = self._forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, self._asked, now)
+        self._asked = {job_id for job_id in self._asked if queue.is_open(job_id)}
+        told = self._asked | {lease.job_id for lease, _, _ in queue.running}
+        wanted = {job_id: count for job_id in told if (count := queue.in_line(job_id))}
+        self._outlook = self._forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, wanted, now)
         for job in queue.estimate(self._outlook):
             if job.status == "running" or job.id in self._asked:
                 self._changed(job)
@@ -401,6 +410,11 @@ class Dispatcher:
 
     def _retry_after_s(self, pictures: int) -> int:
         return max(1, min(MOST_RETRY_AFTER_S, ceil(self._outlook.room_in_s(time.monotonic(), pictures))))
+
+
+def _sooner(told: Told, by_s: float) -> Told:
+    most_s = None if told.eta_most_s is None else max(0.0, told.eta_most_s - by_s)
+    return replace(told, eta_s=max(0.0, told.eta_s - by_s), eta_most_s=most_s)
 
 
 def _hash(request: GenerationRequest) -> str:

@@ -33,9 +33,6 @@ class FairLine:
     def __len__(self) -> int:
         return self._length
 
-    def __contains__(self, job_id: object) -> bool:
-        return job_id in self._pictures
-
     @property
     def jobs(self) -> int:
         """Jobs of which something waits."""
@@ -55,6 +52,10 @@ class FairLine:
                 following[owner] = after
                 heappush(turns, (counter + waiting.spec.cost, arrival, owner))
             yield waiting
+
+    def of_job(self, job_id: str) -> int:
+        """How many of a job's pictures wait."""
+        return self._pictures[job_id]
 
     def of(self, owner: str) -> int:
         """How many of an owner's pictures wait, but for those that lost their replica."""
@@ -106,7 +107,7 @@ class FairLine:
 
     def remove(self, job_id: str, owner: str) -> None:
         """Take out what waits of a job."""
-        if job_id not in self:
+        if not self.of_job(job_id):
             return
         self._urgent = self._without(job_id, self._urgent)
         if owner in self._lines:

@@ -1,11 +1,13 @@
 """What will happen to the queue, by running it ahead of time over the measured step curve. Pure."""
 
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from heapq import heappop, heappush
 from math import inf
+
+Size = tuple[int, int]  # width and height, in pixels: pictures of one size share forwards
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,7 @@ class Task:
     """A picture as the forecast sees it."""
 
     rows: int
-    pixels: int  # of a row
+    size: Size
     steps: int  # still to do
 
 
@@ -31,8 +33,8 @@ class Fleet:
 
     replicas: int  # of the denoiser, one or more
     rows_in_flight: int  # no picture leaves the line while there are so many
-    batch_rows: Callable[[int], int]  # pixels of a row -> rows that share a forward
-    step_s: Callable[[int, int], float]  # (rows, pixels of a row) -> seconds of one step
+    batch_rows: Callable[[Size], int]  # rows that share a forward
+    step_s: Callable[[int, Size], float]  # rows, and their size -> seconds of one step
     decode_s: float  # what a picture takes after its last step
     awake_in_s: float = 0.0  # until the first step can be made
 
@@ -45,7 +47,8 @@ def rows_in_flight(max_rows: int, replicas: int) -> int:
 def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
     """Return an estimate for each task, given in the order in which they are (or were) granted.
 
-    Pictures of one size share forwards, first come first served; the sizes take turns; replicas share the rows evenly.
+    Pictures of one size share forwards, first come first served; each size gets the same share of the work, as in
+    `StepBatcher`; replicas share the rows evenly.
     """
     run = _Run(tasks, fleet)
     while run.unfinished:
@@ -55,8 +58,20 @@ def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
     return [Estimate(start, end) for start, end in zip(run.starts, run.ends, strict=True)]
 
 
+class _Batch:
+    """The pictures of one size, by their numbers."""
+
+    def __init__(self) -> None:
+        self.behind: deque[int] = deque()  # in flight, and not in the batch yet
+        self.rows = 0  # of those in the batch
+        self.pictures = 0
+        self.steps = 0.0  # made since the beginning
+        self.last_steps: list[tuple[float, int]] = []  # a heap: the step after which a picture is finished
+        self.rate = 0.0  # steps a second at present
+
+
 class _Run:
-    """The queue and its denoisers at one moment of the simulation. A picture is known by its number."""
+    """The queue and its denoisers at one moment of the simulation."""
 
     def __init__(self, tasks: Sequence[Task], fleet: Fleet) -> None:
         self.starts: list[float] = []
@@ -65,57 +80,71 @@ class _Run:
         self._tasks = tasks
         self._fleet = fleet
         self._step_s = cache(fleet.step_s)
-        self._batch_rows = cache(fleet.batch_rows)
+        self._most_rows = {size: fleet.replicas * fleet.batch_rows(size) for size in {task.size for task in tasks}}
+        self._batches = {size: _Batch() for size in self._most_rows}
         self._now = 0.0
         self._in_flight = 0  # rows
-        self._behind: defaultdict[int, deque[int]] = defaultdict(deque)  # pixels -> in flight, not in a batch yet
-        self._rows: Counter[int] = Counter()  # pixels -> rows in a batch
-        self._steps = 0.0  # made by every picture in a batch since the beginning
-        self._last_steps: list[tuple[float, int]] = []  # a heap: the step after which a picture is finished
         self._decoding: deque[tuple[float, int]] = deque()  # when its rows leave the flight, and how many
 
     def grant(self) -> None:
         """Let pictures leave the line while there is room."""
         tasks, most = self._tasks, self._fleet.rows_in_flight
         while len(self.starts) < len(tasks) and (self._in_flight < most or not self._in_flight):
-            number = len(self.starts)
+            task = tasks[number := len(self.starts)]
             self.starts.append(self._now)
-            self._behind[tasks[number].pixels].append(number)
-            self._in_flight += tasks[number].rows
+            self._batches[task.size].behind.append(number)
+            self._in_flight += task.rows
 
     def join(self) -> None:
         """Let pictures join the batch of their size while it has room."""
         if self._now < self._fleet.awake_in_s:
             return
-        for pixels, behind in self._behind.items():
-            most = self._fleet.replicas * self._batch_rows(pixels)
-            while behind and (not self._rows[pixels] or self._rows[pixels] + self._tasks[behind[0]].rows <= most):
-                task = self._tasks[number := behind.popleft()]
-                self._rows[pixels] += task.rows
-                heappush(self._last_steps, (self._steps + max(0, task.steps), number))
+        for size, batch in self._batches.items():
+            most = self._most_rows[size]
+            while batch.behind and (not batch.rows or batch.rows + self._tasks[batch.behind[0]].rows <= most):
+                task = self._tasks[number := batch.behind.popleft()]
+                batch.rows += task.rows
+                batch.pictures += 1
+                heappush(batch.last_steps, (batch.steps + max(0, task.steps), number))
+        self._share()
 
     def go_on(self) -> None:
         """Go to the next moment at which something ends."""
         if self._now < self._fleet.awake_in_s:
             self._now = self._fleet.awake_in_s
             return
-        replicas = self._fleet.replicas
-        round_s = sum(self._step_s(-(-rows // replicas), pixels) for pixels, rows in self._rows.items() if rows)
-        finished = self._now + (self._last_steps[0][0] - self._steps) * round_s if self._last_steps else inf
-        if self._decoding and self._decoding[0][0] <= finished:
-            left_at, rows = self._decoding.popleft()
-            self._steps += (left_at - self._now) / round_s if self._last_steps else 0.0
-            self._now = left_at
-            self._in_flight -= rows
-        else:
-            self._now = finished
-            self._steps = self._last_steps[0][0]
-            while self._last_steps and self._last_steps[0][0] <= self._steps:
-                self._finish(heappop(self._last_steps)[1])
+        running = [batch for batch in self._batches.values() if batch.rows]
+        next_end = min((self._now + (b.last_steps[0][0] - b.steps) / b.rate for b in running), default=inf)
+        left_at = self._decoding[0][0] if self._decoding else inf
+        moment = min(next_end, left_at)
+        for batch in running:
+            end = self._now + (batch.last_steps[0][0] - batch.steps) / batch.rate
+            batch.steps = batch.last_steps[0][0] if end <= moment else batch.steps + (moment - self._now) * batch.rate
+        self._now = moment
+        if left_at <= next_end:
+            self._in_flight -= self._decoding.popleft()[1]
+        for batch in running:
+            while batch.last_steps and batch.last_steps[0][0] <= batch.steps:
+                self._finish(heappop(batch.last_steps)[1], batch)
 
-    def _finish(self, number: int) -> None:
-        task = self._tasks[number]
+    def _share(self) -> None:
+        """Say how fast each size goes: in a round the one with the dearest forwards has one of them, others more."""
+        running = {size: batch for size, batch in self._batches.items() if batch.rows}
+        costs = {size: batch.rows * size[0] * size[1] for size, batch in running.items()}
+        forwards = {size: max(costs.values()) / cost for size, cost in costs.items()}
+        round_s = sum(forwards[size] * self._forward_s(size, batch) for size, batch in running.items())
+        for size, batch in running.items():
+            batch.rate = forwards[size] / round_s
+
+    def _forward_s(self, size: Size, batch: _Batch) -> float:
+        """Seconds of a forward of one replica, which has whole pictures."""
+        rows = max(-(-batch.rows // self._fleet.replicas), -(-batch.rows // batch.pictures))
+        return self._step_s(rows, size)
+
+    def _finish(self, number: int, batch: _Batch) -> None:
+        rows = self._tasks[number].rows
         self.ends[number] = self._now + self._fleet.decode_s
         self.unfinished -= 1
-        self._rows[task.pixels] -= task.rows
-        self._decoding.append((self.ends[number], task.rows))
+        batch.rows -= rows
+        batch.pictures -= 1
+        self._decoding.append((self.ends[number], rows))

@@ -1,10 +1,11 @@
 """What has been measured of the cluster so far, and what follows from it for the jobs in the queue. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 
-from deployments.dispatcher.forecast import Estimate, Fleet, Task, forecast, rows_in_flight
+from deployments.dispatcher.forecast import Estimate, Fleet, Size, Task, forecast, rows_in_flight
 from deployments.dispatcher.lease import Lease, Waiting
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec, StepUpdate
@@ -56,54 +57,58 @@ class Forecaster:
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
         self._curve = StepCurve()
-        self._batch_rows: dict[int, int] = {}  # pixels of a row -> rows that a forward may have
+        self._batch_rows: dict[Size, int] = {}  # rows that a forward may have
         self._decode_s = DECODE_S
         self._replicas = 1  # of the denoiser
         self._waking_s = WAKING_S
-        self._asleep_since: float | None = None  # some stage has no replica, and there is work
+        self._asleep_since: float | None = None  # some stage that is needed has no replica
+        self._awake_since = 0.0
         self._told: dict[str, tuple[float, float]] = {}  # job -> when it was first told a time, and the moment foretold
         self._unsure = UNKNOWN
 
     # -- learning
 
-    def measure_step(self, spec: ImageSpec, before: StepUpdate | None, now: StepUpdate) -> None:
-        """Learn how long a step takes from two updates of a picture."""
-        pixels = spec.width * spec.height
-        self._batch_rows[pixels] = now.most_rows
-        if before and now.step > before.step:
-            seconds = (now.denoise_s - before.denoise_s) / (now.step - before.step)
-            self._curve.measure(now.batch_rows, pixels, seconds)
+    def measure_step(self, spec: ImageSpec, update: StepUpdate) -> None:
+        """Learn how long a step takes, and how many rows share it."""
+        self._batch_rows[spec.width, spec.height] = update.most_rows
+        self._curve.measure(update.batch_rows, spec.width * spec.height, update.step_s)
 
-    def measure_decode(self, seconds: float) -> None:
+    def measure_decode(self, seconds: float, now: float) -> None:
         """Learn how long a picture takes after its last step."""
-        self._decode_s += SMOOTHING * (seconds - self._decode_s)
+        if now - seconds >= self._awake_since:
+            self._decode_s += SMOOTHING * (seconds - self._decode_s)
 
-    def see_replicas(self, counts: Mapping[str, int], now: float) -> None:
-        """Take in how many replicas each stage has while there is work; learn how long a stage takes to wake."""
+    def see_replicas(self, counts: Mapping[str, int], running: Sequence[Running], now: float) -> None:
+        """Take in how many replicas each stage has; learn how long one takes to wake that is needed."""
         self._replicas = max(1, counts.get("denoiser", 1))
-        asleep = not all(counts.values())
+        asleep = any(not counts.get(stage, 1) for stage in _needed(running))
         if asleep and self._asleep_since is None:
             self._asleep_since = now
         if not asleep and self._asleep_since is not None:
             self._waking_s = now - self._asleep_since
+            self._awake_since = now
             self._asleep_since = None
+
+    def rest(self) -> None:
+        """Take in that there is no work: what sleeps now is not waking."""
+        self._asleep_since = None
 
     def started(self, job_id: str, now: float) -> None:
         """Hold what a job was told first against the clock."""
         told_at, foretold = self._told.pop(job_id, (now, now))
-        waited_s = max(now, foretold) - told_at
-        if waited_s >= MATTERS_S:
-            off = abs(now - foretold) / waited_s
+        if max(now, foretold) - told_at >= MATTERS_S:
+            off = abs(now - foretold) / max(foretold - told_at, MATTERS_S)
             self._unsure += SMOOTHING * (off - self._unsure)
 
     # -- telling
 
     def outlook(
-        self, running: Sequence[Running], line: Iterator[Waiting], cost: float, asked: Set[str], now: float
+        self, running: Sequence[Running], line: Iterator[Waiting], cost: float, wanted: Mapping[str, int], now: float
     ) -> Outlook:
         """Return what to expect of the pictures that run and of those in line, whose cost in all is `cost`.
 
-        Jobs far from the front are left out unless they are `asked` for; those must be in line.
+        Of jobs far from the front only those that are `wanted` are told anything: job -> how many of its pictures are
+        in line. That an owner may be kept from running more is not foreseen.
         """
         near = list(islice(line, HORIZON))
         fleet = self._fleet(now)
@@ -119,13 +124,13 @@ class Forecaster:
             places.setdefault(one.lease.job_id, len(places) + 1)
         pace_s = _pace_s([one.spec for one in near] or [spec for _, spec, _ in running], fleet)
         near_cost = start_cost = sum(one.spec.cost for one in near)
-        for one in _until_seen(line, asked - places.keys()):
+        for one in _until_seen(line, Counter(wanted) - Counter(one.lease.job_id for one in near)):
             places.setdefault(one.lease.job_id, len(places) + 1)
-            if one.lease.job_id in asked:
+            if one.lease.job_id in wanted:
                 start = starts[-1] + pace_s * (start_cost - near_cost)
                 _merge(jobs, one.lease.job_id, Estimate(start, start + pace_s * one.spec.cost))
             start_cost += one.spec.cost
-        self._remember(places, jobs, now)
+        self._remember(jobs, places.keys() - {lease.job_id for lease, _, _ in running}, now)
         end = max((estimate.end_s for estimate in estimates), default=0.0)
         return Outlook(
             made_at=now,
@@ -144,37 +149,48 @@ class Forecaster:
         return Fleet(
             replicas=self._replicas,
             rows_in_flight=rows_in_flight(self._max_rows, self._replicas),
-            batch_rows=lambda pixels: self._batch_rows.get(pixels, self._max_rows),
-            step_s=self._curve.step_s,
+            batch_rows=lambda size: self._batch_rows.get(size, self._max_rows),
+            step_s=lambda rows, size: self._curve.step_s(rows, size[0] * size[1]),
             decode_s=self._decode_s,
             awake_in_s=waking_s,
         )
 
-    def _remember(self, places: Mapping[str, int], jobs: Mapping[str, Estimate], now: float) -> None:
-        """Keep what each waiting job was told first; forget those that wait no more."""
+    def _remember(self, jobs: Mapping[str, Estimate], waiting: Set[str], now: float) -> None:
+        """Keep what each job was told first that only waits; forget the others."""
         self._told = {
-            job_id: self._told.get(job_id) or (now, now + jobs[job_id].start_s) for job_id in places if job_id in jobs
+            job_id: self._told.get(job_id) or (now, now + jobs[job_id].start_s) for job_id in waiting & jobs.keys()
         }
 
 
+def _needed(running: Iterable[Running]) -> set[str]:
+    """Return the stages that a picture waits for."""
+    needed = set[str]()
+    for _, _, update in running:
+        if update is None:
+            needed |= {"text_encoder", "denoiser"}
+        else:
+            needed.add("vae_decoder" if update.step == update.steps else "denoiser")
+    return needed
+
+
 def _task(spec: ImageSpec, done: int = 0) -> Task:
-    return Task(spec.rows, spec.width * spec.height, spec.model_calls - done)
+    return Task(spec.rows, (spec.width, spec.height), spec.model_calls - done)
 
 
 def _pace_s(specs: Sequence[ImageSpec], fleet: Fleet) -> float:
     """Return the seconds that a unit of cost takes where every batch is full, by the pictures' own mixture."""
     seconds = 0.0
     for task in map(_task, specs):
-        rows = fleet.batch_rows(task.pixels)
-        seconds += task.steps * task.rows / rows * fleet.step_s(rows, task.pixels) / fleet.replicas
+        rows = fleet.batch_rows(task.size)
+        seconds += task.steps * task.rows / rows * fleet.step_s(rows, task.size) / fleet.replicas
     return seconds / sum(spec.cost for spec in specs) if specs else 0.0
 
 
-def _until_seen(line: Iterator[Waiting], wanted: Set[str]) -> Iterator[Waiting]:
-    """Walk on until a picture of each of these jobs has come by."""
-    unseen = set(wanted)
-    while unseen and (one := next(line, None)) is not None:
-        unseen.discard(one.lease.job_id)
+def _until_seen(line: Iterator[Waiting], wanted: Counter[str]) -> Iterator[Waiting]:
+    """Walk on until so many pictures of each of these jobs have come by."""
+    left = wanted.total()
+    while left and (one := next(line, None)) is not None:
+        left -= one.lease.job_id in wanted
         yield one
 
 

@@ -82,9 +82,13 @@ class JobQueue:
         """Work in line, in `ImageSpec.cost`."""
         return self._line.cost
 
-    def waits(self, job_id: str) -> bool:
-        """Whether something of a job is in line."""
-        return job_id in self._line
+    def in_line(self, job_id: str) -> int:
+        """How many of a job's pictures are in line."""
+        return self._line.of_job(job_id)
+
+    def is_open(self, job_id: str) -> bool:
+        """Whether a job is here and has not ended."""
+        return job_id in self._jobs and not self._jobs[job_id].ended
 
     def line(self) -> Iterator[Waiting]:
         """Walk the pictures in line, in the order in which they will be granted if nobody else comes."""
@@ -296,7 +300,8 @@ class JobQueue:
 
 
 def _differs(old: QueuePlace, new: QueuePlace) -> bool:
-    return (old.position, old.size) != (new.position, new.size) or _moved(old.eta_s, new.eta_s)
+    place_differs = (old.position, old.size) != (new.position, new.size)
+    return place_differs or _moved(old.eta_s, new.eta_s) or (old.eta_most_s is None) != (new.eta_most_s is None)
 
 
 def _moved(old_s: float, new_s: float) -> bool:

@@ -38,7 +38,6 @@ from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
 
 SCHEMA_VERSION = 1
 BUSY_S = 10  # how long another writer is waited for
-IDS_A_QUERY = 500
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
 Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
@@ -187,16 +186,17 @@ class JobStore:
         with self._in_charge() as connection:
             connection.execute(delete(jobs).where(jobs.c.document.is_(None), jobs.c.ended < ended_before))
 
-    def strangers(self, names: Sequence[str]) -> list[str]:
-        """Return those names that are of no job's picture: of attempts that came to nothing."""
-        known: set[str] = set()
-        ids = sorted({name.lstrip(".").rsplit("-", 3)[0] for name in names})
-        for start in range(0, len(ids), IDS_A_QUERY):
-            some = select(jobs.c.document).where(jobs.c.id.in_(ids[start : start + IDS_A_QUERY]))
-            with self._connected() as connection:
-                documents = connection.scalars(some.where(jobs.c.document.is_not(None))).all()
-            known.update(image.name for document in documents for image in DOCUMENT.validate_json(str(document)).images)
-        return [name for name in names if name not in known]
+    def strays(self, names: Sequence[str]) -> list[str]:
+        """Return those files of jobs that have ended here which are not their pictures: attempts came to nothing."""
+        jobs_of = {name: name.lstrip(".").rsplit("-", 3)[0] for name in names}
+        ended = select(jobs.c.id, jobs.c.document).where(
+            jobs.c.id.in_(set(jobs_of.values())), jobs.c.ended.is_not(None)
+        )
+        with self._connected() as connection:
+            documents = {row.id: row.document for row in connection.execute(ended)}
+        results = [DOCUMENT.validate_json(document) for document in documents.values() if document is not None]
+        pictures = {image.name for job in results for image in job.images}
+        return [name for name in names if jobs_of[name] in documents and name not in pictures]
 
     def close(self) -> None:
         """Close its connections."""

@@ -50,6 +50,7 @@ class DenoisingEngine:
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
         self._most_rows = 0  # that it might have had
+        self._step_s = 0.0  # what it took
 
     def start(self) -> None:
         """Start the thread."""
@@ -87,7 +88,8 @@ class DenoisingEngine:
         sums = latents.sum((1, 2, 3))  # finite only if all that is summed is
         finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
         self._rows = len(output)
-        self._capacity.curve.measure(self._rows, batch[0].key.cells, time.perf_counter() - start)
+        self._step_s = time.perf_counter() - start
+        self._capacity.curve.measure(self._rows, batch[0].key.cells, self._step_s)
         self._most_rows = self._capacity.usual(batch[0].key)
         previews = [self._preview.due(state) for state in batch]
         self._batcher.advance(batch, latents)
@@ -165,6 +167,7 @@ class DenoisingEngine:
             steps=len(state.plan),
             batch_rows=self._rows,
             most_rows=self._most_rows,
+            step_s=self._step_s,
             cut=state.cut,
             encode_s=state.encode_s,
             denoise_s=time.monotonic() - state.joined_at,

@@ -100,8 +100,10 @@ class Cluster:
         used = [sum(process.cpu_times()[:2]) - b for process, b in zip(processes, before, strict=True)]
         return sum(used) < 0.2 * seconds
 
-    def runs(self, name: str) -> bool:
-        """Whether Serve says that a deployment's replicas run."""
+    def is_back(self, name: str) -> bool:
+        """Whether a deployment that was killed has a process again, which Serve says runs."""
+        if not self._replicas(name):
+            return False
         try:
             parts = self.ask("/v1/ready")[1]["applications"]["generation"]["deployments"]
             return parts[name]["running"] >= 1 and parts[name]["status"] == "HEALTHY"

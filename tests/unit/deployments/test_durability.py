@@ -292,9 +292,10 @@ async def test_pictures_of_attempts_that_came_to_nothing_are_removed(home: Home,
     for name in (picture.name, *strays):
         (tmp_path / "images" / name).write_bytes(b"12345")
         os.utime(tmp_path / "images" / name, (0, 1000.0))
-    (tmp_path / "images" / f"job_{'0' * 32}-0-1-1.png").write_bytes(b"of a moment ago")
+    (tmp_path / "images" / picture.name.replace("-1-1.", "-1-3.")).write_bytes(b"of a moment ago")
+    (tmp_path / "images" / "notes").mkdir()
     home.dispatcher(FakePipeline())
-    await until(lambda: len(list((tmp_path / "images").iterdir())) == 2)
+    await until(lambda: len(list((tmp_path / "images").iterdir())) == 3)
     assert images.get(picture.name)
 
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.dispatcher.forecast import Estimate, Fleet, Task, forecast, rows_in_flight
+from deployments.dispatcher.forecast import Estimate, Fleet, Size, Task, forecast, rows_in_flight
 
-SMALL, LARGE = 64 * 64, 128 * 128
+SMALL, LARGE = (64, 64), (128, 128)
 
 
-def step_s(rows: int, pixels: int) -> float:
+def step_s(rows: int, size: Size) -> float:
     """A forward costs a tenth of a second, and a tenth a row; four times that for large pictures."""
-    return (1 + rows) * 0.1 * (pixels // SMALL)
+    return (1 + rows) * 0.1 * size[0] * size[1] / 64**2
 
 
 def a_fleet(replicas: int = 1, max_rows: int = 4, flight: int | None = None, **changes) -> Fleet:
@@ -33,7 +33,7 @@ def test_nothing_to_do_is_done() -> None:
 
 
 def test_one_picture_takes_its_steps_and_what_is_around_them() -> None:
-    assert foretold(Task(rows=2, pixels=SMALL, steps=10), decode_s=0.5) == [(0, 10 * 0.3 + 0.5)]
+    assert foretold(Task(rows=2, size=SMALL, steps=10), decode_s=0.5) == [(0, 10 * 0.3 + 0.5)]
 
 
 def test_two_pictures_of_a_size_share_each_forward() -> None:
@@ -68,7 +68,7 @@ def test_a_picture_of_one_row_does_not_overtake_one_of_two_that_waits_for_room()
 
 def test_a_size_with_room_does_not_wait_for_one_without() -> None:
     tasks = Task(2, SMALL, 10), Task(2, SMALL, 10), Task(2, LARGE, 10)
-    assert foretold(*tasks, max_rows=2, flight=6)[2][1] == pytest.approx(10 * (0.3 + 1.2))
+    assert foretold(*tasks, max_rows=2, flight=6)[2] == (0, pytest.approx(20 * 0.3 + 10 * 1.2))
 
 
 def test_while_a_stage_sleeps_pictures_leave_the_line_and_make_no_step() -> None:
@@ -79,8 +79,13 @@ def test_twice_as_many_rows_are_in_flight_as_can_be_drawn_and_a_sleeping_denoise
     assert [rows_in_flight(16, replicas) for replicas in (0, 1, 3)] == [32, 32, 96]
 
 
-def test_two_sizes_take_turns() -> None:
-    assert foretold(Task(1, SMALL, 10), Task(1, LARGE, 10)) == [(0, 10 * (0.2 + 0.8))] * 2
+def test_sizes_share_the_work_so_that_small_pictures_make_more_steps() -> None:
+    small_s, large_s = 0.2, 0.8  # a forward of one row; four small ones cost as much as a large one
+    small, large = foretold(Task(1, SMALL, 10), Task(1, LARGE, 10))
+    assert small == (0, pytest.approx(10 * (small_s + large_s / 4)))
+    assert large == (0, pytest.approx(10 * small_s + 10 * large_s))
+    tall = (64, 128), (128, 64)
+    assert foretold(Task(1, tall[0], 10), Task(1, tall[1], 10)) == [(0, pytest.approx(10 * 0.4 * 2))] * 2
 
 
 def test_replicas_share_the_rows() -> None:
@@ -88,6 +93,10 @@ def test_replicas_share_the_rows() -> None:
     assert foretold(*tasks, replicas=1) == [(0, 5.0)] * 2 + [(5.0, 10.0)] * 2
     assert foretold(*tasks, replicas=2) == [(0, 5.0)] * 4
     assert foretold(*tasks, replicas=4) == [(0, 3.0)] * 4
+
+
+def test_a_guided_picture_is_not_split_between_replicas() -> None:
+    assert foretold(Task(2, SMALL, 10), replicas=3) == foretold(Task(2, SMALL, 10), replicas=1)
 
 
 def test_a_picture_with_all_its_steps_made_still_has_to_be_decoded() -> None:
@@ -100,7 +109,7 @@ def test_a_picture_of_more_rows_than_fit_is_drawn_all_the_same() -> None:
 
 
 tasks_of_all_kinds = st.lists(
-    st.builds(Task, rows=st.sampled_from([1, 2]), pixels=st.sampled_from([SMALL, LARGE]), steps=st.integers(0, 20)),
+    st.builds(Task, rows=st.sampled_from([1, 2]), size=st.sampled_from([SMALL, LARGE]), steps=st.integers(0, 20)),
     max_size=12,
 )
 
@@ -121,7 +130,7 @@ def test_every_picture_starts_in_order_and_before_it_ends(
     assert len(estimates) == len(tasks)
     assert all(before.start_s <= after.start_s for before, after in itertools.pairwise(estimates))
     for task, estimate in zip(tasks, estimates, strict=True):
-        alone_s = task.steps * step_s(1, task.pixels)
+        alone_s = task.steps * step_s(task.rows, task.size)
         assert estimate.end_s - estimate.start_s >= alone_s + decode_s - 1e-9
         assert estimate.end_s >= awake_in_s
 
@@ -137,7 +146,7 @@ def test_never_is_a_picture_granted_beyond_the_flight(
 
 
 @given(
-    tasks=st.lists(st.builds(Task, rows=st.just(2), pixels=st.just(SMALL), steps=st.integers(0, 20)), max_size=12),
+    tasks=st.lists(st.builds(Task, rows=st.just(2), size=st.just(SMALL), steps=st.integers(0, 20)), max_size=12),
     replicas=st.integers(1, 4),
     pictures=st.integers(1, 4),
     curve=st.lists(st.floats(0.001, 1), min_size=8, max_size=8).map(sorted),

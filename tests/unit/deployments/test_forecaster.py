@@ -1,7 +1,5 @@
 """What is learnt from what happens, and what the jobs in the queue are told."""
 
-from dataclasses import replace
-
 import pytest
 
 from deployments.dispatcher import forecaster as module
@@ -19,10 +17,9 @@ SPEC = a_spec()
 def forecaster() -> Forecaster:
     """One that has seen two pictures share their forwards and knows that no more fit."""
     forecaster = Forecaster(max_rows=4)
-    before = StepUpdate(step=1, steps=STEPS, batch_rows=4, most_rows=4, denoise_s=0.0)
-    forecaster.measure_step(SPEC, before, replace(before, step=2, denoise_s=STEP_S))
+    forecaster.measure_step(SPEC, StepUpdate(step=1, steps=STEPS, batch_rows=4, most_rows=4, step_s=STEP_S))
     for _ in range(40):
-        forecaster.measure_decode(0.0)
+        forecaster.measure_decode(0.0, 1.0)
     return forecaster
 
 
@@ -35,8 +32,8 @@ def a_queue(jobs: int, owners: int = 1, pictures: int = 1) -> tuple[JobQueue, li
 
 
 def outlook(forecaster: Forecaster, queue: JobQueue, *asked: Job, now: float = 0.0) -> Outlook:
-    ids = {job.id for job in asked}
-    return forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, ids, now)
+    wanted = {job.id: queue.in_line(job.id) for job in asked}
+    return forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, wanted, now)
 
 
 def test_jobs_are_told_their_places_and_times(forecaster: Forecaster) -> None:
@@ -67,7 +64,7 @@ def test_what_has_been_drawn_of_a_picture_counts(forecaster: Forecaster) -> None
 def test_a_batch_has_the_rows_that_the_denoiser_gives_it(forecaster: Forecaster) -> None:
     queue, jobs = a_queue(4)
     together = outlook(forecaster, queue).jobs[jobs[1].id].end_s
-    forecaster.measure_step(SPEC, None, StepUpdate(step=1, steps=STEPS, batch_rows=2, most_rows=2))
+    forecaster.measure_step(SPEC, StepUpdate(step=1, steps=STEPS, batch_rows=2, most_rows=2, step_s=STEP_S / 2))
     assert outlook(forecaster, queue).jobs[jobs[0].id].end_s < together
 
 
@@ -91,8 +88,18 @@ def test_the_line_is_walked_no_further_than_to_the_last_who_is_asked_for(
     queue, jobs = a_queue(40)
     monkeypatch.setattr(module, "HORIZON", 10)
     line = queue.line()
-    forecaster.outlook([], line, queue.waiting_cost, {jobs[20].id}, 0.0)
+    forecaster.outlook([], line, queue.waiting_cost, {jobs[20].id: 1}, 0.0)
     assert next(line).lease.job_id == jobs[21].id
+
+
+def test_a_job_that_runs_ends_with_its_last_picture_however_far_that_is(
+    forecaster: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HORIZON", 10)
+    queue, [job] = a_queue(1, pictures=60)
+    queue.grant(0.0)
+    end_s = outlook(forecaster, queue, job).jobs[job.id].end_s
+    assert end_s == pytest.approx(30 * STEPS * STEP_S, rel=0.1)
 
 
 def test_time_goes_by_between_two_forecasts(forecaster: Forecaster) -> None:
@@ -112,24 +119,63 @@ def test_where_nothing_is_in_the_queue_nothing_is_foretold() -> None:
     assert Outlook().room_in_s(5.0, 1) == Outlook().drained_in_s(5.0, 0.0) == 0
 
 
-def test_a_stage_that_sleeps_delays_everything_by_the_time_that_waking_took_last(forecaster: Forecaster) -> None:
+def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_took_last(
+    forecaster: Forecaster,
+) -> None:
     queue, [job] = a_queue(1)
+    queue.grant(0.0)
     awake = outlook(forecaster, queue).jobs[job.id].end_s
-    forecaster.see_replicas({"denoiser": 0, "vae_decoder": 1}, 100.0)
+    forecaster.see_replicas({"denoiser": 0, "vae_decoder": 1}, queue.running, 100.0)
     found = outlook(forecaster, queue, now=110.0)
     assert found.jobs[job.id].end_s == pytest.approx(awake + module.WAKING_S - 10)
     assert found.most_s(5.0) > 5.0 + module.WAKING_S - 10
-    forecaster.see_replicas({"denoiser": 1, "vae_decoder": 1}, 112.0)
+    forecaster.see_replicas({"denoiser": 1, "vae_decoder": 1}, queue.running, 112.0)
     assert outlook(forecaster, queue, now=113.0).jobs[job.id].end_s == awake
-    forecaster.see_replicas({"denoiser": 1, "vae_decoder": 0}, 200.0)
+    forecaster.see_replicas({"denoiser": 0}, queue.running, 200.0)
     assert outlook(forecaster, queue, now=200.0).jobs[job.id].end_s == pytest.approx(awake + 12)
     assert outlook(forecaster, queue, now=900.0).jobs[job.id].end_s == pytest.approx(awake + 1)
+
+
+def test_a_stage_that_sleeps_and_is_not_waited_for_delays_nothing(forecaster: Forecaster) -> None:
+    queue, _ = a_queue(1)
+    lease, _ = queue.grant(0.0)
+    asleep = {"text_encoder": 0, "denoiser": 1, "vae_decoder": 0}
+    for step, waiting in ((0, True), (1, False), (STEPS, True)):
+        if step:
+            queue.progress(lease, StepUpdate(step=step, steps=STEPS))
+        forecaster.see_replicas(asleep, queue.running, 50.0 + step)
+        assert (outlook(forecaster, queue, now=50.0 + step).awake_in_s > 0) == waiting
+        forecaster.rest()
+
+
+def test_a_stage_that_sleeps_while_there_is_no_work_is_not_waking(forecaster: Forecaster) -> None:
+    queue, [job] = a_queue(1)
+    queue.grant(0.0)
+    awake = outlook(forecaster, queue).jobs[job.id].end_s
+    forecaster.see_replicas({"denoiser": 0}, queue.running, 100.0)
+    forecaster.rest()
+    forecaster.see_replicas({"denoiser": 0}, queue.running, 4000.0)
+    assert outlook(forecaster, queue, now=4000.0).jobs[job.id].end_s == pytest.approx(awake + module.WAKING_S)
+
+
+def test_a_decode_that_waited_for_its_stage_to_wake_is_no_measure_of_decoding(forecaster: Forecaster) -> None:
+    queue, [job] = a_queue(1)
+    lease, _ = queue.grant(0.0)
+    before = outlook(forecaster, queue).jobs[job.id].end_s
+    queue.progress(lease, StepUpdate(step=STEPS, steps=STEPS))
+    forecaster.see_replicas({"vae_decoder": 0}, queue.running, 10.0)
+    forecaster.see_replicas({"vae_decoder": 1}, queue.running, 30.0)
+    forecaster.measure_decode(21.0, 30.5)
+    queue, [job] = a_queue(1)
+    assert outlook(forecaster, queue).jobs[job.id].end_s == before
+    forecaster.measure_decode(1.0, 40.0)
+    assert outlook(forecaster, queue).jobs[job.id].end_s > before + 0.1
 
 
 def test_more_denoisers_draw_more_at_a_time(forecaster: Forecaster) -> None:
     queue, _ = a_queue(12)
     one = outlook(forecaster, queue).drained_s
-    forecaster.see_replicas({"denoiser": 3}, 0.0)
+    forecaster.see_replicas({"denoiser": 3}, [], 0.0)
     assert outlook(forecaster, queue).drained_s == pytest.approx(one / 3, abs=0.02)
 
 
@@ -146,7 +192,17 @@ def test_estimates_that_come_true_are_told_as_one_number_others_as_a_range(
         now += start_s + late_s
         forecaster.started(jobs[-1].id, now)
     most_s = outlook(forecaster, queue, now=now).most_s(10.0)
-    assert most_s is None if sure else most_s == pytest.approx(10 * (1 + late_s / (start_s + late_s)), rel=0.01)
+    assert most_s is None if sure else most_s == pytest.approx(10 * (1 + late_s / start_s), rel=0.01)
+
+
+def test_how_far_off_estimates_are_is_learnt_from_the_first_picture_of_a_job_alone(forecaster: Forecaster) -> None:
+    queue, [job] = a_queue(1, pictures=9)
+    queue.grant(0.0)
+    forecaster.started(job.id, 0.0)
+    outlook(forecaster, queue, now=0.5)
+    queue.grant(60.0)
+    forecaster.started(job.id, 60.0)
+    assert outlook(forecaster, queue, now=60.0).unsure == module.UNKNOWN
 
 
 def test_a_job_that_was_never_told_a_time_teaches_nothing(forecaster: Forecaster) -> None:

@@ -1,6 +1,7 @@
 """The queue by example, and under any order of events."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from itertools import count
 
@@ -486,7 +487,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def estimate(self) -> None:
         outlook = Forecaster(max_rows=2).outlook(
-            self.queue.running, self.queue.line(), self.queue.waiting_cost, frozenset(), now=1.0
+            self.queue.running, self.queue.line(), self.queue.waiting_cost, {}, now=1.0
         )
         changed = self.queue.estimate(outlook)
         assert all(job == self.queue.job(job.id) for job in changed)
@@ -550,7 +551,10 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job.progress is not None) == (job.status == "running")
         assert self.queue.waiting == len(line)
         assert self.queue.waiting_cost == pytest.approx(sum(waiting.spec.cost for waiting in self.queue.line()))
-        assert {job_id for job_id in self.accepted if self.queue.waits(job_id)} == {job_id for job_id, _ in line}
+        in_line = Counter(job_id for job_id, _ in line)
+        assert {job_id: self.queue.in_line(job_id) for job_id in self.accepted} == {
+            j: in_line[j] for j in self.accepted
+        }
         waiting = {job_id for job_id, _ in line}
         owners = {self.queue.job(job_id).owner for job_id in waiting}
         self.overtaken = {owner: work for owner, work in self.overtaken.items() if owner in owners}

@@ -138,17 +138,18 @@ def test_a_job_whose_result_has_expired_is_forgotten_in_the_end(store: JobStore)
     assert store.job(jobs[2].id) is not None
 
 
-def test_a_picture_is_a_stranger_where_no_job_knows_it(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.dispatcher.job_store.IDS_A_QUERY", 2)
-    jobs = [ended(a_job()) for _ in range(5)]
+def test_a_stray_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(store: JobStore) -> None:
+    jobs = [ended(a_job()) for _ in range(3)]
     for job in jobs:
         store.add(job)
+    store.expire(ended_before=0.0, most_bytes=200)  # the first one's result is gone
     store.add(unfinished := a_job())
-    known = [image.name for job in jobs for image in job.images]
-    first_attempt = known[0].replace("-0-0-1.", "-0-0-2.")
-    strangers = [first_attempt, f".{known[1]}.partial", f"{unfinished.id}-0-1-1.png", f"job_{'f' * 32}-0-1-1.png"]
-    assert store.strangers([*strangers, *known]) == strangers
-    assert store.strangers([]) == []
+    [gone], *pictures = ([image.name for image in job.images] for job in jobs)
+    known = [name for names in pictures for name in names]
+    strays = [gone, known[0].replace("-0-0-1.", "-0-0-2."), f".{known[1]}.partial"]
+    elsewhere = [f"{unfinished.id}-0-1-1.png", f"job_{'f' * 32}-0-1-1.png"]  # still made; of another database
+    assert store.strays([*strays, *known, *elsewhere]) == strays
+    assert store.strays([]) == []
 
 
 def test_there_is_no_unknown_job(store: JobStore) -> None:
