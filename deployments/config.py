@@ -90,7 +90,9 @@ class DenoiserConfig(Settings):
     preview_interval_s: float = Field(
         default=0.5, ge=0.05, le=60, description="Least time between two previews of a picture."
     )
-    compile: bool = Field(default=False, description="Compile the UNet: minutes at start, then faster steps.")
+    compile: bool = Field(
+        default=False, description="Compile the UNet: minutes at start. On CPU cores it was measured slower."
+    )
 
 
 class VaeDecoderConfig(Settings):

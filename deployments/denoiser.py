@@ -145,6 +145,8 @@ class Mailbox:
     def put(self, outcome: Outcome) -> None:
         """Replace the word; final ones are read at once, others when their time has come."""
         unread = self._newest
+        if isinstance(unread, DarkroomError):
+            return  # a step that was on its way changes nothing
         if isinstance(outcome, StepUpdate) and isinstance(unread, StepUpdate) and outcome.preview is None:
             outcome = replace(outcome, preview=unread.preview)
         self._newest = outcome

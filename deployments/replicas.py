@@ -21,7 +21,8 @@ class DeploymentState:
     @property
     def ready(self) -> bool:
         """Whether a replica runs, or none is wanted and the first request wakes one."""
-        return self.running > 0 or self.wanted == 0
+        asleep = self.wanted == 0 and self.status in ("HEALTHY", "DOWNSCALING")
+        return self.running > 0 or asleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def _deployments(application: ApplicationStatusOverview) -> dict[str, Deployment
         name: DeploymentState(
             status=str(overview.status.value),
             running=overview.replica_states.get(ReplicaState.RUNNING, 0),
-            wanted=sum(overview.replica_states.values()),
+            wanted=sum(n for state, n in overview.replica_states.items() if state != ReplicaState.STOPPING),
             message=overview.message,
         )
         for name, overview in application.deployments.items()

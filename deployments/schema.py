@@ -128,6 +128,7 @@ class QueuePlace:
     size: int
     eta_s: float  # until it starts
     eta_most_s: float | None = None  # where that is unsure: it may take so long
+    end_eta_s: float = 0.0  # until it ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -305,18 +305,21 @@ class Dispatcher:
         if not self._in_charge:
             return
         limit = rows_in_flight(self._max_rows, self._replicas.get("denoiser", 1))
+        unforeseen = False
         while self._queue.rows < limit or not self._queue.rows:
             granted = self._queue.grant(time.time())
             if granted is None:
                 break
             lease, job = granted
+            unforeseen = unforeseen or not (job.progress and job.progress.eta_s)
             self._forecaster.started(job.id, time.monotonic())
             task = asyncio.create_task(self._run(lease, job.specs[lease.index]))
             self._tasks[lease] = task
             task.add_done_callback(lambda _, lease=lease: self._left(lease))
             self._changed(job)
-        if self._forecasting is None or self._forecasting.done():
+        if unforeseen:  # what never waited has no forecast yet
             self._forecast(time.monotonic())
+        if self._forecasting is None or self._forecasting.done():
             self._forecasting = asyncio.create_task(self._keep_forecasting())
 
     async def _run(self, lease: Lease, spec: ImageSpec) -> None:
@@ -361,7 +364,8 @@ class Dispatcher:
         """Take the time that has passed since the newest forecast off a job's times."""
         since_s = time.monotonic() - self._outlook.made_at
         if job.queue:
-            return replace(job, queue=_sooner(job.queue, since_s))
+            end_eta_s = max(0.0, job.queue.end_eta_s - since_s)
+            return replace(job, queue=replace(_sooner(job.queue, since_s), end_eta_s=end_eta_s))
         if job.progress:
             return replace(job, progress=_sooner(job.progress, since_s))
         return job

@@ -143,7 +143,8 @@ class JobQueue:
         self._rows += waiting.spec.rows
         job = self._jobs[lease.job_id]
         times = job.timestamps if job.timestamps.started else replace(job.timestamps, started=now)
-        return lease, self._put(self._with_progress(replace(job, status="running", queue=None, timestamps=times)))
+        job = self._with_progress(replace(job, status="running", timestamps=times))
+        return lease, self._put(replace(job, queue=None))
 
     def progress(self, lease: Lease, update: StepUpdate, preview: str | None = None) -> Job | None:
         """Take in the newest word on a picture; None if the lease was taken back."""
@@ -226,6 +227,7 @@ class JobQueue:
                     size=self._line.jobs,
                     eta_s=expected.start_s,
                     eta_most_s=outlook.most_s(expected.start_s),
+                    end_eta_s=expected.end_s,
                 )
                 if job.queue is None or _differs(job.queue, place):
                     changed.append(self._put(replace(job, queue=place)))
@@ -287,11 +289,12 @@ class JobQueue:
         started = [update for update in updates.values() if update]
         decoding = len(started) == len(updates) and all(update.step == update.steps for update in started)
         shown = (job.progress.previews if job.progress else {}) | (previews or {})
+        foretold = job.queue.end_eta_s if job.queue else 0.0
         progress = Progress(
             stage="decode" if decoding else "denoise" if started else "encode",
             step=finished + sum(update.step for update in started),
             steps=finished + sum(steps_of),
-            eta_s=job.progress.eta_s if job.progress else 0.0,
+            eta_s=job.progress.eta_s if job.progress else foretold,
             eta_most_s=job.progress.eta_most_s if job.progress else None,
             batch_rows=max((update.batch_rows for update in started), default=0),
             previews={i: preview for i, preview in shown.items() if i not in done},

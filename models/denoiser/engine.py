@@ -50,7 +50,8 @@ class DenoisingEngine:
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
         self._most_rows = 0  # that it might have had
-        self._step_s = 0.0  # what it took
+        self._step_s = 0.0  # what that step took, and all that lies between two steps
+        self._stepped_at = time.perf_counter()
 
     def start(self) -> None:
         """Start the thread."""
@@ -88,8 +89,9 @@ class DenoisingEngine:
         sums = latents.sum((1, 2, 3))  # finite only if all that is summed is
         finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
         self._rows = len(output)
-        self._step_s = time.perf_counter() - start
-        self._capacity.curve.measure(self._rows, batch[0].key.cells, self._step_s)
+        now = time.perf_counter()
+        self._capacity.curve.measure(self._rows, batch[0].key.cells, now - start)
+        self._step_s, self._stepped_at = now - self._stepped_at, now
         self._most_rows = self._capacity.usual(batch[0].key)
         previews = [self._preview.due(state) for state in batch]
         self._batcher.advance(batch, latents)
@@ -109,7 +111,10 @@ class DenoisingEngine:
         while True:
             self._batcher.remove([state for state in self._batcher.states() if state.cancelled])
             try:
-                arrived = self._inbox.get(block=not len(self._batcher))
+                idle = not len(self._batcher)
+                arrived = self._inbox.get(block=idle)
+                if idle:
+                    self._stepped_at = time.perf_counter()
             except Empty:
                 return True
             if arrived is None:

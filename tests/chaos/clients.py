@@ -25,6 +25,7 @@ def duplicates(cluster: Cluster, keys: int, at_once: int = 8) -> Outcome:
 
 def cancels(cluster: Cluster, times: int, at_the_end: int) -> Outcome:
     """Jobs are cancelled at any moment, some of them as they end: each ends once, and stays as it ended."""
+    cluster.rest()
     body = a_body(0) | {"num_inference_steps": 20}
     start = time.monotonic()
     cluster.end_of(cluster.submit(body), ENDS_WITHIN_S)

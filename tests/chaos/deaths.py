@@ -16,6 +16,7 @@ GHOSTS_AFTER_S = 2.0  # none may be seen
 
 def replica_deaths(cluster: Cluster, jobs: int, kills: int) -> Outcome:
     """Replicas of every kind die under load: no accepted job is lost, and each picture is what it would have been."""
+    cluster.rest()
     expected = undisturbed(cluster)
     numbers = itertools.count()
     submitted: dict[int, str] = {}
@@ -49,13 +50,14 @@ def replica_deaths(cluster: Cluster, jobs: int, kills: int) -> Outcome:
         "lost": len(lost),
         "hit by a kill": len(hit),
         "pixels that differ": len(different),
-        "why": sorted({str(ends[number] and ends[number]["error"]) for number in lost}),
+        "why": sorted({str(end and end["error"]) for end in (ends[number] for number in lost)}),
     }
     return Outcome("accepted jobs outlive their replicas", not lost and not different and bool(hit), figures)
 
 
 def cluster_deaths(cluster: Cluster, times: int, jobs: int = 50) -> Outcome:
     """Every process dies with jobs in line: after a start they run without anyone asking, in their old order."""
+    cluster.rest()
     lost, first_s, out_of_order = 0, [], 0
     for _ in range(times):
         ids = [cluster.submit(a_body(k)) for k in range(jobs)]
@@ -81,6 +83,7 @@ def cluster_deaths(cluster: Cluster, times: int, jobs: int = 50) -> Outcome:
 
 def takeovers(cluster: Cluster, times: int, jobs: int = 6) -> Outcome:
     """The Dispatcher dies at work: soon nothing of what it asked for is drawn any more, and then all of it is."""
+    cluster.rest()
     body = a_body(5) | {"num_inference_steps": 150}
     idle, left_s, lost = [], [], 0
     for _ in range(times):

@@ -36,8 +36,8 @@ class Service:
             deployment |= deployments.get(deployment["name"], {})
             deployment["ray_actor_options"] = {"num_cpus": 0.01}
         self._client.deploy_apps(ServeDeploySchema.model_validate(config))
-        wanted = {name: change["num_replicas"] for name, change in deployments.items() if "num_replicas" in change}
-        self._wait(lambda: self._is_as_wanted(wanted))
+        wanted = {name: count for name, change in deployments.items() if (count := change.get("num_replicas"))}
+        self.wait(lambda: self._is_as_wanted(wanted))
 
     def _is_as_wanted(self, wanted: dict[str, int]) -> bool:
         status, body = self.get("/v1/ready")
@@ -49,10 +49,11 @@ class Service:
         return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
 
     @staticmethod
-    def _wait(condition: Callable[[], bool]) -> None:
+    def wait(condition: Callable[[], bool]) -> None:
+        """Ask again and again until `condition` holds."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not condition():
-            assert time.monotonic() < deadline, "the service did not become ready"
+            assert time.monotonic() < deadline, "it does not happen"
             time.sleep(0.2)
 
     def get(self, path: str) -> tuple[int, Any]:

@@ -152,12 +152,20 @@ def test_the_page_and_the_documentation_answer(service):
 
 @pytest.mark.full
 def test_a_stage_scaled_to_zero_wakes_on_the_first_job_and_its_wait_is_in_the_estimate(service):
-    from ray import serve
+    scaling = {"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0.5, "downscale_delay_s": 1}
+    service.deploy(
+        Denoiser={
+            "num_replicas": None,
+            "autoscaling_config": scaling | {"metrics_interval_s": 1, "look_back_period_s": 2},
+        }
+    )
 
-    asleep = {"min_replicas": 0, "max_replicas": 1, "initial_replicas": 0, "upscale_delay_s": 0.5}
-    service.deploy(Denoiser={"num_replicas": None, "autoscaling_config": asleep})
-    status, ready = service.get("/v1/ready")
-    assert (status, ready["applications"]["generation"]["deployments"]["Denoiser"]["running"]) == (200, 0)
+    def denoisers() -> int:
+        status, ready = service.get("/v1/ready")
+        assert status == 200, ready["applications"]["generation"]["deployments"]["Denoiser"]
+        return ready["applications"]["generation"]["deployments"]["Denoiser"]["running"]
+
+    service.wait(lambda: denoisers() == 0)
     _, job = service.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 4})
     told = []
     while (job := service.get(f"/v1/jobs/{job['id']}")[1])["status"] == "running":
@@ -166,7 +174,7 @@ def test_a_stage_scaled_to_zero_wakes_on_the_first_job_and_its_wait_is_in_the_es
     took_s = job["timestamps"]["ended"] - job["timestamps"]["started"]
     assert max(eta_s for eta_s, _ in told) > 5
     assert max(most_s or 0 for _, most_s in told) > took_s
-    assert len(serve.get_deployment_handle("Denoiser", "generation").broadcast("work").results()) == 1
+    assert denoisers() == 1
     service.deploy()
 
 

@@ -355,6 +355,13 @@ def test_a_time_that_is_unsure_is_told_with_how_long_it_may_take() -> None:
     assert (waiting.queue.eta_s, waiting.queue.eta_most_s) == (10, 10 * 1.5 + 4)
 
 
+def test_a_job_that_starts_is_told_the_end_that_was_foretold_while_it_waited() -> None:
+    queue = a_queue(job := a_job())
+    queue.estimate(Outlook(places={job.id: 1}, jobs={job.id: Estimate(3, 8)}))
+    _, started = queue.grant(1.0)
+    assert (started.queue, started.progress.eta_s) == (None, 8)
+
+
 def test_a_running_job_gets_the_time_of_its_last_picture() -> None:
     queue = a_queue(job := a_job(pictures=2))
     granted(queue)
@@ -552,9 +559,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.waiting == len(line)
         assert self.queue.waiting_cost == pytest.approx(sum(waiting.spec.cost for waiting in self.queue.line()))
         in_line = Counter(job_id for job_id, _ in line)
-        assert {job_id: self.queue.in_line(job_id) for job_id in self.accepted} == {
-            j: in_line[j] for j in self.accepted
-        }
+        assert all(self.queue.in_line(job_id) == in_line[job_id] for job_id in self.accepted)
         waiting = {job_id for job_id, _ in line}
         owners = {self.queue.job(job_id).owner for job_id in waiting}
         self.overtaken = {owner: work for owner, work in self.overtaken.items() if owner in owners}
