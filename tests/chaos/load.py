@@ -112,7 +112,7 @@ def estimates(cluster: Cluster, jobs: int) -> Outcome:
         for what, off in errors.items()
     }
     both = errors["started"] + errors["ended"]
-    held = len(both) >= jobs and _quantile(both, 0.5) <= 0.1 and _quantile(both, 0.9) <= 0.3
+    held = len(both) >= jobs // 2 and _quantile(both, 0.5) <= 0.1 and _quantile(both, 0.9) <= 0.3
     return Outcome("the times told come true", held, figures)
 
 

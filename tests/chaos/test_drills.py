@@ -46,7 +46,7 @@ def test_an_overload_is_refused_and_slows_nothing(cluster: Cluster, holds) -> No
 
 
 def test_the_times_told_come_true(cluster: Cluster, holds) -> None:
-    holds(load.estimates(cluster, jobs=30))
+    holds(load.estimates(cluster, jobs=60))
 
 
 def test_a_poisoned_picture_fails_alone(cluster: Cluster, holds) -> None:
