@@ -167,7 +167,8 @@ class JobStore:
         Returns the names of their pictures, which nothing refers to any more.
         """
         kept = jobs.c.ended.is_not(None) & jobs.c.document.is_not(None)
-        newest = select(jobs.c.number, jobs.c.ended, jobs.c.size).where(kept).order_by(jobs.c.ended.desc())
+        newest_first = (jobs.c.ended.desc(), jobs.c.number.desc())
+        newest = select(jobs.c.number, jobs.c.ended, jobs.c.size).where(kept).order_by(*newest_first)
         names: list[str] = []
         with self._in_charge() as connection:
             total, expired = 0, []
