@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.chaos.cluster import ENDED, Cluster
 from tests.chaos.drill import ENDS_WITHIN_S, Outcome, a_body
 
+FURTHER_STEPS = 6  # that a cancelled job is given the time for, and must not take
+
 
 def duplicates(cluster: Cluster, keys: int, at_once: int = 8) -> Outcome:
     """The same request arrives several times at once under one key, and again with another body."""
@@ -24,26 +26,37 @@ def duplicates(cluster: Cluster, keys: int, at_once: int = 8) -> Outcome:
 
 
 def cancels(cluster: Cluster, times: int, at_the_end: int) -> Outcome:
-    """Jobs are cancelled at any moment, some of them as they end: each ends once, and stays as it ended."""
+    """Jobs are cancelled at any moment, some of them as they end: each ends once, stays as it ended, and is drawn no
+    further than the step that was on its way."""
     cluster.rest()
     body = a_body(0) | {"num_inference_steps": 20}
-    start = time.monotonic()
+    start, worked_s = time.monotonic(), cluster.worked_s("Denoiser")
     cluster.end_of(cluster.submit(body), ENDS_WITHIN_S)
     takes_s = time.monotonic() - start
+    step_s = (cluster.worked_s("Denoiser") - worked_s) / 20
     answers: Counter[str] = Counter()
-    wrong = 0
+    wrong, further = 0, [0.0]
     for number in range(times):
         racing = number < at_the_end
         job_id = cluster.submit(body)
         time.sleep(takes_s * (cluster.random.uniform(0.9, 1.1) if racing else cluster.random.uniform(0.0, 0.8)))
         status, job = cluster.call(f"/v1/jobs/{job_id}/cancel", {})
+        worked_s = cluster.worked_s("Denoiser")
+        time.sleep(FURTHER_STEPS * step_s)
+        further.append((cluster.worked_s("Denoiser") - worked_s) / step_s)
         end = cluster.end_of(job_id, ENDS_WITHIN_S)
         later = cluster.end_of(job_id, ENDS_WITHIN_S)
         expected = {200: "cancelled", 409: "succeeded"}.get(status)
         answers[str(expected)] += 1
         wrong += end is None or end["status"] != expected or later != end or (status == 200 and job != end)
-    figures = {"cancelled": answers["cancelled"], "ended before": answers["succeeded"], "wrong": wrong}
-    return Outcome("a cancelled job ends once", not wrong, figures)
+    figures = {
+        "cancelled": answers["cancelled"],
+        "ended before": answers["succeeded"],
+        "wrong": wrong,
+        "a step, ms": round(1000 * step_s),
+        "steps' work after the answer, at most": round(max(further), 2),
+    }
+    return Outcome("a cancelled job ends once, at once", not wrong and round(max(further)) <= 1, figures)
 
 
 def cut_watches(cluster: Cluster, times: int) -> Outcome:

@@ -53,7 +53,7 @@ def test_a_poisoned_picture_fails_alone(cluster: Cluster, holds) -> None:
     holds(deaths.poison(cluster, batches=10))
 
 
-def test_a_cancelled_job_ends_once(cluster: Cluster, holds) -> None:
+def test_a_cancelled_job_ends_once_and_at_once(cluster: Cluster, holds) -> None:
     holds(clients.cancels(cluster, times=20, at_the_end=5))
 
 
