@@ -7,6 +7,7 @@ from deployments.api.deployment import ApiIngress
 from deployments.config import AppConfig
 from deployments.denoiser import Denoiser
 from deployments.dispatcher.deployment import Dispatcher
+from deployments.keys import read_keys
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
 from deployments.schema import GenerationRequest, resolve
@@ -21,7 +22,10 @@ def build(config: AppConfig) -> Application:
     Raises:
         UnusableCheckpoint: which file, and why.
         InvalidRequest: the model does not allow one of its defaults.
+        UnusableKeys: the file of API keys, and why.
     """
+    if config.keys_path is not None:
+        read_keys(config.keys_path)
     card = read_card(config.model.checkpoint, config.model.id, config.model.defaults)
     resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
     images = config.state_path / "images"
@@ -39,5 +43,6 @@ def build(config: AppConfig) -> Application:
         images=images,
         max_rows=config.denoiser.max_rows,
         replicas=stage_replicas,
+        keys=config.keys_path,
     )
-    return ApiIngress.bind(dispatcher, images)
+    return ApiIngress.bind(dispatcher, images, config.keys_path)

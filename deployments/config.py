@@ -56,6 +56,9 @@ class QueueConfig(Settings):
     max_backlog_s: float | None = Field(
         default=None, gt=0, description="Estimated seconds of work in line and in the making; beyond that a 429."
     )
+    max_job_cost: float = Field(
+        default=4000, gt=0, description="Megapixel steps of one request: width × height × steps × rows × pictures."
+    )
     max_waiting_per_owner: int | None = Field(default=None, ge=1, description="Pictures in line of one owner.")
     max_running_per_owner: int | None = Field(default=None, ge=1, description="Pictures in the making of one owner.")
     deadline_s: float = Field(default=3600, gt=0, description="A job that takes longer is given up, seconds.")
@@ -120,7 +123,10 @@ class AppConfig(Settings):
     database_url: str | None = Field(
         default=None, description="Where jobs are kept, as SQLAlchemy says it. Default: SQLite in `state_dir`."
     )
-    allow_public: bool = Field(default=False, description="May the HTTP host be reached from other machines?")
+    api_keys_file: Path | None = Field(
+        default=None, description="Who may call: see `python -m ops.keys`. Default: whoever reaches the host."
+    )
+    allow_public: bool = Field(default=False, description="May other machines reach the HTTP host without keys?")
     model: ModelConfig = ModelConfig()
     queue: QueueConfig = QueueConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
@@ -131,6 +137,11 @@ class AppConfig(Settings):
     def state_path(self) -> Path:
         """The folder in use, absolute."""
         return (self.state_dir or default_state_dir()).expanduser().absolute()
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The file of keys in use, absolute."""
+        return self.api_keys_file and self.api_keys_file.expanduser().absolute()
 
     @property
     def database(self) -> str:

@@ -58,14 +58,20 @@ class ImageStore:
                     found.append(name)
         return found
 
+    @staticmethod
+    def job_of(name: str) -> str:
+        """Return the job that a picture is of, by its name. Raises NotFound where no picture can have it."""
+        if not NAME.fullmatch(name):
+            raise NotFound(f"There is no file {name[:80]}.")
+        return name.split("-", 1)[0]
+
     def get(self, name: str) -> bytes:
         """Return a picture's bytes.
 
         Raises:
             NotFound: no picture has this name.
         """
-        if not NAME.fullmatch(name):
-            raise NotFound(f"There is no file {name[:80]}.")
+        self.job_of(name)
         try:
             return self._files.cat_file(f"{self._root}/{name}")
         except FileNotFoundError as error:

@@ -14,7 +14,7 @@ from deployments.liveness import own_name
 from deployments.ray_errors import translated
 from deployments.schema import ImageResult
 from models.errors import ReplicaLost
-from models.spec import ImageSpec, StepUpdate
+from models.spec import ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,11 @@ class Pipeline:
             attempts=lease.attempt,
             size=size,
         )
+
+    async def tokens(self, text: str) -> Tokens:
+        """Count the tokens of a text."""
+        with translated():
+            return await self._text_encoder.tokens.remote(text)
 
     async def fence(self, epoch: int) -> None:
         """Have every Denoiser drop what Dispatchers before `epoch` asked for.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
 from deployments.styles import StyleName
@@ -54,6 +55,13 @@ class GenerationRequest(BaseModel):
         1, ge=1, le=10, description="How many pictures. Picture k has seed + k.", json_schema_extra={"page_maximum": 4}
     )
     output_format: OutputFormat = Field("png", description="File format; PNG keeps the settings in the file.")
+    output_compression: int = Field(
+        95,
+        ge=0,
+        le=100,
+        description="Quality of a JPEG or WebP file: less is smaller. PNG loses nothing.",
+        json_schema_extra={"page": False},
+    )
     deadline_s: float | None = Field(
         None,
         gt=0,
@@ -77,6 +85,22 @@ class GenerationRequest(BaseModel):
         return text
 
 
+def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
+    """Return prompt and negative prompt as the text encoder gets them: with the words of a style.
+
+    Raises:
+        InvalidRequest: the model knows no such style.
+    """
+    negative_prompt = request.negative_prompt
+    if "negative_prompt" not in request.model_fields_set:
+        negative_prompt = str(card.defaults.get("negative_prompt", ""))
+    if request.style is None:
+        return request.prompt, negative_prompt
+    if card.styles and request.style not in card.styles:
+        raise InvalidRequest(f"style must be one of {', '.join(card.styles)} for {card.id}.", "style")
+    return styles.apply(request.style, request.prompt, negative_prompt)
+
+
 def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     """Return one spec a picture, nothing left open. Picture k has seed + k.
 
@@ -87,12 +111,10 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
         exclude_unset=True, exclude={"style", "seed", "num_images", "deadline_s"}
     )
     chosen["model"] = card.id
-    if request.style is not None:
-        if card.styles and request.style not in card.styles:
-            raise InvalidRequest(f"style must be one of {', '.join(card.styles)} for {card.id}.", "style")
-        chosen["prompt"], chosen["negative_prompt"] = styles.apply(
-            request.style, chosen["prompt"], chosen["negative_prompt"]
-        )
+    chosen["prompt"], chosen["negative_prompt"] = words(request, card)
+    lossy = "output_compression" in request.model_fields_set and request.output_compression < 100
+    if lossy and chosen["output_format"] == "png":
+        raise InvalidRequest("output_compression is for jpeg and webp; png loses nothing.", "output_compression")
     seed = request.seed
     if seed is None:
         seed = secrets.randbelow(MAX_SEED - request.num_images)
@@ -170,7 +192,7 @@ class Job:
     status: Status
     specs: tuple[ImageSpec, ...]
     timestamps: Timestamps
-    owner: str = ""
+    owner: SkipJsonSchema[str] = ""  # for us alone
     queue: QueuePlace | None = None
     progress: Progress | None = None
     images: tuple[ImageResult, ...] = ()
@@ -198,7 +220,7 @@ def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | 
 def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
     problem = errors[0]
-    places = [str(part) for part in problem["loc"] if part not in ("body", "header")]
+    places = [str(part) for part in problem["loc"] if part not in ("body", "header", "query", "path")]
     name = places[0][:100] if places else "body"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")

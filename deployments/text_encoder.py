@@ -12,7 +12,7 @@ from deployments.metrics import texts
 from deployments.work import Work
 from models.checkpoint import locate
 from models.loading import choose_device, choose_dtype
-from models.spec import ImageSpec
+from models.spec import ImageSpec, Tokens
 from models.text_encoder import PromptEmbeds, load_text_encoder
 
 
@@ -37,6 +37,10 @@ class TextEncoder:
     async def encode(self, spec: ImageSpec) -> PromptEmbeds:
         """Encode one picture's prompts, together with those that arrive at the same time."""
         return await self._encode_batch(spec)
+
+    async def tokens(self, text: str) -> Tokens:
+        """Count the tokens of a text, and find what is not read."""
+        return await asyncio.to_thread(self._encoder.tokens, text)
 
     def work(self) -> Work:
         """Return what this replica holds and has done."""

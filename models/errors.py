@@ -3,12 +3,15 @@
     DarkroomError                 500  internal_error
     ├── InvalidRequest            400  invalid_value            names the field in `param`
     │   └── UnknownModel          404  model_not_found
+    ├── Unauthorized              401  invalid_api_key          no key, or not one of ours
     ├── NotFound                  404  not_found
+    ├── RequestTimeout            408  request_timeout          the body did not arrive in time
     ├── JobEnded                  409  job_ended
     ├── Gone                      410  gone                     the job's result has expired
     ├── TooLarge                  413  body_too_large
     ├── KeyReused                 422  idempotency_key_reused
     ├── QueueFull                 429  queue_full               carries `retry_after_s`
+    │   └── QuotaExceeded         429  quota_exceeded           a key's work of the day is spent
     ├── Unavailable               503  unavailable              no replica can answer now
     │   ├── StoreUnavailable      503  store_unavailable        the database cannot be reached or written
     │   └── Superseded            503  superseded               another Dispatcher has taken over
@@ -56,11 +59,28 @@ class UnknownModel(InvalidRequest):
     code = "model_not_found"
 
 
+class Unauthorized(DarkroomError):
+    """The service wants an API key, and this is none."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str = "An API key is needed.", param: str | None = None) -> None:
+        super().__init__(message, param)
+
+
 class NotFound(DarkroomError):
     """No such job or file, or it is somebody else's."""
 
     status = 404
     code = "not_found"
+
+
+class RequestTimeout(DarkroomError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class JobEnded(DarkroomError):
@@ -101,6 +121,12 @@ class QueueFull(DarkroomError):
         super().__init__(message)
         self.args = (message, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(QueueFull):
+    """The owner's work of the day is spent; nothing was queued."""
+
+    code = "quota_exceeded"
 
 
 class Unavailable(DarkroomError):

@@ -75,6 +75,7 @@ class ImageSpec:
     sampler: str
     seed: int
     output_format: str
+    output_compression: int = 95  # quality of a JPEG or WebP file, 0 … 100
 
     @property
     def guided(self) -> bool:
@@ -95,6 +96,15 @@ class ImageSpec:
     def cost(self) -> float:
         """Work in megapixel row-calls: the one cost, for fairness, caps and scaling."""
         return self.rows * self.model_calls * self.width * self.height / 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How a text is read: `count` tokens of at most `limit`, start and end not counted; `cut` is what was not read."""
+
+    count: int
+    limit: int
+    cut: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

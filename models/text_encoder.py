@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from models.checkpoint import read_json
 from models.loading import FAMILY_MODULES, load_stage, parameter_bytes
-from models.spec import ImageSpec
+from models.spec import ImageSpec, Tokens
 
 CACHED_TEXTS = 256
 
@@ -34,15 +34,6 @@ class PromptEmbeds:
     negative_prompt_embeds: TextEmbeds | None
     cut: str = ""  # the end of the prompt that did not fit
     encode_s: float = 0.0  # of the whole batch
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """How a text is read: `count` tokens of at most `limit`, start and end not counted; `cut` is what was not read."""
-
-    count: int
-    limit: int
-    cut: str
 
 
 class TextEncoder:

@@ -97,5 +97,5 @@ def encode_image(pixels: UInt8[np.ndarray, "H W 3"], spec: ImageSpec, digest: st
         info.add_itxt("darkroom", json.dumps(fields | {"model_digest": digest}, ensure_ascii=False))
         image.save(target, "png", pnginfo=info)
     else:
-        image.save(target, spec.output_format, quality=95)
+        image.save(target, spec.output_format, quality=spec.output_compression)
     return target.getvalue()

@@ -76,8 +76,8 @@ def check_address(host: str, port: int, allow_public: bool) -> None:
         loopback = ip_address(probe.getsockname()[0]).is_loopback
     if not loopback and not allow_public:
         raise StartError(
-            f"Other machines can reach {host}, and whoever reaches it can use it. If you mean that, set "
-            "`allow_public: true` in the args of the application generation."
+            f"Other machines can reach {host}, and whoever reaches it can use it. In the args of the application "
+            "generation, name an `api_keys_file`; or, if you mean that, set `allow_public: true`."
         )
 
 
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         name = f"[{name}]" if ":" in name else name
         address = f"{'https' if http.ssl_certfile else 'http'}://{name}:{http.port}"
         with hold(app.state_path, address):
-            check_address(http.host, http.port, app.allow_public)
+            check_address(http.host, http.port, app.allow_public or app.api_keys_file is not None)
             run(config, address, stop)
     except StartError as error:
         print(f"Darkroom cannot serve.\n{error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from deployments.dispatcher.deployment import Dispatcher, Generates
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 STEPS = 8
 PATIENCE_S = 15  # until a test that waits for what does not happen fails; nothing takes this long
@@ -109,6 +109,11 @@ class FakePipeline:
     async def fence(self, epoch: int) -> None:
         self.epoch = epoch
 
+    async def tokens(self, text: str) -> Tokens:
+        """A word is a token."""
+        found = text.split()
+        return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))
+
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
         self.started.append(lease)
         self.specs.append(spec)
@@ -157,12 +162,20 @@ def a_dispatcher(
     images: Path | str = "memory://darkroom",
     max_rows: int = 2,
     replicas: Callable[[], Mapping[str, int]] = lambda: {"denoiser": 1},
+    keys: Path | None = None,
     **queue: Any,
 ) -> Dispatcher:
     """A Dispatcher whose writes take no time. Two guided pictures are in flight at once, and eight may wait."""
     config = QueueConfig(**{"max_waiting": 8} | queue)
     dispatcher = Dispatcher(
-        card, pipeline, config, database_url=database_url, images=images, max_rows=max_rows, replicas=replicas
+        card,
+        pipeline,
+        config,
+        database_url=database_url,
+        images=images,
+        max_rows=max_rows,
+        replicas=replicas,
+        keys=keys,
     )
     dispatcher._ledger._thread = Inline()
     return dispatcher

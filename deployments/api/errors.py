@@ -1,31 +1,71 @@
-"""Every error in one shape, OpenAI's: {"error": {"message", "type", "param", "code"}}."""
+"""Every error in one shape, OpenAI's: {"error": {"message", "type", "param", "code"}}; Hugging Face's on its routes."""
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from deployments.schema import first_problem
-from models.errors import DarkroomError, InvalidRequest, QueueFull
+from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized
 
 logger = logging.getLogger(__name__)
 
-
-def error_body(error: DarkroomError) -> dict[str, object]:
-    """Return the body for an error."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+HUGGING_FACE = "/hf/"  # where its routes begin
 
 
-def respond(error: DarkroomError) -> JSONResponse:
-    """Return the answer for an error."""
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFull) else None
-    return JSONResponse(error_body(error), error.status, headers)
+class ErrorDetail(BaseModel):
+    """What went wrong, in words that name the field and its bound."""
+
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """An error, as OpenAI words it."""
+
+    error: ErrorDetail
+
+
+def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
+    """Return the body for an error on a route. Which database it was is for the log and for `/ready` alone."""
+    message = "The database of jobs cannot be used now." if isinstance(error, StoreUnavailable) else error.message
+    return _body(message, error.status, error.param, error.code, path)
+
+
+def respond(error: DarkroomError, path: str = "") -> JSONResponse:
+    """Return the answer for an error on a route."""
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(error, path), error.status, headers)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of the errors that a route has beside those of every route."""
+    words = {
+        400: "A field is beyond its bound: `param` names it.",
+        401: "With keys on: no key, or not one of ours.",
+        404: "There is no such thing, or it is somebody else's.",
+        409: "It has ended already.",
+        410: "It was there; its result has expired.",
+        413: "The body is larger than is read.",
+        422: "The `Idempotency-Key` came with another request before.",
+        429: "The line is full, or a key's caps are reached: nothing was queued. `Retry-After` says when to come back.",
+        500: "It failed on our side.",
+        503: "Nobody can answer now.",
+        504: "The job's time was over before it was done.",
+        507: "A picture could not be stored.",
+    }
+    return {status: {"model": ErrorBody, "description": words[status]} for status in sorted({401, 500, *statuses})}
 
 
 def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRequest:
@@ -44,24 +84,38 @@ def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of `app` in one shape; what is unexpected is logged, and only logged."""
 
     @app.exception_handler(DarkroomError)
-    async def ours(_: Request, error: DarkroomError) -> JSONResponse:
-        return respond(error)
+    async def ours(request: Request, error: DarkroomError) -> JSONResponse:
+        if isinstance(error, StoreUnavailable):
+            logger.error("%s", error.message)
+        return respond(error, _path(request))
 
     @app.exception_handler(RequestValidationError)
     async def unfit(request: Request, error: RequestValidationError) -> JSONResponse:
-        return respond(invalid(list(error.errors()), request.headers.get("content-type", "")))
+        return respond(invalid(list(error.errors()), request.headers.get("content-type", "")), _path(request))
 
     @app.exception_handler(ValidationError)
-    async def unfit_after_translation(_: Request, error: ValidationError) -> JSONResponse:
-        return respond(invalid(error.errors()))
+    async def unfit_after_translation(request: Request, error: ValidationError) -> JSONResponse:
+        return respond(invalid(error.errors()), _path(request))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-        body = {"message": str(error.detail), "type": kind, "param": None, "code": f"http_{error.status_code}"}
-        return JSONResponse({"error": body}, error.status_code, error.headers)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = f"http_{error.status_code}"
+        body = _body(str(error.detail), error.status_code, None, code, _path(request))
+        return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
-        return respond(DarkroomError())
+        return respond(DarkroomError(), _path(request))
+
+
+def _body(message: str, status: int, param: str | None, code: str, path: str) -> dict[str, Any]:
+    if path.startswith(HUGGING_FACE):
+        return {"error": message}
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _path(request: Request) -> str:
+    """The path within the application."""
+    return request.scope["path"].removeprefix(request.scope.get("root_path", ""))

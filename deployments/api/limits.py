@@ -35,7 +35,8 @@ class BodyLimit:
             if read <= MAX_BODY:
                 await send(message)
 
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         with suppress(TooLarge):
             await self._app(scope, counted, unless_too_large)
         if read > MAX_BODY:  # whoever was reading made an answer of its own of the error
-            await respond(TooLarge(f"The body must be at most {MAX_BODY} bytes."))(scope, receive, send)
+            await respond(TooLarge(f"The body must be at most {MAX_BODY} bytes."), path)(scope, receive, send)

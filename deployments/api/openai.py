@@ -1,42 +1,84 @@
-"""The OpenAI Images dialect: body -> `GenerationRequest`, `Job` -> body."""
+"""The OpenAI Images dialect: body -> `GenerationRequest`, `Job` -> body; and its route."""
 
+import asyncio
 import base64
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterable, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from deployments.api.errors import documented, error_body
+from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, with_allowance
+from deployments.api.jobs import ended, raise_if_unsuccessful
+from deployments.api.owners import owner_of
+from deployments.dispatcher.client import DispatcherClient
+from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, ImageResult, Job
-from models.errors import InvalidRequest
+from deployments.styles import STYLES, StyleName
+from models.errors import DarkroomError, InvalidRequest
+from models.spec import ModelCard
 
 SHARED = (
     "prompt",
     "model",
     "output_format",
+    "output_compression",
     "negative_prompt",
     "num_inference_steps",
     "guidance_scale",
     "seed",
     "sampler",
-    "style",
     "deadline_s",
 )
+STEP_SHARE = {"low": 0.5, "high": 2.0, "hd": 2.0}  # of the model's own steps, for a quality
+
+
+def _refuse(value: object) -> None:
+    if value is not None:
+        raise ValueError("is not supported here: pictures are still, and made of pixels")
+
+
+Unsupported = Annotated[None, BeforeValidator(_refuse)]
 
 
 class OpenAIFields(BaseModel):
     """What OpenAI has and `GenerationRequest` has under another name, or not at all."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"prompt": "a red circle on a blue background", "seed": 7}],
+        },
+    )
 
     n: int = Field(1, ge=1, le=10, description="How many pictures.")
     size: str = Field("auto", pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    quality: Literal["auto", "standard", "medium", "low", "high", "hd"] | None = Field(
+        None,
+        description="`low` takes half the model's own steps, `high` and `hd` twice as many (150 at most); "
+        "`num_inference_steps` wins over it.",
+    )
     response_format: Literal["b64_json", "url"] = Field(
         "b64_json", description="Picture in the answer, or its address."
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream.")
-    user: str | None = Field(None, description="Accepted and ignored.")
+    style: StyleName | Literal["vivid", "natural"] | None = Field(
+        None, description="A preset that adds words to the prompt; OpenAI's own two change nothing."
+    )
+    background: Literal["auto", "opaque"] | None = Field(None, description="Pictures are opaque.")
+    moderation: Literal["auto", "low"] | None = Field(None, description="Accepted and ignored: nothing is moderated.")
+    user: str | None = Field(None, max_length=4000, description="Accepted and ignored.")
+    safety_identifier: str | None = Field(None, max_length=4000, description="Accepted and ignored.")
+    complexity: Unsupported = Field(None, description="Not supported.")
+    effort: Unsupported = Field(None, description="Not supported.")
+    frame_count: Unsupported = Field(None, description="Not supported.")
+    frame_duration_ms: Unsupported = Field(None, description="Not supported.")
 
 
 _shared: dict[str, Any] = {
@@ -45,8 +87,28 @@ _shared: dict[str, Any] = {
 ImagesBody: Any = create_model("ImagesBody", __base__=OpenAIFields, **_shared)
 
 
-def to_request(body: Any) -> GenerationRequest:
-    """Return the request that an OpenAI body means.
+class Picture(BaseModel):
+    """One picture of an answer."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class ImagesAnswer(BaseModel):
+    """The finished pictures."""
+
+    created: int
+    data: list[Picture]
+    background: str
+    output_format: str
+    quality: str
+    size: str
+    warnings: list[str] = []
+
+
+def to_request(body: Any, card: ModelCard | None = None) -> GenerationRequest:
+    """Return the request that an OpenAI body means; a quality is a share of the card's own steps.
 
     Raises:
         InvalidRequest: several pictures in one stream: its events could not say which is meant.
@@ -56,16 +118,21 @@ def to_request(body: Any) -> GenerationRequest:
     fields = body.model_dump(exclude_unset=True, include=set(SHARED))
     if body.size != "auto":
         fields["width"], fields["height"] = map(int, body.size.split("x"))
+    if body.style in STYLES:
+        fields["style"] = body.style
+    if card is not None and body.quality in STEP_SHARE and "num_inference_steps" not in fields:
+        steps = round(card.defaults["num_inference_steps"] * STEP_SHARE[body.quality])
+        fields["num_inference_steps"] = min(150, max(1, steps))
     return GenerationRequest(**fields, num_images=body.n)
 
 
-def to_body(job: Job, pictures: Sequence[bytes] | None) -> dict[str, Any]:
+def to_body(job: Job, pictures: Sequence[bytes] | None, quality: str | None = None) -> dict[str, Any]:
     """Return the answer for a finished job: the pictures themselves, or their addresses where `pictures` is None."""
     data: list[dict[str, Any]] = []
     for k, image in enumerate(job.images):
         content = {"b64_json": _base64(pictures[k])} if pictures is not None else {"url": image.url}
         data.append(content | {"seed": image.seed})
-    body = {"created": int(time.time()), "data": data, **_described(job.images[0])}
+    body = {"created": int(time.time()), "data": data, **_described(job.images[0], quality)}
     return body | ({"warnings": list(job.warnings)} if job.warnings else {})
 
 
@@ -85,7 +152,7 @@ def partial_event(job: Job, index: int) -> dict[str, Any]:
     }
 
 
-def completed_event(job: Job, picture: bytes) -> dict[str, Any]:
+def completed_event(job: Job, picture: bytes, quality: str | None = None) -> dict[str, Any]:
     """Return the stream's last event."""
     event = {
         "type": "image_generation.completed",
@@ -98,15 +165,78 @@ def completed_event(job: Job, picture: bytes) -> dict[str, Any]:
             "output_tokens": 0,
             "total_tokens": 0,
         },
-        **_described(job.images[0]),
+        **_described(job.images[0], quality),
     }
     return event | ({"warnings": list(job.warnings)} if job.warnings else {})
 
 
-def _described(image: ImageResult) -> dict[str, str]:
+def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
+    """Return the dialect's one route."""
+    routes = APIRouter(tags=["images"])
+
+    @routes.post(
+        "/images/generations",
+        summary="Draw pictures and wait for them",
+        description="OpenAI's body and answer. With `stream` it is a stream of events, of OpenAI's types alone.",
+        responses={
+            200: {"model": ImagesAnswer, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            **documented(400, 404, 409, 413, 422, 429, 503, 504, 507),
+        },
+    )
+    async def generate(
+        body: ImagesBody,  # type: ignore[valid-type]
+        request: Request,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        card = await _card(client, body.model) if body.quality in STEP_SHARE else None
+        owner = owner_of(request)
+        job = await client.submit(to_request(body, card), owner, idempotency_key)
+        headers = await with_allowance(client, owner)
+        if body.stream:
+            stream = _events(client, images, job, body)
+            return EventSourceResponse(stream, headers=STREAM_HEADERS | headers)
+        job = await ended(client, job)
+        pictures = None
+        if body.response_format == "b64_json":
+            pictures = await asyncio.gather(*(asyncio.to_thread(images.get, image.name) for image in job.images))
+        return JSONResponse(to_body(job, pictures, body.quality), headers=headers)
+
+    return routes
+
+
+async def _card(client: DispatcherClient, model: str | None) -> ModelCard | None:
+    """The card of the model that is meant, if there is such a one: if not, submitting says so."""
+    return next((card for card in await client.models() if model in (None, card.id)), None)
+
+
+async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: Any) -> AsyncIterable[bytes]:
+    """Yield OpenAI's events: no type of our own, as its clients would take it for a picture."""
+    shown, sent = "", 0
+    try:
+        async for state in client.watch(job.id):
+            job = state
+            preview = job.progress.previews.get(0, "") if job.progress else ""
+            if preview and preview != shown and sent < body.partial_images:
+                yield _sse(partial_event(job, sent))
+                shown, sent = preview, sent + 1
+        raise_if_unsuccessful(job)
+        picture = await asyncio.to_thread(images.get, job.images[0].name)
+        yield _sse(completed_event(job, picture, body.quality))
+    except DarkroomError as error:
+        yield _sse(error_body(error))
+
+
+def _sse(event: dict[str, Any]) -> bytes:
+    """Encode an event whose type, if it has one, is its name."""
+    data = JSONResponse(event).body
+    name = f"event: {event['type']}\n".encode() if "type" in event else b""
+    return name + b"data: " + bytes(data) + b"\n\n"
+
+
+def _described(image: ImageResult, quality: str | None) -> dict[str, str]:
     spec = image.spec
     size = f"{spec.width}x{spec.height}"
-    return {"background": "opaque", "output_format": spec.output_format, "quality": "auto", "size": size}
+    return {"background": "opaque", "output_format": spec.output_format, "quality": quality or "auto", "size": size}
 
 
 def _base64(content: bytes) -> str:

@@ -12,11 +12,11 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.dispatcher.deployment import Dispatcher, QueueState
+from deployments.dispatcher.deployment import Allowance, Dispatcher, QueueState
 from deployments.ray_errors import translated
-from deployments.schema import GenerationRequest, Job
+from deployments.schema import GenerationRequest, Job, Status
 from models.errors import DarkroomError, Gone, NotFound, ReplicaLost, Superseded, Unavailable
-from models.spec import ModelCard
+from models.spec import ModelCard, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +108,19 @@ class DispatcherClient:
         """Return a job's present state. Raises: NotFound, Gone."""
         return await self._call("job", job_id, owner)
 
-    async def jobs(self, owner: str) -> list[Job]:
-        """Return an owner's jobs, newest first."""
-        return await self._call("jobs", owner)
+    async def jobs(
+        self, owner: str, status: Status | None = None, limit: int = 100, after: str | None = None
+    ) -> list[Job]:
+        """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`."""
+        return await self._call("jobs", owner, status, limit, after)
+
+    async def allowance(self, owner: str) -> Allowance | None:
+        """Return what the key of an owner may ask for, and what is left; None for an owner without a key."""
+        return await self._call("allowance", owner)
+
+    async def tokens(self, request: GenerationRequest) -> tuple[Tokens, Tokens]:
+        """Count what is read of prompt and negative prompt. Raises: UnknownModel, InvalidRequest."""
+        return await self._call("tokens", request)
 
     async def cancel(self, job_id: str, owner: str | None = None) -> Job:
         """End a job. Raises: NotFound, JobEnded."""

@@ -21,11 +21,22 @@ from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import JobStore, RequestKey
+from deployments.dispatcher.job_store import DAY_S, JobStore, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, ImageResult, Job, Progress, QueuePlace, new_job, resolve
+from deployments.keys import OWNER, ApiKey, Keyring
+from deployments.schema import (
+    GenerationRequest,
+    ImageResult,
+    Job,
+    Progress,
+    QueuePlace,
+    Status,
+    new_job,
+    resolve,
+    words,
+)
 from models.errors import (
     DarkroomError,
     InvalidRequest,
@@ -35,9 +46,10 @@ from models.errors import (
     ReplicaLost,
     StoreUnavailable,
     Superseded,
+    Unauthorized,
     UnknownModel,
 )
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(__name__)
 Told = TypeVar("Told", QueuePlace, Progress)
@@ -58,6 +70,7 @@ class Generates(Protocol):
 
     def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
     async def fence(self, epoch: int) -> None: ...
+    async def tokens(self, text: str) -> Tokens: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,17 @@ class QueueState:
     eta_s: float  # until everything in it is done
     replicas: Mapping[str, int]
     batch_rows_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key may ask for, and what is left of it."""
+
+    max_waiting: int | None
+    waiting: int
+    max_cost_per_day: float | None
+    spent: float
+    resets_in_s: float
 
 
 class Dispatcher:
@@ -88,11 +112,13 @@ class Dispatcher:
         images: Path | str,
         max_rows: int,
         replicas: Callable[[], Mapping[str, int]],
+        keys: Path | None = None,
     ) -> None:
         self._card = card
         self._pipeline = pipeline
         self._config = config
         self._images = ImageStore(images)
+        self._keys = None if keys is None else Keyring(keys)
         store = JobStore(database_url)
         unfinished = store.begin()
         limits = Limits(config.max_waiting, config.max_waiting_per_owner, config.max_running_per_owner)
@@ -119,11 +145,12 @@ class Dispatcher:
         """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
 
         Raises:
-            UnknownModel, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing was queued.
+            Unauthorized, UnknownModel, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing was queued.
         """
-        if request.model not in (None, self._card.id):
-            raise UnknownModel(f"model: there is no {request.model[:200]}; served: {self._card.id}.", "model")
-        specs = resolve(request, self._card)
+        if self._keys is not None and not owner.startswith(OWNER):
+            raise Unauthorized
+        specs = resolve(request, self._card_of(request.model))
+        self._check_cost(specs)
         job = new_job(specs, owner, time.time(), self._deadline_s(request))
         request_key = None if key is None else RequestKey(key, _hash(request))
         # Shielded: a caller who leaves must not leave a job on disk that is in no line.
@@ -143,12 +170,40 @@ class Dispatcher:
                 raise
             return job
 
-    async def jobs(self, owner: str) -> list[Job]:
-        """Return an owner's jobs, newest first."""
+    async def jobs(
+        self, owner: str, status: Status | None = None, limit: int = 100, after: str | None = None
+    ) -> list[Job]:
+        """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`."""
         await asyncio.shield(self._beginning)
-        saved = await self._ledger.call(self._ledger.store.jobs, owner)
         present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
+        if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
+            found = [job for job in present.values() if job.status == status]
+            later = [job.id for job in present.values()]
+            beyond = set(later[later.index(after) + 1 :]) if after in later else set(later if after is None else ())
+            return [job for job in found if job.id in beyond][:limit]
+        saved = await self._ledger.call(self._ledger.store.jobs, owner, status, limit, after)
         return [present.get(job.id, job) for job in saved]
+
+    async def allowance(self, owner: str) -> Allowance | None:
+        """Return what the key of an owner may ask for, and what is left; None for an owner without a key."""
+        key = self._key_of(owner)
+        if key is None:
+            return None
+        now = time.time()
+        spent = 0.0
+        if key.max_cost_per_day is not None:
+            spent = await self._ledger.call(self._ledger.store.spent, owner, now)
+        waiting = self._queue.waiting_of(owner)
+        return Allowance(key.max_waiting, waiting, key.max_cost_per_day, spent, DAY_S - now % DAY_S)
+
+    async def tokens(self, request: GenerationRequest) -> tuple[Tokens, Tokens]:
+        """Count what the text encoder reads of prompt and negative prompt, a style's words with them.
+
+        Raises:
+            UnknownModel, InvalidRequest: the model knows no such style.
+        """
+        prompt, negative_prompt = words(request, self._card_of(request.model))
+        return await self._pipeline.tokens(prompt), await self._pipeline.tokens(negative_prompt)
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its pictures leave the denoiser within one step."""
@@ -214,6 +269,15 @@ class Dispatcher:
         self._in_charge = True
         self._pump()
 
+    def _card_of(self, model: str | None) -> ModelCard:
+        """Return the card of a model. Raises UnknownModel."""
+        if model not in (None, self._card.id):
+            raise UnknownModel(f"model: there is no {model[:200]}; served: {self._card.id}.", "model")
+        return self._card
+
+    def _key_of(self, owner: str) -> ApiKey | None:
+        return None if self._keys is None else self._keys.of_owner(owner)
+
     async def _accept(self, job: Job, request_key: RequestKey | None) -> Job:
         """Put a job on disk, then in line: one at a time, so that room that was found is still there."""
         await asyncio.shield(self._beginning)
@@ -223,11 +287,23 @@ class Dispatcher:
                 if known is not None:
                     return await self.job(known, job.owner)
             self._check_backlog()
-            self._queue.check_room(job.owner, len(job.specs), self._retry_after_s)
-            await self._ledger.call(self._ledger.store.add, job, request_key)
+            key = self._key_of(job.owner)
+            own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
+            self._queue.check_room(job.owner, len(job.specs), self._retry_after_s, own_most)
+            await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
             self._queue.submit(job)
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
+
+    def _check_cost(self, specs: list[ImageSpec]) -> None:
+        """Raise InvalidRequest where one request is too much work."""
+        most, cost = self._config.max_job_cost, sum(spec.cost for spec in specs)
+        if cost > most:
+            raise InvalidRequest(
+                f"width × height × num_inference_steps × rows × num_images must be at most {most:g} megapixel steps, "
+                f"got {cost:.4g}.",
+                "num_inference_steps",
+            )
 
     def _check_backlog(self) -> None:
         """Raise QueueFull where more work is in line than the operator allows."""

@@ -77,6 +77,10 @@ class JobQueue:
             for place, lease in self._running.items()
         ]
 
+    def waiting_of(self, owner: str) -> int:
+        """An owner's pictures in line."""
+        return self._line.of(owner)
+
     @property
     def waiting_cost(self) -> float:
         """Work in line, in `ImageSpec.cost`."""
@@ -96,13 +100,21 @@ class JobQueue:
 
     # -- changing
 
-    def check_room(self, owner: str, pictures: int, retry_after_s: Callable[[int], int] = lambda _: 1) -> None:
-        """See whether there is room for an owner's pictures; `retry_after_s` says when so many will have left the line.
+    def check_room(
+        self,
+        owner: str,
+        pictures: int,
+        retry_after_s: Callable[[int], int] = lambda _: 1,
+        own_most: int | None = None,
+    ) -> None:
+        """See whether there is room for an owner's pictures; `retry_after_s` says when so many will have left the line,
+        `own_most` how many of this owner may wait, if that is less than of any owner.
 
         Raises:
             QueueFull: there is not, in the line or for this owner.
         """
-        most, owner_most = self._limits.waiting, self._limits.owner_waiting
+        most = self._limits.waiting
+        owner_most = min((m for m in (self._limits.owner_waiting, own_most) if m is not None), default=None)
         if self.waiting + pictures > most:
             over = self.waiting + pictures - most
             raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s(over))

@@ -7,12 +7,15 @@ Dispatcher that begins raises it; from then on those before it can write nothing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -34,10 +37,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from deployments.schema import Job
-from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
+from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_S = 10  # how long another writer is waited for
+DAY_S = 86400
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
 Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
@@ -51,6 +55,7 @@ jobs = Table(
     Column("owner", String(200), nullable=False, index=True),
     Column("request_key", String(255)),
     Column("request_hash", String(64)),
+    Column("status", String(16)),
     Column("ended", Float, index=True),  # seconds since 1970
     Column("size", BigInteger, nullable=False, default=0),  # bytes of its pictures
     Column("document", Text),  # none once its result has expired
@@ -62,6 +67,13 @@ service = Table(
     Column("id", Integer, primary_key=True),
     Column("schema_version", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
+)
+usage = Table(
+    "usage",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("day", Integer, primary_key=True),  # since 1970, UTC
+    Column("cost", Float, nullable=False),  # of the jobs accepted, in `ImageSpec.cost`
 )
 
 
@@ -96,6 +108,7 @@ class JobStore:
         with self._connected() as connection:
             if inspect(connection).has_table(service.name):
                 self._check_version(connection)
+                _upgrade(connection)
             metadata.create_all(connection)
             found = connection.execute(select(service).with_for_update()).one_or_none()
             if found is None:
@@ -121,13 +134,24 @@ class JobStore:
             raise KeyReused("Idempotency-Key: this key came with another request before.", "Idempotency-Key")
         return found.id
 
-    def add(self, job: Job, request_key: RequestKey | None = None) -> None:
-        """Write a new job. Raises Superseded where another Dispatcher has taken over; then nothing was written."""
+    def add(self, job: Job, request_key: RequestKey | None = None, max_cost_per_day: float | None = None) -> None:
+        """Write a new job, unless that would be more work of its owner in a day (UTC) than is allowed.
+
+        Raises:
+            QuotaExceeded, Superseded: nothing was written.
+        """
         row = _row(job) | {"id": job.id, "owner": job.owner}
         if request_key is not None:
             row |= {"request_key": request_key.key, "request_hash": request_key.request_hash}
         with self._in_charge() as connection:
+            if max_cost_per_day is not None:
+                _spend(connection, job, max_cost_per_day)
             connection.execute(jobs.insert().values(row))
+
+    def spent(self, owner: str, now: float) -> float:
+        """Return the work that an owner's jobs of this day (UTC) are, of those that were counted."""
+        with self._connected() as connection:
+            return _spent(connection, owner, _day(now))
 
     def save(self, job: Job) -> None:
         """Write what has become of a job. Raises Superseded where another Dispatcher has taken over."""
@@ -154,12 +178,17 @@ class JobStore:
             raise Gone(f"The result of {job_id} has expired.")
         return DOCUMENT.validate_json(found.document)
 
-    def jobs(self, owner: str, most: int = 100) -> list[Job]:
-        """Return an owner's jobs, newest first."""
-        theirs = (jobs.c.owner == owner) & jobs.c.document.is_not(None)
-        newest = select(jobs.c.document).where(theirs).order_by(jobs.c.number.desc()).limit(most)
+    def jobs(self, owner: str, status: str | None = None, limit: int = 100, after: str | None = None) -> list[Job]:
+        """Return an owner's jobs, newest first: those of one status, and those that came before another job."""
+        chosen = select(jobs.c.document).where(jobs.c.owner == owner, jobs.c.document.is_not(None))
+        if status is not None:
+            chosen = chosen.where(jobs.c.status == status)
+        if after is not None:
+            mark = select(jobs.c.number).where(jobs.c.id == after, jobs.c.owner == owner).scalar_subquery()
+            chosen = chosen.where(jobs.c.number < mark)
         with self._connected() as connection:
-            return [DOCUMENT.validate_json(document) for document in connection.scalars(newest)]
+            found = connection.scalars(chosen.order_by(jobs.c.number.desc()).limit(limit))
+            return [DOCUMENT.validate_json(document) for document in found]
 
     def expire(self, ended_before: float, most_bytes: int) -> list[str]:
         """Forget the results of jobs that ended before a moment, and of the oldest beyond so many bytes.
@@ -183,9 +212,11 @@ class JobStore:
         return names
 
     def forget(self, ended_before: float) -> None:
-        """Forget that jobs which ended before a moment ever were, where their results have expired."""
+        """Forget that jobs which ended before a moment ever were, where their results have expired; and what was
+        spent before."""
         with self._in_charge() as connection:
             connection.execute(delete(jobs).where(jobs.c.document.is_(None), jobs.c.ended < ended_before))
+            connection.execute(delete(usage).where(usage.c.day < _day(ended_before)))
 
     def strays(self, names: Sequence[str]) -> list[str]:
         """Return those files of jobs that have ended here which are not their pictures: attempts came to nothing."""
@@ -234,7 +265,47 @@ class JobStore:
 def _row(job: Job) -> dict[str, Any]:
     """What changes of a job. Places and progress are of the moment: they are not kept."""
     document = DOCUMENT.dump_json(replace(job, queue=None, progress=None)).decode()
-    return {"ended": job.timestamps.ended, "size": sum(image.size for image in job.images), "document": document}
+    size = sum(image.size for image in job.images)
+    return {"status": job.status, "ended": job.timestamps.ended, "size": size, "document": document}
+
+
+def _spend(connection: Connection, job: Job, most: float) -> None:
+    """Count a job's work. Raises QuotaExceeded where it is too much for its owner's day."""
+    day, cost = _day(job.timestamps.created), sum(spec.cost for spec in job.specs)
+    spent = _spent(connection, job.owner, day)
+    if spent + cost > most:
+        raise QuotaExceeded(
+            f"This key may ask for {most:g} megapixel steps a day; {spent:.4g} are spent, and this would be {cost:.4g} "
+            "more. Nothing was queued.",
+            ceil((day + 1) * DAY_S - job.timestamps.created),
+        )
+    if spent:
+        connection.execute(update(usage).where(*_of(job.owner, day)).values(cost=spent + cost))
+    else:
+        connection.execute(usage.insert().values(owner=job.owner, day=day, cost=cost))
+
+
+def _spent(connection: Connection, owner: str, day: int) -> float:
+    return connection.scalar(select(usage.c.cost).where(*_of(owner, day))) or 0.0
+
+
+def _of(owner: str, day: int) -> tuple[ColumnElement[bool], ...]:
+    return usage.c.owner == owner, usage.c.day == day
+
+
+def _day(moment: float) -> int:
+    return int(moment // DAY_S)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Bring what an older Darkroom has written up to date."""
+    if connection.scalar(select(service.c.schema_version)) == 1:  # which had no column for the status
+        connection.execute(DDL("ALTER TABLE jobs ADD COLUMN status VARCHAR(16)"))
+        documents = select(jobs.c.number, jobs.c.document).where(jobs.c.document.is_not(None))
+        for number, document in connection.execute(documents).all():
+            status = DOCUMENT.validate_json(document).status
+            connection.execute(update(jobs).where(jobs.c.number == number).values(status=status))
+        connection.execute(update(service).values(schema_version=SCHEMA_VERSION))
 
 
 def _engine(url: URL) -> Engine:

@@ -21,18 +21,22 @@ def main() -> int:
     args = parser.parse_args()
     share: float = args.share
     with tempfile.TemporaryDirectory() as state, running_cluster(Path(state), args.seed) as cluster:
-        outcomes = [
-            deaths.replica_deaths(cluster, jobs=round(1000 * share), kills=max(5, round(60 * share))),
-            deaths.cluster_deaths(cluster, times=max(1, round(10 * share))),
-            deaths.takeovers(cluster, times=max(1, round(10 * share))),
-            deaths.poison(cluster, batches=round(100 * share)),
-            clients.duplicates(cluster, keys=round(200 * share)),
-            clients.cancels(cluster, times=round(200 * share), at_the_end=round(50 * share)),
-            clients.cut_watches(cluster, times=round(200 * share)),
-            load.fairness(cluster, pictures=round(100 * share)),
-            load.overload(cluster, seconds=max(40, 180 * share)),
-            load.estimates(cluster, jobs=max(40, round(300 * share))),
-        ]
+        drills = (
+            lambda: deaths.replica_deaths(cluster, jobs=round(1000 * share), kills=max(5, round(60 * share))),
+            lambda: deaths.cluster_deaths(cluster, times=max(1, round(10 * share))),
+            lambda: deaths.takeovers(cluster, times=max(1, round(10 * share))),
+            lambda: deaths.poison(cluster, batches=round(100 * share)),
+            lambda: clients.duplicates(cluster, keys=round(200 * share)),
+            lambda: clients.cancels(cluster, times=round(200 * share), at_the_end=round(50 * share)),
+            lambda: clients.cut_watches(cluster, times=round(200 * share)),
+            lambda: load.fairness(cluster, pictures=round(100 * share)),
+            lambda: load.overload(cluster, seconds=max(40, 180 * share)),
+            lambda: load.estimates(cluster, jobs=max(40, round(300 * share))),
+        )
+        outcomes = []
+        for drill in drills:
+            outcomes.append(drill())
+            print(table(outcomes[-1:]), flush=True)  # the whole takes more than an hour
         kills = cluster.kills
     print("kills: " + ", ".join(f"{kill['what']} at {kill['s']} s" for kill in kills))
     print(f"seed {args.seed}\n\n{table(outcomes)}\n")

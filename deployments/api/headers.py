@@ -1,0 +1,58 @@
+"""Headers that several routes read and write."""
+
+import re
+from math import ceil
+from typing import Annotated
+
+from fastapi import Header
+
+from deployments.dispatcher.client import DispatcherClient
+from deployments.keys import OWNER
+from models.errors import InvalidRequest
+
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
+MAX_WAIT_S = 300
+WAIT = re.compile(r"(?:^|[,;]) *wait *= *\"?([^,;\" ]*)\"? *(?=$|[,;])")  # RFC 7240
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and body give the same job again, for as long as it is kept.",
+        examples=["order-17"],
+    ),
+]
+Prefer = Annotated[
+    str | None,
+    Header(description=f"`wait=N`: answer when the job has ended, or after N seconds (1 to {MAX_WAIT_S})."),
+]
+
+
+def wait_s(prefer: str | None) -> int | None:
+    """Return the seconds of a `Prefer: wait=N` (RFC 7240); other preferences are not ours.
+
+    Raises:
+        InvalidRequest: no number of seconds from 1 to `MAX_WAIT_S`.
+    """
+    found = WAIT.search(prefer or "")
+    if found is None:
+        return None
+    if not (found[1].isascii() and found[1].isdigit() and 1 <= int(found[1][:9]) <= MAX_WAIT_S):
+        given = found[1][:40] or "nothing"
+        raise InvalidRequest(f"Prefer: wait must be from 1 to {MAX_WAIT_S}, got {given}.", "Prefer")
+    return int(found[1])
+
+
+async def with_allowance(client: DispatcherClient, owner: str) -> dict[str, str]:
+    """Return the headers that say what is left of a key's caps; none for whom has none."""
+    allowance = await client.allowance(owner) if owner.startswith(OWNER) else None
+    headers: dict[str, str] = {}
+    if allowance is not None and allowance.max_waiting is not None:
+        headers["x-ratelimit-limit-waiting"] = str(allowance.max_waiting)
+        headers["x-ratelimit-remaining-waiting"] = str(max(0, allowance.max_waiting - allowance.waiting))
+    if allowance is not None and allowance.max_cost_per_day is not None:
+        headers["x-ratelimit-limit-cost"] = f"{allowance.max_cost_per_day:g}"
+        headers["x-ratelimit-remaining-cost"] = f"{max(0.0, allowance.max_cost_per_day - allowance.spent):.6g}"
+        headers["x-ratelimit-reset-cost"] = str(ceil(allowance.resets_in_s))
+    return headers

@@ -1,0 +1,110 @@
+"""The Hugging Face text-to-image dialect: body -> `GenerationRequest`, `Job` -> the picture's bytes; and its routes."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from deployments.api.errors import documented
+from deployments.api.headers import with_allowance
+from deployments.api.jobs import MEDIA_TYPES, ended
+from deployments.api.owners import owner_of
+from deployments.dispatcher.client import DispatcherClient
+from deployments.image_store import ImageStore
+from deployments.schema import GenerationRequest
+from models.errors import InvalidRequest, UnknownModel
+from models.spec import Sampler
+
+SHARED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "style")
+ModelId = Annotated[str, Path(description="A model's id.", examples=["shapes"])]
+
+
+class SchedulerName(BaseModel):
+    """What Hugging Face calls otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scheduler: Sampler | None = Field(None, description="A sampler, by our name.")
+
+
+_shared: dict[str, Any] = {
+    name: (f.annotation, f) for name, f in GenerationRequest.model_fields.items() if name in SHARED
+}
+HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **_shared)
+
+
+class HFBody(BaseModel):
+    """What `InferenceClient.text_to_image` sends."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"inputs": "a red circle on a blue background", "parameters": {"seed": 7}}]},
+    )
+
+    inputs: str = Field(min_length=1, max_length=4000, description="What the picture shows.")
+    parameters: HFParameters | None = None  # type: ignore[valid-type]
+
+
+class HFError(BaseModel):
+    """An error, as Hugging Face words it."""
+
+    error: str
+
+
+def to_request(body: HFBody, model: str, accept: str | None) -> GenerationRequest:
+    """Return the request that a body means; the picture's format is the first one of ours that `accept` names.
+
+    Raises:
+        InvalidRequest: none of ours is accepted.
+    """
+    fields: dict[str, Any] = body.parameters.model_dump(exclude_unset=True) if body.parameters is not None else {}
+    scheduler = fields.pop("scheduler", None)
+    if scheduler is not None:
+        fields["sampler"] = scheduler
+    wanted = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
+    formats = [name for kind in wanted for name, media_type in MEDIA_TYPES.items() if kind == media_type]
+    if formats:
+        fields["output_format"] = formats[0]
+    elif not {"*/*", "image/*"} & set(wanted):
+        raise InvalidRequest(f"Accept must name one of {', '.join(MEDIA_TYPES.values())}.", "Accept")
+    return GenerationRequest(prompt=body.inputs, model=model, **fields)
+
+
+def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
+    """Return the dialect's routes."""
+    routes = APIRouter(tags=["hugging face"])
+
+    @routes.post(
+        "/hf/models/{model_id:path}",
+        summary="Draw a picture and get its bytes",
+        response_class=Response,
+        responses={
+            200: {"content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}},
+            **_errors(400, 404, 409, 413, 429, 503, 504, 507),
+        },
+    )
+    async def draw(
+        model_id: ModelId, body: HFBody, request: Request, accept: Annotated[str | None, Header()] = None
+    ) -> Response:
+        owner = owner_of(request)
+        job = await client.submit(to_request(body, model_id, accept), owner)
+        headers = await with_allowance(client, owner)
+        [image] = (await ended(client, job)).images
+        content = await asyncio.to_thread(images.get, image.name)
+        kind = MEDIA_TYPES[image.spec.output_format]
+        return Response(content, media_type=kind, headers={"x-seed": str(image.seed)} | headers)
+
+    @routes.get("/hf/models/{model_id:path}/health", summary="Whether a model is served", responses=_errors(404, 503))
+    async def health(model_id: ModelId) -> JSONResponse:
+        if model_id not in (card.id for card in await client.models()):
+            raise UnknownModel(f"There is no model {model_id[:200]}.", "model")
+        return JSONResponse({"status": "ok"})
+
+    return routes
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: said | {"model": HFError} for status, said in documented(*statuses).items()}

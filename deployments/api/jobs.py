@@ -1,0 +1,200 @@
+"""Jobs and files: submit, look, watch, end, fetch."""
+
+import asyncio
+from collections.abc import AsyncIterable
+from contextlib import suppress
+from dataclasses import asdict
+from math import ceil
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+
+from deployments.api.errors import documented
+from deployments.api.headers import IdempotencyKey, Prefer, wait_s, with_allowance
+from deployments.api.owners import owner_of
+from deployments.dispatcher.client import DispatcherClient
+from deployments.image_store import ImageStore
+from deployments.schema import GenerationRequest, Job, Status
+from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
+
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+AN_ID = "job_0123456789abcdef0123456789abcdef"
+JobId = Annotated[str, Path(description="As it was given when the job was accepted.", examples=[AN_ID])]
+FileName = Annotated[str, Path(description="The last part of `images[].url`.", examples=[f"{AN_ID}-0-1-1.png"])]
+
+
+class JobList(BaseModel):
+    """Jobs, newest first. While `has_more`, `after=<last_id>` gives the next ones."""
+
+    object: str = "list"
+    data: list[Job]
+    has_more: bool
+    last_id: str | None
+
+
+def job_body(job: Job) -> dict[str, Any]:
+    """Return what the owner of a job gets to see of it, everywhere the same."""
+    body = asdict(job)
+    del body["owner"]
+    return body
+
+
+async def ended(client: DispatcherClient, job: Job) -> Job:
+    """Wait for a job's pictures.
+
+    Raises:
+        DarkroomError: the one that ended the job.
+    """
+    async for state in client.watch(job.id):
+        job = state
+    raise_if_unsuccessful(job)
+    return job
+
+
+def raise_if_unsuccessful(job: Job) -> None:
+    """Raise what a job failed with."""
+    if job.error is not None:
+        raise BY_CODE.get(job.error.code, DarkroomError)(job.error.message)
+    if job.status == "cancelled":
+        raise JobEnded("The job was cancelled.")
+
+
+def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
+    """Return the routes of jobs and files."""
+    routes = APIRouter()
+    _add_submit(routes, client)
+    _add_reading(routes, client)
+    _add_ending(routes, client)
+    _add_files(routes, client, images)
+    return routes
+
+
+def _add_submit(routes: APIRouter, client: DispatcherClient) -> None:
+    @routes.post(
+        "/jobs",
+        status_code=202,
+        tags=["jobs"],
+        summary="Queue pictures",
+        description="The job is on disk when this answers. `Location` is its address, `Retry-After` a guess at when it "
+        "is done. With `Prefer: wait=N` the answer comes when the job has ended (200), or after N seconds (202).",
+        responses={
+            200: {"model": Job, "description": "It has ended already."},
+            202: {"model": Job},
+            **documented(400, 404, 413, 422, 429, 503),
+        },
+    )
+    async def submit(
+        body: GenerationRequest, request: Request, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+    ) -> JSONResponse:
+        seconds, owner = wait_s(prefer), owner_of(request)
+        job = await client.submit(body, owner, idempotency_key)
+        headers = {"Location": f"/v1/jobs/{job.id}"} | await with_allowance(client, owner)
+        if seconds is not None:
+            job = await _waited(client, job, seconds)
+            headers["Preference-Applied"] = f"wait={seconds}"
+        if not job.ended:
+            told = job.queue.end_eta_s if job.queue else job.progress.eta_s if job.progress else 0.0
+            headers["Retry-After"] = str(max(1, ceil(told)))
+        return JSONResponse(job_body(job), 200 if job.ended else 202, headers)
+
+
+async def _waited(client: DispatcherClient, job: Job, seconds: float) -> Job:
+    """Return a job as it has ended, or as it is after so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            async for state in client.watch(job.id):
+                job = state
+    return job
+
+
+def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
+    @routes.get(
+        "/jobs",
+        tags=["jobs"],
+        summary="Your jobs, newest first",
+        responses={200: {"model": JobList}, **documented(400, 404, 503)},
+    )
+    async def mine(
+        request: Request,
+        status: Annotated[Status | None, Query(description="Only those of one status.")] = None,
+        limit: Annotated[int, Query(ge=1, le=100, description="So many at most.")] = 20,
+        after: Annotated[
+            str | None, Query(max_length=100, description="Only those that came before this one: a job's id.")
+        ] = None,
+    ) -> JSONResponse:
+        owner = owner_of(request)
+        if after is not None:
+            await client.job(after, owner)  # 404 where it is nobody's, or somebody else's
+        found = await client.jobs(owner, status, limit + 1, after)
+        page = found[:limit]
+        last_id = page[-1].id if page else None
+        body = {"object": "list", "data": [job_body(job) for job in page]}
+        return JSONResponse(body | {"has_more": len(found) > limit, "last_id": last_id})
+
+    @routes.get(
+        "/jobs/{job_id}",
+        tags=["jobs"],
+        summary="One job as it is now",
+        responses={200: {"model": Job}, **documented(400, 404, 410, 503)},
+    )
+    async def read(job_id: JobId, request: Request) -> JSONResponse:
+        return JSONResponse(job_body(await client.job(job_id, owner_of(request))))
+
+    async def own(job_id: JobId, request: Request) -> Job:
+        """Find the caller's job before the stream begins: afterwards it is too late for a 404."""
+        return await client.job(job_id, owner_of(request))
+
+    @routes.get(
+        "/jobs/{job_id}/watch",
+        tags=["jobs"],
+        summary="A job's newest state, each time it changes, until it has ended",
+        description="Server-sent events of one type, `job`, each with the whole job as it is; five a second at most. "
+        "Coming back gives the present state. A comment comes every 15 s while nothing changes.",
+        response_class=EventSourceResponse,
+        responses=documented(400, 404, 410, 503),
+    )
+    async def watch(job: Annotated[Job, Depends(own)]) -> AsyncIterable[ServerSentEvent]:
+        with suppress(NotFound):  # gone meanwhile: the stream just ends, and the next one is a 404
+            async for state in client.watch(job.id):
+                yield ServerSentEvent(event="job", data=job_body(state))
+
+
+def _add_ending(routes: APIRouter, client: DispatcherClient) -> None:
+    about: dict[str, Any] = {
+        "tags": ["jobs"],
+        "summary": "End a job",
+        "description": "It leaves the line, or the denoiser within one step.",
+        "responses": {200: {"model": Job}, **documented(400, 404, 409, 410, 503)},
+    }
+
+    @routes.post("/jobs/{job_id}/cancel", **about)
+    @routes.delete("/jobs/{job_id}", **about)
+    async def cancel(job_id: JobId, request: Request) -> JSONResponse:
+        return JSONResponse(job_body(await client.cancel(job_id, owner_of(request))))
+
+
+def _add_files(routes: APIRouter, client: DispatcherClient, images: ImageStore) -> None:
+    @routes.get(
+        "/files/{name}",
+        tags=["images"],
+        summary="A finished picture",
+        response_class=Response,
+        responses={
+            200: {"content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}},
+            304: {"description": "`If-None-Match` named what you have."},
+            **documented(400, 404, 410, 503),
+        },
+    )
+    async def file(name: FileName, request: Request) -> Response:
+        job_id = images.job_of(name)
+        job = await client.job(job_id, owner_of(request))
+        if name not in (image.name for image in job.images):
+            raise NotFound(f"There is no file {name}.")
+        headers = {"ETag": f'"{name}"', "Cache-Control": "private, max-age=31536000, immutable"}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        content = await asyncio.to_thread(images.get, name)
+        return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)

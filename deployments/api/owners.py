@@ -1,0 +1,65 @@
+"""Whose a request is: decided once, before anything else looks at it. Pure ASGI: anything else would buffer streams."""
+
+import hashlib
+from http.cookies import CookieError, SimpleCookie
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.api.errors import respond
+from deployments.keys import Keyring
+from models.errors import Unauthorized
+
+COOKIE = "darkroom"  # which the page sets: with keys the key, without them a random name for the browser
+OPEN = ("/health", "/ready")  # probes have no key
+SAFE = ("GET", "HEAD")
+
+
+class Owners:
+    """Puts the owner into a request's state, or answers 401 where keys are on and none was given.
+
+    With keys, the owner is the key's name. A key comes as `Authorization: Bearer …`; where nothing can be changed by
+    it, also as the page's cookie, so that pages can show pictures. Without keys the owner is the page's browser, else
+    the address of the caller.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keyring | None = None) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            owner = self._owner(scope)
+            if owner is None and path not in OPEN:
+                await respond(Unauthorized(), path)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["owner"] = owner
+        await self._app(scope, receive, send)
+
+    def _owner(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        cookie = _cookie(headers.get("cookie", ""))
+        if self._keys is None:
+            host = scope["client"][0] if scope.get("client") else "unknown"
+            return f"browser:{hashlib.sha256(cookie.encode()).hexdigest()[:32]}" if cookie else f"peer:{host}"
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            secret = cookie if scope["method"] in SAFE else ""
+        key = self._keys.find(secret.strip())
+        return key.owner if key else None
+
+
+def owner_of(request: Request) -> str:
+    """Return whose jobs a caller may see."""
+    return request.state.owner
+
+
+def _cookie(header: str) -> str:
+    try:
+        found = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""

@@ -1,0 +1,153 @@
+"""What is served and how it is doing: models, tokens, queue, health, readiness."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, create_model
+
+from deployments.api.errors import documented
+from deployments.api.huggingface import ModelId
+from deployments.dispatcher.client import DispatcherClient
+from deployments.dispatcher.deployment import QueueState
+from deployments.replicas import STAGES, ApplicationState
+from deployments.schema import GenerationRequest
+from models.errors import DarkroomError, NotFound
+from models.spec import ModelCard, Tokens
+
+READY_WITHIN_S = 3.0  # the Dispatcher answers, or is not ready
+_words: dict[str, Any] = {
+    name: (f.annotation, f)
+    for name, f in GenerationRequest.model_fields.items()
+    if name in ("prompt", "negative_prompt", "style", "model")
+}
+Words: Any = create_model("Words", __config__=ConfigDict(extra="forbid", frozen=True), **_words)
+
+
+class TokenCounts(BaseModel):
+    """How the text encoder reads a request's words, those of its style with them."""
+
+    prompt: Tokens
+    negative_prompt: Tokens
+
+
+class Model(BaseModel):
+    """A model, as OpenAI lists it, with what it allows and prefers."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    capabilities: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """The models served."""
+
+    object: str
+    data: list[Model]
+
+
+class Readiness(BaseModel):
+    """Whether work can be taken; and if not, what is missing."""
+
+    ready: bool
+    missing: list[str]
+    problem: str | None = None
+    applications: dict[str, Any] | None = None
+
+
+def router(
+    client: DispatcherClient, applications: Callable[[], Mapping[str, ApplicationState]], app_name: str
+) -> APIRouter:
+    """Return the routes, over what Serve says of its applications."""
+    routes = APIRouter(tags=["service"])
+    _add_models(routes, client)
+    _add_state(routes, client)
+    _add_ready(routes, client, applications, app_name)
+    return routes
+
+
+def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
+    @routes.get(
+        "/models",
+        summary="The models served, and what each allows",
+        responses={200: {"model": ModelList}, **documented(503)},
+    )
+    async def models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [model_body(card) for card in await client.models()]})
+
+    @routes.get(
+        "/models/{model_id:path}", summary="One model", responses={200: {"model": Model}, **documented(404, 503)}
+    )
+    async def model(model_id: ModelId) -> JSONResponse:
+        for card in await client.models():
+            if card.id == model_id:
+                return JSONResponse(model_body(card))
+        raise NotFound(f"There is no model {model_id[:200]}.", "model")
+
+    @routes.post(
+        "/tokenize",
+        summary="How many tokens a prompt has, and what of it is not read",
+        responses={200: {"model": TokenCounts}, **documented(400, 404, 413, 503)},
+    )
+    async def tokenize(body: Words) -> JSONResponse:  # type: ignore[valid-type]
+        request = GenerationRequest(**body.model_dump(exclude_unset=True))
+        prompt, negative_prompt = await client.tokens(request)
+        return JSONResponse({"prompt": asdict(prompt), "negative_prompt": asdict(negative_prompt)})
+
+
+def _add_state(routes: APIRouter, client: DispatcherClient) -> None:
+    @routes.get(
+        "/queue", summary="The whole queue at a glance", responses={200: {"model": QueueState}, **documented(503)}
+    )
+    async def queue() -> JSONResponse:
+        return JSONResponse(asdict(await client.queue()))
+
+    @routes.get("/health", summary="Whether the API itself is alive")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+
+def _add_ready(
+    routes: APIRouter,
+    client: DispatcherClient,
+    applications: Callable[[], Mapping[str, ApplicationState]],
+    app_name: str,
+) -> None:
+    @routes.get(
+        "/ready",
+        summary="200 when every stage can take work, else 503",
+        description="Details are for callers with a key, where keys are on.",
+        responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "What is missing, in words."}},
+    )
+    async def ready(request: Request) -> JSONResponse:
+        states = await asyncio.to_thread(applications)
+        own = states[app_name].deployments if app_name in states else {}
+        missing = [name for name in ("Dispatcher", *STAGES) if name not in own or not own[name].ready]
+        problem = None if "Dispatcher" in missing else await _problem(client)
+        is_ready = not missing and problem is None
+        body: dict[str, Any] = {"ready": is_ready, "missing": missing}
+        if request.state.owner is not None:
+            body |= {"problem": problem, "applications": {name: asdict(state) for name, state in states.items()}}
+        return JSONResponse(body, 200 if is_ready else 503)
+
+
+async def _problem(client: DispatcherClient) -> str | None:
+    """What keeps the Dispatcher from accepting jobs, if anything does."""
+    try:
+        async with asyncio.timeout(READY_WITHIN_S):
+            return await client.problem()
+    except (TimeoutError, DarkroomError):
+        return "The Dispatcher does not answer."
+
+
+def model_body(card: ModelCard) -> dict[str, Any]:
+    """Return a model as OpenAI lists it, with what it allows and prefers."""
+    capabilities = asdict(card)
+    for private in ("id", "examples"):
+        del capabilities[private]
+    return {"id": card.id, "object": "model", "created": 0, "owned_by": "darkroom", "capabilities": capabilities}

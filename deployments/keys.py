@@ -1,0 +1,113 @@
+"""API keys: 256 random bits each. A file holds their hashes, and what each may ask for."""
+
+import hashlib
+import hmac
+import logging
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from deployments.schema import first_problem
+
+OWNER = "key:"  # what the names of owners with a key begin with
+NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+logger = logging.getLogger(__name__)
+
+
+class ApiKey(BaseModel):
+    """One key, without its secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=NAME)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the secret.")
+    max_waiting: Annotated[int, Field(ge=1)] | None = Field(None, description="Pictures in line at a time.")
+    max_cost_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Megapixel steps (`ImageSpec.cost`) of the jobs accepted in a day, UTC."
+    )
+
+    @property
+    def owner(self) -> str:
+        """Whose jobs it gives."""
+        return OWNER + self.name
+
+
+KEYS = TypeAdapter(list[ApiKey])
+
+
+class UnusableKeys(ValueError):
+    """The file of keys cannot be used: which one, and why."""
+
+
+def new_key(name: str, max_waiting: int | None = None, max_cost_per_day: float | None = None) -> tuple[ApiKey, str]:
+    """Return a key and its secret, which is kept nowhere."""
+    secret = f"dk_{secrets.token_urlsafe(32)}"
+    return ApiKey(name=name, sha256=_hash(secret), max_waiting=max_waiting, max_cost_per_day=max_cost_per_day), secret
+
+
+def read_keys(path: Path) -> list[ApiKey]:
+    """Read a file of keys.
+
+    Raises:
+        UnusableKeys: it cannot be read, or says what it may not.
+    """
+    try:
+        keys = KEYS.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UnusableKeys(f"api_keys_file {path}: {error.strerror}.") from error
+    except ValidationError as error:
+        field, words = first_problem([error.errors()[0] | {"loc": error.errors()[0]["loc"][-1:]}])
+        raise UnusableKeys(f"api_keys_file {path}: {words if field != 'body' else 'is no list of keys'}") from None
+    if len({key.name for key in keys}) < len(keys):
+        raise UnusableKeys(f"api_keys_file {path}: two keys have one name.")
+    return keys
+
+
+class Keyring:
+    """The keys of a file, read again when it changes; one that cannot be read any more leaves those known in force.
+
+    Raises:
+        UnusableKeys: the file cannot be used to begin with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = _stamp(path)
+        self._keys = read_keys(path)
+
+    def find(self, secret: str) -> ApiKey | None:
+        """Return the key of a secret, in a time that does not tell how nearly another was right."""
+        digest, found = _hash(secret), None
+        for key in self._current():
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+    def of_owner(self, owner: str) -> ApiKey | None:
+        """Return the key that gives an owner's jobs."""
+        return next((key for key in self._current() if key.owner == owner), None)
+
+    def _current(self) -> list[ApiKey]:
+        stamp = _stamp(self._path)
+        if stamp != self._stamp:
+            try:
+                self._keys = read_keys(self._path)
+            except UnusableKeys as error:
+                logger.error("the keys known before stay in force: %s", error)
+            self._stamp = stamp
+        return self._keys
+
+
+def _hash(secret: str) -> str:
+    """256 random bits need no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

@@ -1,0 +1,132 @@
+"""What Serve's proxy does before and after everything else."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from deployments.api import door
+from deployments.api.door import Door, middlewares
+from deployments.api.limits import MAX_BODY
+from tests.unit.deployments.api.caller import problem
+
+
+class Behind:
+    """An application behind the door: what it was given, and what it answers."""
+
+    def __init__(self) -> None:
+        self.answer: Response = JSONResponse({"ok": True})
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.reached = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.reached += 1
+        request = Request(scope, receive)
+        self.headers, self.body = dict(request.headers), await request.body()
+        await self.answer(scope, receive, send)
+
+
+@pytest.fixture
+def behind() -> Behind:
+    return Behind()
+
+
+@pytest.fixture
+def caller(behind: Behind) -> httpx.AsyncClient:
+    [middleware] = middlewares()
+    app = middleware.cls(behind, *middleware.args, **middleware.kwargs)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def test_what_only_serve_may_say_is_taken_off(behind: Behind, caller: httpx.AsyncClient) -> None:
+    said = {"X-Request-Timeout-Seconds": "0", "X-Request-Disconnect-Disabled": "?1", "X-Mine": "stays"}
+    assert (await caller.get("/v1/queue", headers=said)).json() == {"ok": True}
+    assert behind.headers["x-mine"] == "stays"
+    assert not {name.lower() for name in said} - {"x-mine"} & set(behind.headers)
+    assert "x-request-timeout-seconds" not in behind.headers
+    assert "x-request-disconnect-disabled" not in behind.headers
+
+
+@pytest.mark.parametrize("given", ["abc-1.2_3", "x" * 128])
+async def test_a_request_keeps_its_id(behind: Behind, caller: httpx.AsyncClient, given: str) -> None:
+    await caller.get("/", headers={"X-Request-ID": given})
+    assert behind.headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", "a\tb", "<script>"])
+async def test_a_request_without_an_id_or_with_one_that_is_none_gets_one(
+    behind: Behind, caller: httpx.AsyncClient, given: str | None
+) -> None:
+    await caller.get("/", headers={} if given is None else {"X-Request-ID": given})
+    assert len(behind.headers["x-request-id"]) == 32
+    assert behind.headers["x-request-id"] != given
+
+
+async def test_a_body_arrives_whole(behind: Behind, caller: httpx.AsyncClient) -> None:
+    async def chunks():
+        for _ in range(3):
+            yield b"x" * MAX_BODY
+
+    for content in (b"", b"{}", b"x" * (3 * MAX_BODY), chunks()):
+        await caller.post("/", content=content)
+        assert len(behind.body) in (0, 2, 3 * MAX_BODY)
+    assert behind.reached == 4
+    assert len(behind.body) == 3 * MAX_BODY
+
+
+@pytest.mark.parametrize(("path", "is_ours"), [("/v1/jobs", True), ("/v1/hf/models/shapes", False)])
+async def test_a_body_that_does_not_come_is_a_408_and_nobody_else_waits_for_it(
+    behind: Behind, monkeypatch: pytest.MonkeyPatch, path: str, is_ours: bool
+) -> None:
+    monkeypatch.setattr(door, "BODY_WITHIN_S", 0.01)
+    sent: list[dict[str, Any]] = []
+    first = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        if first:
+            return first.pop()
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    await Door(behind)(scope, receive, send)
+    assert (behind.reached, sent[0]["status"]) == (0, 408)
+    assert {b"x-request-id", b"connection"} <= {name for name, _ in sent[0]["headers"]}
+    assert (b'"code":"request_timeout"' in sent[1]["body"]) == is_ours
+    assert b"within 0.01 s" in sent[1]["body"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (500, "internal_error"), (503, "unavailable")])
+async def test_serves_own_errors_come_in_our_words(
+    behind: Behind, caller: httpx.AsyncClient, status: int, code: str
+) -> None:
+    behind.answer = PlainTextResponse(
+        'Traceback (most recent call last):\n  File "/secret/x.py"', status, {"x-request-id": "abc"}
+    )
+    answer = await caller.get("/v1/x")
+    assert problem(answer, status)["code"] == code
+    assert answer.headers["x-request-id"] == "abc"
+
+
+async def test_errors_of_the_applications_pass(behind: Behind, caller: httpx.AsyncClient) -> None:
+    behind.answer = JSONResponse({"error": {"message": "m"}}, 400)
+    answer = await caller.get("/v1/x")
+    assert (answer.status_code, answer.json()) == (400, {"error": {"message": "m"}})
+
+
+async def test_what_is_no_request_over_http_passes(behind: Behind) -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    await Door(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    assert scopes == [{"type": "lifespan"}]

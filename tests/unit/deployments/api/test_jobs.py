@@ -1,0 +1,192 @@
+"""Jobs over HTTP."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.dispatcher import client as client_module
+from tests.fakes import STEPS, settled, until
+from tests.unit.deployments.api.caller import Api, events, problem
+
+
+async def test_a_job_is_accepted_with_its_address_and_can_be_read_and_listed(api: Api) -> None:
+    answer = await api.http.post("/jobs", json={"prompt": "a circle", "seed": 7, "num_images": 2})
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert "owner" not in job
+    assert [spec["seed"] for spec in job["specs"]] == [7, 8]
+    end = await api.ended(job)
+    assert (await api.http.get(f"/jobs/{job['id']}")).json() == end
+    assert (await api.http.get("/jobs")).json() == {
+        "object": "list",
+        "data": [end],
+        "has_more": False,
+        "last_id": job["id"],
+    }
+    assert end["status"] == "succeeded"
+    assert [(await api.http.get(i["url"].removeprefix("/v1"))).status_code for i in end["images"]] == [200, 200]
+
+
+async def test_a_watch_is_a_stream_of_states_of_the_job_until_its_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "WATCH_INTERVAL_S", 0)
+    api.pipeline.hold()
+    job = await api.submit()
+    watch = asyncio.create_task(api.http.get(f"/jobs/{job['id']}/watch"))
+    for _ in range(STEPS):
+        await settled()
+        api.pipeline.allow(1)
+    found = events(await watch)
+    assert {name for name, _ in found} == {"job"}
+    assert all(state["id"] == job["id"] for _, state in found)
+    versions = [state["version"] for _, state in found]
+    assert versions == sorted(set(versions))
+    assert [state["status"] for _, state in found[:-1]] == ["running"] * (len(found) - 1)
+    assert found[-1][1]["status"] == "succeeded"
+    assert len(found) > 2
+
+
+async def test_a_watch_of_an_ended_job_is_one_event(api: Api) -> None:
+    job = await api.submit()
+    end = await api.ended(job)
+    assert events(await api.http.get(f"/jobs/{job['id']}/watch")) == [("job", end)]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/jobs/{}/cancel"), ("DELETE", "/jobs/{}")])
+async def test_a_job_can_be_cancelled_once(api: Api, method: str, path: str) -> None:
+    api.pipeline.hold()
+    job = await api.submit()
+    await until(lambda: api.pipeline.running)
+    first = await api.http.request(method, path.format(job["id"]))
+    assert (first.status_code, first.json()["status"]) == (200, "cancelled")
+    again = problem(await api.http.request(method, path.format(job["id"])), 409)
+    assert again["code"] == "job_ended"
+    await until(lambda: api.pipeline.left)
+    queue = (await api.http.get("/queue")).json()
+    assert (queue["waiting"], queue["running"]) == (0, 0)
+
+
+JOB_ROUTES = [("GET", "/jobs/{}"), ("GET", "/jobs/{}/watch"), ("POST", "/jobs/{}/cancel"), ("DELETE", "/jobs/{}")]
+
+
+@pytest.mark.parametrize(("method", "path"), JOB_ROUTES)
+async def test_an_unknown_job_is_a_404(api: Api, method: str, path: str) -> None:
+    for name in ("job_0", "x" * 3000, "%00", "%FF", "📷"):
+        assert problem(await api.http.request(method, path.format(name)), 404)["code"] == "not_found"
+
+
+@pytest.mark.parametrize(("method", "path"), JOB_ROUTES)
+async def test_somebody_elses_job_is_a_404(api: Api, method: str, path: str) -> None:
+    api.pipeline.hold()
+    job = await api.submit()
+    stranger = api.caller("10.0.0.2")
+    assert problem(await stranger.request(method, path.format(job["id"])), 404)["code"] == "not_found"
+    assert (await stranger.get("/jobs")).json()["data"] == []
+    assert (await api.http.get(f"/jobs/{job['id']}")).json()["status"] == "running"
+
+
+async def test_a_full_line_is_a_429_that_says_when_to_come_back(tmp_path: Path) -> None:
+    api = Api(tmp_path, max_waiting=2)
+    api.pipeline.hold()
+    await api.submit(num_images=2)
+    await api.submit(num_images=2)
+    for answer in (await api.http.post("/jobs", json={"prompt": "a"}), await api.generate()):
+        assert problem(answer, 429)["code"] == "queue_full"
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+    assert len((await api.http.get("/jobs")).json()["data"]) == 2
+    assert (await api.http.get("/queue")).json()["waiting"] == 2
+
+
+# -- waiting, and looking through many
+
+
+async def test_who_prefers_to_wait_gets_the_ended_job(api: Api) -> None:
+    answer = await api.http.post("/jobs", json={"prompt": "a"}, headers={"Prefer": "respond-async, wait=10"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    assert answer.headers["preference-applied"] == "wait=10"
+    assert answer.headers["location"] == f"/v1/jobs/{answer.json()['id']}"
+    assert "retry-after" not in answer.headers
+
+
+async def test_after_the_time_that_was_preferred_the_job_is_told_as_it_is(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: real(0 if seconds == 7 else seconds))
+    api.pipeline.hold()
+    answer = await api.http.post("/jobs", json={"prompt": "a"}, headers={"Prefer": "wait=7"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async", "waits=3", "handling=strict; foo=wait"])
+async def test_other_preferences_are_not_ours(api: Api, prefer: str) -> None:
+    answer = await api.http.post("/jobs", json={"prompt": "a"}, headers={"Prefer": prefer})
+    assert answer.status_code == 202
+    assert "preference-applied" not in answer.headers
+
+
+@pytest.mark.parametrize("wait", ["0", "301", "-1", "1.5", "soon", "", "9" * 5000])
+async def test_a_wait_that_is_none_is_refused(api: Api, wait: str) -> None:
+    error = problem(await api.http.post("/jobs", json={"prompt": "a"}, headers={"Prefer": f"wait={wait}"}), 400)
+    assert (error["param"], "from 1 to 300" in error["message"]) == ("Prefer", True)
+    await api.assert_idle()
+
+
+async def test_many_jobs_are_listed_a_page_at_a_time(api: Api) -> None:
+    ids = [(await api.ended(await api.submit()))["id"] for _ in range(5)]
+    pages, after = [], None
+    while True:
+        page = (await api.http.get("/jobs", params={"limit": 2} | ({"after": after} if after else {}))).json()
+        pages.append([job["id"] for job in page["data"]])
+        after = page["last_id"]
+        if not page["has_more"]:
+            break
+    newest_first = ids[::-1]
+    assert pages == [newest_first[:2], newest_first[2:4], newest_first[4:]]
+
+
+async def test_jobs_are_listed_by_status(api: Api) -> None:
+    done = await api.ended(await api.submit())
+    api.pipeline.hold()
+    running, waiting, last, gone = [await api.submit(num_images=2) for _ in range(4)]
+    await api.http.post(f"/jobs/{gone['id']}/cancel")
+    await until(lambda: api.pipeline.running == 2)
+
+    async def listed(**params: Any) -> list[str]:
+        return [job["id"] for job in (await api.http.get("/jobs", params=params)).json()["data"]]
+
+    assert await listed(status="succeeded") == [done["id"]]
+    assert await listed(status="running") == [running["id"]]
+    assert await listed(status="queued") == [last["id"], waiting["id"]]
+    assert await listed(status="queued", limit=1) == [last["id"]]
+    assert await listed(status="queued", after=last["id"]) == [waiting["id"]]
+    assert await listed(status="queued", after=done["id"]) == []
+    assert await listed(status="cancelled") == [gone["id"]]
+    assert await listed(status="failed") == []
+    assert len(await listed()) == 5
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "param"),
+    [
+        ({"status": "done"}, 400, "status"),
+        ({"limit": 0}, 400, "limit"),
+        ({"limit": 101}, 400, "limit"),
+        ({"limit": "all"}, 400, "limit"),
+        ({"after": "job_0"}, 404, None),
+    ],
+)
+async def test_a_list_that_cannot_be_is_refused(
+    api: Api, params: dict[str, Any], status: int, param: str | None
+) -> None:
+    assert problem(await api.http.get("/jobs", params=params), status)["param"] == param
+
+
+async def test_a_strangers_job_is_no_place_to_begin_a_list_at(api: Api) -> None:
+    job = await api.submit()
+    problem(await api.caller("10.0.0.2").get("/jobs", params={"after": job["id"]}), 404)

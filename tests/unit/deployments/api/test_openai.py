@@ -1,0 +1,203 @@
+"""OpenAI's dialect."""
+
+import asyncio
+import base64
+from typing import Any
+
+import pytest
+
+from deployments.dispatcher import client as client_module
+from models.errors import NonFinite
+from tests.fakes import STEPS, settled, until
+from tests.unit.deployments.api.caller import Api, events, problem, size_of
+
+
+async def test_a_prompt_gives_a_picture(api: Api) -> None:
+    answer = await api.generate(seed=7)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert size_of(base64.b64decode(body["data"][0]["b64_json"])) == (4, 4)
+    assert body["data"][0]["seed"] == 7
+    assert (body["size"], body["output_format"]) == ("128x128", "png")
+    assert "warnings" not in body
+    assert body["created"] > 1_700_000_000
+
+
+async def test_several_pictures_have_seeds_in_a_row(api: Api) -> None:
+    body = (await api.generate(n=2, seed=7, response_format="url")).json()
+    assert [image["seed"] for image in body["data"]] == [7, 8]
+    files = [await api.http.get(image["url"].removeprefix("/v1")) for image in body["data"]]
+    assert [file.status_code for file in files] == [200, 200]
+    assert files[0].content != files[1].content
+    assert all("b64_json" not in image for image in body["data"])
+
+
+async def test_every_field_of_the_dialect_reaches_the_pipeline(api: Api) -> None:
+    answer = await api.generate(
+        model="shapes",
+        size="192x128",
+        negative_prompt="square",
+        num_inference_steps=3,
+        guidance_scale=0,
+        sampler="euler",
+        style="flat",
+        output_format="webp",
+        user="somebody",
+        seed=1,
+    )
+    assert answer.status_code == 200
+    [spec] = api.pipeline.specs
+    assert (spec.width, spec.height, spec.num_inference_steps, spec.guidance_scale) == (192, 128, 3, 0)
+    assert (spec.prompt, spec.negative_prompt, spec.sampler) == ("a circle, flat design", "square", "euler")
+    assert answer.json()["output_format"] == "webp"
+
+
+async def test_what_openais_clients_leave_out_or_send_as_null_is_open(api: Api) -> None:
+    assert (await api.generate(model=None, seed=None, style=None, user=None, size="auto")).status_code == 200
+    assert api.pipeline.specs[0].num_inference_steps == STEPS
+
+
+async def test_a_cut_prompt_is_told_in_the_answer(api: Api) -> None:
+    api.pipeline.cut = "and a star"
+    assert "“and a star”" in (await api.generate()).json()["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "ein roter Kreis, groß",
+        "红色圆圈",
+        "دائرة حمراء",
+        "🔴 👩‍👩‍👧",
+        "\"'`<b>&amp;\\ {prompt}",
+        "line\nline\ttab",
+        "x" * 4000,
+    ],
+)
+async def test_a_prompt_in_any_script_gives_a_picture(api: Api, prompt: str) -> None:
+    assert (await api.generate(prompt=prompt)).status_code == 200
+    assert api.pipeline.specs[0].prompt == prompt
+    job = await api.submit(prompt=prompt)
+    assert (await api.ended(job))["specs"][0]["prompt"] == prompt
+
+
+async def streamed(api: Api, partial_images: int, previews: tuple[int, ...]) -> list[tuple[str, Any]]:
+    """The events of a picture with a preview at some steps, each step seen by whoever watches."""
+    api.pipeline.preview_at = previews
+    api.pipeline.hold()
+    request = asyncio.create_task(api.generate(stream=True, partial_images=partial_images, seed=7))
+    for step in range(1, STEPS + 1):
+        await until(lambda: api.pipeline.running)
+        await settled()
+        api.pipeline.allow(1)
+        await until(lambda step=step: api.pipeline.forwards == step)
+        await settled()
+    return events(await request)
+
+
+@pytest.mark.parametrize(
+    ("partial_images", "previews", "shown"),
+    [(0, (2, 4, 6), 0), (1, (2, 4, 6), 1), (2, (2, 4, 6), 2), (3, (2, 4, 6), 3), (3, (2,), 1), (3, (), 0)],
+)
+async def test_a_stream_has_at_most_the_wanted_previews_and_then_the_picture(
+    api: Api, partial_images: int, previews: tuple[int, ...], shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "WATCH_INTERVAL_S", 0)
+    found = await streamed(api, partial_images, previews)
+    assert [name for name, _ in found] == ["image_generation.partial_image"] * shown + ["image_generation.completed"]
+    assert all(data["type"] == name for name, data in found)
+    assert [data["partial_image_index"] for _, data in found[:-1]] == list(range(shown))
+    assert [base64.b64decode(data["b64_json"]) for _, data in found[:-1]] == [
+        b"preview %d" % k for k in previews[:shown]
+    ]
+    assert size_of(base64.b64decode(found[-1][1]["b64_json"])) == (4, 4)
+    assert (found[-1][1]["seed"], found[-1][1]["size"]) == (7, "128x128")
+
+
+async def test_proxies_are_told_not_to_hold_a_stream_back(api: Api) -> None:
+    job = await api.submit()
+    for answer in (await api.generate(stream=True), await api.http.get(f"/jobs/{job['id']}/watch")):
+        assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-cache", "no")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (NonFinite("The picture turned into NaN."), "non_finite", "The picture turned into NaN."),
+        (ValueError("secret"), "internal_error", "Something went wrong on our side."),
+    ],
+)
+async def test_a_job_that_fails_is_an_error_with_and_without_a_stream(
+    api: Api, error: Exception, code: str, message: str
+) -> None:
+    api.pipeline.problems = [error, error]
+    plain = problem(await api.generate(), 500)
+    assert (plain["code"], plain["message"]) == (code, message)
+    [(name, data)] = events(await api.generate(stream=True))
+    assert (name, data) == ("message", {"error": plain})
+
+
+async def test_a_request_whose_job_is_cancelled_is_answered(api: Api) -> None:
+    api.pipeline.hold()
+    request = asyncio.create_task(api.generate())
+    await until(lambda: api.pipeline.running)
+    [job] = (await api.http.get("/jobs")).json()["data"]
+    assert (await api.http.post(f"/jobs/{job['id']}/cancel")).status_code == 200
+    assert problem(await request, 409)["code"] == "job_ended"
+
+
+async def test_one_stream_shows_one_picture(api: Api) -> None:
+    assert problem(await api.generate(stream=True, n=2), 400)["param"] == "n"
+    await api.assert_idle()
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"),
+    [
+        ({"quality": "auto"}, STEPS),
+        ({"quality": "standard"}, STEPS),
+        ({"quality": None}, STEPS),
+        ({"quality": "low"}, STEPS // 2),
+        ({"quality": "high"}, STEPS * 2),
+        ({"quality": "hd"}, STEPS * 2),
+        ({"quality": "hd", "num_inference_steps": 3}, 3),
+    ],
+)
+async def test_a_quality_is_a_number_of_steps(api: Api, fields: dict[str, Any], steps: int) -> None:
+    answer = await api.generate(**fields)
+    assert api.pipeline.specs[0].num_inference_steps == steps
+    assert answer.json()["quality"] == (fields["quality"] or "auto")
+
+
+async def test_what_is_harmless_is_accepted_and_changes_nothing(api: Api) -> None:
+    answer = await api.generate(
+        background="opaque", moderation="low", user="somebody", safety_identifier="somebody", style="vivid"
+    )
+    assert answer.status_code == 200
+    assert api.pipeline.specs[0].prompt == "a circle"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("complexity", "low"), ("effort", "max"), ("frame_count", 3), ("frame_duration_ms", 9)]
+)
+async def test_what_openai_has_and_we_have_not_is_refused_with_the_reason(api: Api, field: str, value: object) -> None:
+    error = problem(await api.generate(**{field: value}), 400)
+    assert (error["param"], "is not supported here" in error["message"]) == (field, True)
+    await api.assert_idle()
+    assert (await api.generate(**{field: None})).status_code == 200
+
+
+@pytest.mark.parametrize(("field", "value"), [("background", "transparent"), ("output_format", "svg")])
+async def test_what_cannot_be_drawn_is_refused(api: Api, field: str, value: str) -> None:
+    assert problem(await api.generate(**{field: value}), 400)["param"] == field
+    await api.assert_idle()
+
+
+async def test_a_compression_is_of_files_that_lose_something(api: Api) -> None:
+    assert (await api.generate(output_format="webp", output_compression=30)).status_code == 200
+    assert (await api.generate(output_compression=100)).status_code == 200
+    assert [spec.output_compression for spec in api.pipeline.specs] == [30, 100]
+    assert problem(await api.generate(output_compression=30), 400)["param"] == "output_compression"
+    assert problem(await api.generate(output_format="jpeg", output_compression=101), 400)["param"] == (
+        "output_compression"
+    )

@@ -1,0 +1,204 @@
+"""Whose a request is, with keys and without."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.keys import KEYS, Keyring, UnusableKeys, new_key, read_keys
+from ops import keys as command
+from tests.unit.deployments.api.caller import Api, problem
+
+ROUTES = [
+    ("GET", "/jobs"),
+    ("GET", "/jobs/job_0"),
+    ("GET", "/jobs/job_0/watch"),
+    ("POST", "/jobs"),
+    ("POST", "/jobs/job_0/cancel"),
+    ("DELETE", "/jobs/job_0"),
+    ("POST", "/images/generations"),
+    ("POST", "/hf/models/shapes"),
+    ("GET", "/hf/models/shapes/health"),
+    ("GET", "/files/x.png"),
+    ("GET", "/models"),
+    ("GET", "/models/shapes"),
+    ("POST", "/tokenize"),
+    ("GET", "/queue"),
+    ("GET", "/docs"),
+    ("GET", "/openapi.json"),
+    ("GET", "/nothing"),
+]
+
+
+class Keyed:
+    """An API with two keys, and their secrets."""
+
+    def __init__(self, folder: Path, **caps: Any) -> None:
+        self.file = folder / "keys.json"
+        ada, self.ada = new_key("ada", **caps)
+        bob, self.bob = new_key("bob")
+        self.file.write_bytes(KEYS.dump_json([ada, bob]))
+        self.api = Api(folder / "images", keys=self.file, max_waiting=50)
+
+    async def call(self, secret: str | None, method: str, path: str, **options: Any) -> Any:
+        headers = options.pop("headers", {}) | ({"Authorization": f"Bearer {secret}"} if secret else {})
+        return await self.api.http.request(method, path, headers=headers, **options)
+
+
+@pytest.fixture
+async def keyed(tmp_path: Path) -> Keyed:
+    return Keyed(tmp_path)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_without_a_key_everything_is_closed(keyed: Keyed, method: str, path: str) -> None:
+    answer = await keyed.call(None, method, path)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    if path.startswith("/hf/"):
+        assert answer.json() == {"error": "An API key is needed."}
+    else:
+        assert problem(answer, 401)["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", "Basic YTpi", "bearer  ", "Bearer é"])
+async def test_what_is_no_key_opens_nothing(keyed: Keyed, given: str) -> None:
+    problem(await keyed.api.http.get("/queue", headers={"Authorization": given.encode()}), 401)
+
+
+async def test_probes_need_no_key_and_tell_no_details_then(keyed: Keyed) -> None:
+    assert (await keyed.call(None, "GET", "/health")).json() == {"status": "ok"}
+    assert (await keyed.call(None, "GET", "/ready")).json() == {"ready": True, "missing": []}
+    assert "applications" in (await keyed.call(keyed.ada, "GET", "/ready")).json()
+
+
+async def test_a_key_opens_its_own_jobs_and_files_and_no_others(keyed: Keyed) -> None:
+    answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"}, headers={"Prefer": "wait=9"})
+    job = answer.json()
+    assert (answer.status_code, job["status"]) == (200, "succeeded")
+    url = job["images"][0]["url"].removeprefix("/v1")
+    for path in (f"/jobs/{job['id']}", f"/jobs/{job['id']}/watch", url):
+        assert (await keyed.call(keyed.ada, "GET", path)).status_code == 200
+        assert problem(await keyed.call(keyed.bob, "GET", path), 404)["code"] == "not_found"
+    assert problem(await keyed.call(keyed.bob, "POST", f"/jobs/{job['id']}/cancel"), 404)
+    assert [found["id"] for found in (await keyed.call(keyed.ada, "GET", "/jobs")).json()["data"]] == [job["id"]]
+    assert (await keyed.call(keyed.bob, "GET", "/jobs")).json()["data"] == []
+
+
+async def test_the_pages_cookie_shows_pictures_and_changes_nothing(keyed: Keyed) -> None:
+    job = (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"}, headers={"Prefer": "wait=9"})).json()
+    url = job["images"][0]["url"].removeprefix("/v1")
+    cookie = {"Cookie": f"other=1; darkroom={keyed.ada}"}
+    assert (await keyed.api.http.get(url, headers=cookie)).status_code == 200
+    assert (await keyed.api.http.post("/jobs", json={"prompt": "a"}, headers=cookie)).status_code == 401
+    assert (await keyed.api.http.get(url, headers={"Cookie": "darkroom=wrong"})).status_code == 401
+
+
+async def test_without_keys_a_browser_is_its_cookie_and_others_are_their_address(api: Api) -> None:
+    ada, bob = ({"Cookie": f"darkroom={name * 16}"} for name in ("ada", "bob"))
+    answer = await api.http.post("/jobs", json={"prompt": "a"}, headers=ada | {"Prefer": "wait=9"})
+    url = answer.json()["images"][0]["url"].removeprefix("/v1")
+    assert (await api.http.get(url, headers=ada)).status_code == 200
+    assert (await api.http.get(url, headers=bob)).status_code == 404
+    assert (await api.http.get(url)).status_code == 404
+    assert "adaada" not in str(api.dispatcher._queue._jobs)  # a cookie is as good as a password
+
+
+async def test_a_key_may_have_so_many_pictures_in_line_and_is_told_what_is_left(tmp_path: Path) -> None:
+    keyed = Keyed(tmp_path, max_waiting=3)
+    keyed.api.pipeline.hold()
+    await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})  # as many as are in flight
+    answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
+    assert answer.status_code == 202
+    assert (answer.headers["x-ratelimit-limit-waiting"], answer.headers["x-ratelimit-remaining-waiting"]) == ("3", "1")
+    refused = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
+    assert "At most 3 of your pictures" in problem(refused, 429)["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+    other = await keyed.call(keyed.bob, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
+    assert other.status_code == 202
+    assert "x-ratelimit-limit-waiting" not in other.headers
+
+
+async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyed = Keyed(tmp_path, max_cost_per_day=0.6)  # two guided pictures of 8 steps and 128 x 128 pixels are 0.5
+    noon = 20_000 * 86400 + 43200.0
+    monkeypatch.setattr(time, "time", lambda: noon)
+    answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
+    assert answer.status_code == 202
+    assert answer.headers["x-ratelimit-limit-cost"] == "0.6"
+    assert answer.headers["x-ratelimit-remaining-cost"] == "0.1"
+    assert answer.headers["x-ratelimit-reset-cost"] == "43200"
+    refused = await keyed.call(keyed.ada, "POST", "/images/generations", json={"prompt": "a"})
+    error = problem(refused, 429)
+    assert (error["code"], refused.headers["retry-after"]) == ("quota_exceeded", "43200")
+    assert "0.6 megapixel steps a day" in error["message"]
+    monkeypatch.setattr(time, "time", lambda: noon + 43200)
+    assert (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})).status_code == 202
+
+
+async def test_who_has_no_key_gets_nothing_drawn_by_another_way_either(keyed: Keyed) -> None:
+    from deployments.schema import GenerationRequest
+    from models.errors import Unauthorized
+
+    with pytest.raises(Unauthorized):
+        await keyed.api.dispatcher.submit(GenerationRequest(prompt="a"), "browser:0123")
+
+
+# -- the file of keys
+
+
+def run(*arguments: object) -> int:
+    return command.main([str(argument) for argument in arguments])
+
+
+def test_a_key_is_made_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    assert run(file, "add", "laptop", "--max-waiting", 5) == 0
+    secret = capsys.readouterr().out.strip()
+    assert len(secret) == 46
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert secret not in file.read_text()
+    ring = Keyring(file)
+    key = ring.find(secret)
+    assert key is not None
+    assert (key.owner, key.max_waiting) == ("key:laptop", 5)
+    assert run(file, "add", "laptop") == 1
+    assert run(file, "add", "Not A Name") == 1
+    assert run(file, "list") == 0
+    assert "laptop  max_waiting=5" in capsys.readouterr().out
+    assert run(file, "remove", "laptop") == 0
+    assert run(file, "remove", "laptop") == 1
+    assert ring.find(secret) is None  # at once, without a restart
+
+
+def test_a_file_that_breaks_leaves_the_keys_known_before_in_force(tmp_path: Path) -> None:
+    key, secret = new_key("ada")
+    file = tmp_path / "keys.json"
+    file.write_bytes(KEYS.dump_json([key]))
+    ring = Keyring(file)
+    file.write_text("[")
+    assert ring.find(secret) == key
+    file.unlink()
+    assert ring.find(secret) == key
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "json"),
+        ("{}", "list"),
+        ('[{"name": "ada"}]', "sha256"),
+        (json.dumps([{"name": "A b", "sha256": "0" * 64}]), "name"),
+        (json.dumps([{"name": "ada", "sha256": "0" * 64, "max_waiting": 0}]), "max_waiting"),
+        (json.dumps([{"name": "ada", "sha256": "0" * 64}] * 2), "two keys have one name"),
+    ],
+)
+def test_a_file_that_is_no_file_of_keys_is_refused_with_the_reason(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(content)
+    with pytest.raises(UnusableKeys, match=f"(?i){words}"):
+        read_keys(file)
+    with pytest.raises(UnusableKeys, match=r"missing\.json: No such file"):
+        read_keys(tmp_path / "missing.json")

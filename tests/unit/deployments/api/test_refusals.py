@@ -1,0 +1,165 @@
+"""What is refused, and that nothing is queued then."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from deployments.api.limits import MAX_BODY
+from tests.unit.deployments.api.caller import Api, problem
+
+BAD_FIELDS = [
+    ("prompt", "", "at least 1 character"),
+    ("prompt", "  \n", "blank"),
+    ("prompt", "x" * 100_000, "at most 4000"),
+    ("prompt", "a\0b", "NUL"),
+    ("prompt", "a\ud800b", "valid string"),
+    ("prompt", None, "valid string"),
+    ("negative_prompt", "a\0b", "NUL"),
+    ("num_inference_steps", 0, "greater than or equal to 1"),
+    ("num_inference_steps", 151, "less than or equal to 150"),
+    ("num_inference_steps", "ten", "valid integer"),
+    ("guidance_scale", -1, "greater than or equal to 0"),
+    ("guidance_scale", float("nan"), "finite number"),
+    ("guidance_scale", float("inf"), "finite number|less than or equal to 30"),
+    ("seed", -1, "greater than or equal to 0"),
+    ("seed", 2**64, "less than or equal to 4294967295"),
+    ("seed", 10**400, "less than or equal to 4294967295"),
+    ("sampler", "lms", "'ddim'"),
+    ("sampler", "dpmpp_2m", "ddim, euler for shapes"),
+    ("style", "baroque", "'flat'"),
+    ("style", "anime", "flat, cartoon for shapes"),
+    ("output_format", "gif", "'png'"),
+    ("stpes", 20, "no such field"),
+]
+BAD_JOBS = [
+    ("width", 100, "multiple of 64"),
+    ("width", 0, "greater than or equal to 64"),
+    ("width", 10**6, "less than or equal to 2048"),
+    ("height", 192, "must be 128 for shapes"),
+    ("num_images", 0, "greater than or equal to 1"),
+    ("num_images", 11, "less than or equal to 10"),
+]
+BAD_IMAGES = [
+    ("size", "100", "pattern"),
+    ("size", "-64x64", "pattern"),
+    ("n", 0, "greater than or equal to 1"),
+    ("n", 11, "less than or equal to 10"),
+    ("response_format", "file", "'b64_json' or 'url'"),
+    ("partial_images", 4, "less than or equal to 3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value", "words"),
+    [
+        pytest.param(path, *case, id=f"{path}-{case[0]}-{k}")
+        for path, cases in (("/jobs", BAD_FIELDS + BAD_JOBS), ("/images/generations", BAD_FIELDS + BAD_IMAGES))
+        for k, case in enumerate(cases)
+    ],
+)
+async def test_bad_input_is_a_400_that_names_field_and_bound_and_queues_nothing(
+    api: Api, path: str, field: str, value: object, words: str
+) -> None:
+    body = json.dumps({"prompt": "a circle", field: value})  # NaN as a literal, a lone surrogate escaped
+    error = problem(await api.http.post(path, content=body, headers={"Content-Type": "application/json"}), 400)
+    assert (error["param"], error["code"]) == (field, "invalid_value")
+    assert field in error["message"]
+    assert re.search(words, error["message"])
+    assert len(error["message"]) < 300
+    await api.assert_idle()
+
+
+@pytest.mark.parametrize(("size", "param"), [("100x128", "width"), ("128x99999", "height"), ("0x0", "width")])
+async def test_a_size_that_cannot_be_drawn_names_the_side(api: Api, size: str, param: str) -> None:
+    assert problem(await api.generate(size=size), 400)["param"] == param
+    await api.assert_idle()
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
+async def test_an_unknown_model_is_a_404_that_names_the_one_served(api: Api, path: str) -> None:
+    error = problem(await api.http.post(path, json={"prompt": "a", "model": "dall-e-3"}), 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert "served: shapes" in error["message"]
+    await api.assert_idle()
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"prompt": "a",}',
+        b"null",
+        b"[]",
+        b'"a circle"',
+        b'\xff\xfe{"prompt": "a"}',
+        b'{"prompt": "a\xff"}',
+        b'{"prompt": ' + b"[" * 50_000,
+        b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+        b'{"' + b"x" * 5000 + b'": 1, "prompt": "a"}',
+        b'{"\\ud800": 1, "prompt": "a"}',
+    ],
+    ids=lambda body: repr(body[:20]),
+)
+async def test_a_body_that_is_no_request_is_a_400_and_queues_nothing(api: Api, path: str, body: bytes) -> None:
+    answer = await api.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert len(problem(answer, 400)["message"]) < 300
+    await api.assert_idle()
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
+async def test_another_content_type_is_a_400_that_names_the_right_one(
+    api: Api, path: str, content_type: str | None
+) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    error = problem(await api.http.post(path, content=b'{"prompt": "a"}', headers=headers), 400)
+    assert error["param"] == "Content-Type"
+    assert "must be application/json" in error["message"]
+    await api.assert_idle()
+
+
+async def in_chunks(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 2**16):
+        yield content[start : start + 2**16]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
+@pytest.mark.parametrize("send", [bytes, in_chunks], ids=["with its length", "in chunks"])
+async def test_a_body_of_two_megabytes_is_a_413(api: Api, path: str, send: Callable[[bytes], Any]) -> None:
+    body = json.dumps({"prompt": "x" * 2**21}).encode()
+    answer = await api.http.post(path, content=send(body), headers={"Content-Type": "application/json"})
+    error = problem(answer, 413)
+    assert error["code"] == "body_too_large"
+    assert str(MAX_BODY) in error["message"]
+    await api.assert_idle()
+
+
+async def test_a_body_within_the_limit_is_read_whole(api: Api) -> None:
+    body = json.dumps({"prompt": "a circle"}).encode().ljust(MAX_BODY)
+    answer = await api.http.post("/jobs", content=in_chunks(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 202
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/jobs/a/b/c", "/images", "/files/"])
+async def test_an_unknown_path_is_a_404_in_the_same_shape(api: Api, path: str) -> None:
+    problem(await api.http.get(path), 404)
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/queue"), ("PUT", "/jobs"), ("GET", "/images/generations")])
+async def test_a_wrong_method_is_a_405_in_the_same_shape_that_names_the_right_one(
+    api: Api, method: str, path: str
+) -> None:
+    answer = await api.http.request(method, path)
+    problem(answer, 405)
+    assert answer.headers["allow"]
+
+
+async def test_an_unexpected_error_is_a_500_without_details(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.dispatcher, "_card", None)
+    error = problem(await api.http.get("/models"), 500)
+    assert (error["message"], error["code"]) == ("Something went wrong on our side.", "internal_error")

@@ -1,0 +1,149 @@
+"""What the service says of itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.dispatcher import client as client_module
+from deployments.replicas import ApplicationState, DeploymentState
+from models.errors import (
+    BY_CODE,
+    DarkroomError,
+    QueueFull,
+    ReplicaLost,
+    StoreUnavailable,
+    Superseded,
+    Unavailable,
+)
+from tests.fakes import STEPS
+from tests.unit.deployments.api.caller import ALL_RUN, RUNS, SLEEPS, STARTS, Api, problem
+
+
+async def test_models_are_listed_with_what_they_allow(api: Api) -> None:
+    listed = (await api.http.get("/models")).json()
+    assert (listed["object"], [model["id"] for model in listed["data"]]) == ("list", ["shapes"])
+    assert (await api.http.get("/models/shapes")).json() == listed["data"][0]
+    capabilities = listed["data"][0]["capabilities"]
+    assert capabilities["bounds"] == {"width": [64, 256], "height": [128, 128]}
+    assert capabilities["defaults"]["num_inference_steps"] == STEPS
+    error = problem(await api.http.get("/models/owner/other"), 404)
+    assert error["param"] == "model"
+
+
+async def test_the_queue_counts_pictures(api: Api) -> None:
+    api.pipeline.hold()
+    await api.submit(num_images=5)
+    queue = (await api.http.get("/queue")).json()
+    assert (queue["waiting"], queue["running"], queue["replicas"]) == (3, 2, {"denoiser": 1})
+    assert queue["eta_s"] > 0
+
+
+async def test_health_says_that_the_api_answers(api: Api) -> None:
+    api.applications = {}
+    assert (await api.http.get("/health")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("deployments", "missing"),
+    [
+        (ALL_RUN, []),
+        (ALL_RUN | {"Denoiser": SLEEPS}, []),
+        (ALL_RUN | {"Denoiser": STARTS}, ["Denoiser"]),
+        ({"Dispatcher": RUNS, "VaeDecoder": STARTS}, ["TextEncoder", "Denoiser", "VaeDecoder"]),
+    ],
+)
+async def test_ready_names_what_is_missing(
+    api: Api, deployments: dict[str, DeploymentState], missing: list[str]
+) -> None:
+    api.applications = {"generation": ApplicationState("DEPLOYING", deployments)}
+    answer = await api.http.get("/ready")
+    body = answer.json()
+    assert (answer.status_code, body["ready"], body["missing"]) == (503 if missing else 200, not missing, missing)
+    assert body["applications"]["generation"]["status"] == "DEPLOYING"
+
+
+async def test_ready_is_false_before_the_application_is_known(api: Api) -> None:
+    api.applications = {}
+    answer = await api.http.get("/ready")
+    assert (answer.status_code, answer.json()["missing"]) == (
+        503,
+        ["Dispatcher", "TextEncoder", "Denoiser", "VaeDecoder"],
+    )
+
+
+async def test_the_description_carries_the_bounds_of_each_field(api: Api) -> None:
+    assert (await api.http.get("/docs")).status_code == 200
+    description = (await api.http.get("/openapi.json")).json()
+    assert {"/jobs", "/jobs/{job_id}/watch", "/images/generations", "/files/{name}", "/ready"} <= set(
+        description["paths"]
+    )
+    fields = description["components"]["schemas"]["GenerationRequest"]["properties"]
+    assert (fields["num_inference_steps"]["minimum"], fields["num_inference_steps"]["maximum"]) == (1, 150)
+    images = description["components"]["schemas"]["ImagesBody"]["properties"]
+    assert images["guidance_scale"]["maximum"] == 30
+
+
+async def test_tokens_are_counted_and_what_is_cut_is_quoted(api: Api) -> None:
+    body = {"prompt": " ".join(["red"] * 31), "negative_prompt": "a star"}
+    assert (await api.http.post("/tokenize", json=body)).json() == {
+        "prompt": {"count": 31, "limit": 30, "cut": "red"},
+        "negative_prompt": {"count": 2, "limit": 30, "cut": ""},
+    }
+
+
+async def test_the_words_of_a_style_count(api: Api) -> None:
+    answer = await api.http.post("/tokenize", json={"prompt": "a circle", "style": "flat"})
+    assert answer.json()["prompt"]["count"] == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "prompt"),
+        ({"prompt": "a", "style": "anime"}, 400, "style"),
+        ({"prompt": "a", "model": "magic"}, 404, "model"),
+        ({"prompt": "a", "seed": 1}, 400, "seed"),
+        ({"prompt": "\0"}, 400, "prompt"),
+    ],
+)
+async def test_words_that_cannot_be_read_are_refused(api: Api, body: dict[str, Any], status: int, param: str) -> None:
+    assert problem(await api.http.post("/tokenize", json=body), status)["param"] == param
+
+
+ALL_ERRORS = [error for error in BY_CODE.values() if error is not DarkroomError]
+
+
+@pytest.mark.parametrize("error", ALL_ERRORS, ids=lambda error: error.code)
+@pytest.mark.parametrize(("path", "ours"), [("/jobs/job_0", True), ("/hf/models/shapes/health", False)])
+async def test_every_error_has_its_status_its_code_and_one_shape(
+    api: Api, error: type[DarkroomError], path: str, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = error("postgresql://ada@db.internal:5432/x refuses.")
+
+    async def fail(*_: object) -> None:
+        raise raised
+
+    for method in ("job", "models"):
+        monkeypatch.setattr(api.dispatcher, method, fail)
+    if isinstance(raised, ReplicaLost | Superseded):  # those are tried again, until nobody has the patience
+        monkeypatch.setattr(client_module, "PATIENCE_S", 0)
+        error = Unavailable
+    answer = await api.http.get(path)
+    if ours:
+        assert problem(answer, error.status)["code"] == error.code
+    else:
+        assert (answer.status_code, list(answer.json())) == (error.status, ["error"])
+    if isinstance(raised, StoreUnavailable):
+        assert "internal" not in answer.text
+    assert ("retry-after" in answer.headers) == isinstance(raised, QueueFull)
+
+
+async def test_one_request_may_be_so_much_work(tmp_path: Path) -> None:
+    api = Api(tmp_path, max_job_cost=0.6)
+    assert (await api.http.post("/jobs", json={"prompt": "a", "num_images": 2})).status_code == 202
+    error = problem(await api.http.post("/jobs", json={"prompt": "a", "num_images": 3}), 400)
+    assert error["param"] == "num_inference_steps"
+    assert error["message"] == (
+        "width × height × num_inference_steps × rows × num_images must be at most 0.6 megapixel steps, got 0.75."
+    )
