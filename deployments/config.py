@@ -153,3 +153,11 @@ class UiConfig(Settings):
     """`args` of the application `ui`."""
 
     generation_app: str = Field(default="generation", description="The Serve application that the page is a client of.")
+    api_keys_file: Path | None = Field(
+        default=None, description="The same as that application's: then the page asks for a key."
+    )
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The file of keys in use, absolute."""
+        return self.api_keys_file and self.api_keys_file.expanduser().absolute()

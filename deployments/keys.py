@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from deployments.schema import first_problem
 
 OWNER = "key:"  # what the names of owners with a key begin with
+COOKIE = "darkroom"  # which the page sets: with keys on the key, else a random name for the browser
 NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,26 @@ class Keyring:
                 logger.error("the keys known before stay in force: %s", error)
             self._stamp = stamp
         return self._keys
+
+
+def cookie_of(header: str) -> str:
+    """Return the page's cookie from a `Cookie` header; empty where there is none."""
+    try:
+        found = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""
+
+
+def owner_of_cookie(cookie: str, keys: Keyring | None) -> str | None:
+    """Return whose jobs a browser has: the key's, where keys are on. The cookie is as good as a password, so an owner's
+    name does not hold it."""
+    if not cookie:
+        return None
+    if keys is None:
+        return f"browser:{_hash(cookie)[:32]}"
+    key = keys.find(cookie)
+    return key.owner if key else None
 
 
 def _hash(secret: str) -> str:

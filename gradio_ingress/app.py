@@ -11,20 +11,25 @@ from starlette.types import ASGIApp
 
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
+from deployments.keys import Keyring, read_keys
 from gradio_ingress.page import Page, theme
+from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
 
 
 def build(config: UiConfig) -> Application:
-    """Return the application."""
-    return GradioIngress.bind(config.generation_app)
+    """Return the application. Raises UnusableKeys where the file of keys cannot be used."""
+    if config.keys_path is not None:
+        read_keys(config.keys_path)
+    return GradioIngress.bind(config.generation_app, config.keys_path)
 
 
-def create_app(client: DispatcherClient) -> FastAPI:
+def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI:
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, uploads, MCP."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
+    app.add_middleware(Visitors, keys=keys)
     blocks = Page(client).blocks
     blocks.max_threads = 200  # Gradio runs no more events than this at once; before queue(), as mounting cannot set it
     blocks.queue(api_open=False, default_concurrency_limit=None)
@@ -52,8 +57,9 @@ def create_app(client: DispatcherClient) -> FastAPI:
 class GradioIngress:
     """The page's one replica: Gradio keeps its queue and sessions in the memory of a process."""
 
-    def __init__(self, generation_app: str) -> None:
+    def __init__(self, generation_app: str, keys: Path | None = None) -> None:
         self._client = DispatcherClient(ServeCalls.to_app(generation_app))
+        self._keys = None if keys is None else Keyring(keys)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(self._client)
+        return create_app(self._client, self._keys)

@@ -30,6 +30,8 @@ def create_api(
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
         version="1",
+        servers=[{"url": "/v1"}],
+        root_path_in_servers=False,
         docs_url="/docs",
         openapi_url="/openapi.json",
         redoc_url=None,

@@ -1,6 +1,7 @@
 """Every error in one shape, OpenAI's: {"error": {"message", "type", "param", "code"}}; Hugging Face's on its routes."""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from deployments.schema import first_problem
 from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized
@@ -68,6 +70,15 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": words[status]} for status in sorted({401, 500, *statuses})}
 
 
+def documented_beside_a_stream(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the same for a route whose answer is no JSON: FastAPI would take errors to be of its type too."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {
+        status: {"description": said["description"], "content": content}
+        for status, said in documented(*statuses).items()
+    }
+
+
 def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRequest:
     """Return our error for pydantic's, naming the first field that is wrong and its bound."""
     name, message = first_problem(errors)
@@ -101,7 +112,9 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = f"http_{error.status_code}"
         body = _body(str(error.detail), error.status_code, None, code, _path(request))
-        return JSONResponse(body, error.status_code, error.headers)
+        # Of several routes with one path, Starlette would name the methods of the first alone.
+        headers = {"Allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
+        return JSONResponse(body, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -114,6 +127,17 @@ def _body(message: str, status: int, param: str | None, code: str, path: str) ->
         return {"error": message}
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that a path has, as OpenAPI says; where several templates fit it, the longest is meant."""
+    paths = request.app.openapi()["paths"]
+    fitting = [template for template in paths if _pattern(template).fullmatch(_path(request))]
+    return sorted(method.upper() for method in paths[max(fitting, key=len)]) if fitting else []
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return compile_path(template.replace("{model_id}", "{model_id:path}"))[0]
 
 
 def _path(request: Request) -> str:

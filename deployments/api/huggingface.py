@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -76,6 +76,10 @@ def to_request(body: HFBody, model: str, accept: str | None) -> GenerationReques
 def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
     """Return the dialect's routes."""
     routes = APIRouter(tags=["hugging face"])
+
+    @routes.post("/hf/models/{model_id:path}/health", include_in_schema=False)
+    async def no_model_is_called_so(model_id: str) -> None:
+        raise HTTPException(405)
 
     @routes.post(
         "/hf/models/{model_id:path}",

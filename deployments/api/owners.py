@@ -1,17 +1,13 @@
 """Whose a request is: decided once, before anything else looks at it. Pure ASGI: anything else would buffer streams."""
 
-import hashlib
-from http.cookies import CookieError, SimpleCookie
-
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.errors import respond
-from deployments.keys import Keyring
+from deployments.keys import Keyring, cookie_of, owner_of_cookie
 from models.errors import Unauthorized
 
-COOKIE = "darkroom"  # which the page sets: with keys the key, without them a random name for the browser
 OPEN = ("/health", "/ready")  # probes have no key
 SAFE = ("GET", "HEAD")
 
@@ -41,13 +37,13 @@ class Owners:
 
     def _owner(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
-        cookie = _cookie(headers.get("cookie", ""))
+        cookie = cookie_of(headers.get("cookie", ""))
         if self._keys is None:
             host = scope["client"][0] if scope.get("client") else "unknown"
-            return f"browser:{hashlib.sha256(cookie.encode()).hexdigest()[:32]}" if cookie else f"peer:{host}"
+            return owner_of_cookie(cookie, None) or f"peer:{host}"
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            secret = cookie if scope["method"] in SAFE else ""
+            return owner_of_cookie(cookie, self._keys) if scope["method"] in SAFE else None
         key = self._keys.find(secret.strip())
         return key.owner if key else None
 
@@ -55,11 +51,3 @@ class Owners:
 def owner_of(request: Request) -> str:
     """Return whose jobs a caller may see."""
     return request.state.owner
-
-
-def _cookie(header: str) -> str:
-    try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
 from tests.unit.gradio_ingress.fakes import Cluster, FakePipeline
@@ -61,13 +62,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
-    """The page, and the files that it shows."""
+    """The page, and the API that it fetches pictures from."""
     app = FastAPI()
 
-    @app.get("/v1/files/{name}")
-    def file(name: str) -> Response:
-        return Response(images.get(name), media_type="image/png")
-
+    app.mount("/v1", create_api(cluster.client, images, dict))
     page = create_app(cluster.client)
     app.router.lifespan_context = page.router.lifespan_context
     app.mount("/", page)

@@ -21,7 +21,12 @@ from gradio_ingress.page import Page
 from models.errors import Unavailable
 from tests.unit.gradio_ingress.fakes import CARD, Cluster
 
-REQUEST: Any = SimpleNamespace(session_hash="tab")
+
+def a_request(owner: str | None, tab: str = "tab") -> Any:
+    return SimpleNamespace(request=SimpleNamespace(state=SimpleNamespace(owner=owner)), session_hash=tab)
+
+
+REQUEST = a_request("browser:ada")
 
 
 class Down:
@@ -131,7 +136,7 @@ async def test_another_tab_cannot_cancel_a_job(page: Page, cluster: Cluster) -> 
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
     job_id = (await anext(updates))[page.job_id]
-    other: Any = SimpleNamespace(session_hash="another")
+    other = a_request(None, "another")
     assert "There is no job" in (await page.on_cancel(job_id, other))[page.status]
     await page.on_cancel(job_id, REQUEST)
     await updates.aclose()

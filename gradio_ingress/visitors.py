@@ -1,0 +1,82 @@
+"""Who uses the page: a cookie names the owner of a browser's jobs. With keys on, the page asks for one."""
+
+import secrets
+from html import escape
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.keys import COOKIE, Keyring, cookie_of, owner_of_cookie
+
+LOGIN = "/login"
+A_YEAR_S = 365 * 86400
+WRONG = "That is no key of this service."
+
+
+class Visitors:
+    """Puts the owner into a request's state, as the API does. Pure ASGI: anything else would buffer streams.
+
+    Without keys, a browser that comes for the first time gets a name. With keys, it gets a form until it has sent one.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keyring | None = None) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        owner = owner_of_cookie(cookie_of(Headers(scope=scope).get("cookie", "")), self._keys)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._keys is not None and (owner is None or path == LOGIN):
+            await (await self._asked(Request(scope, receive), path))(scope, receive, send)
+            return
+        if owner is None and path in ("", "/"):
+            name = secrets.token_urlsafe(24)
+            owner, send = owner_of_cookie(name, None), _with_cookie(send, _cookie(name, scope))
+        scope.setdefault("state", {})["owner"] = owner
+        await self._app(scope, receive, send)
+
+    async def _asked(self, request: Request, path: str) -> Response:
+        """Take a key, or ask for one."""
+        if request.method != "POST" or path != LOGIN:
+            return _form("", 200 if path in ("", "/", LOGIN) else 401)
+        async with request.form(max_files=0, max_fields=1) as form:
+            key = str(form.get("key", "")).strip()
+        if owner_of_cookie(key, self._keys) is None:
+            return _form(WRONG, 401)
+        return RedirectResponse("./", 303, headers={"Set-Cookie": _cookie(key, request.scope)})
+
+
+def _cookie(value: str, scope: Scope) -> str:
+    """What sets the cookie: no script reads it, and other sites' pages send it only with a plain link."""
+    secure = "; Secure" if scope.get("scheme") == "https" else ""
+    return f"{COOKIE}={value}; Path=/; Max-Age={A_YEAR_S}; HttpOnly; SameSite=Lax{secure}"
+
+
+def _with_cookie(send: Send, cookie: str) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).append("Set-Cookie", cookie)
+        await send(message)
+
+    return sending
+
+
+def _form(problem: str, status: int) -> HTMLResponse:
+    said = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+    return HTMLResponse(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Darkroom</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<style>:root{color-scheme:light dark}body{font:1rem system-ui;max-width:24rem;margin:20vh auto;padding:0 1rem}"
+        "input,button{font:inherit;width:100%;box-sizing:border-box;min-height:44px;margin-top:.5rem}</style>"
+        f'<h1>Darkroom</h1>{said}<form method="post" action="login"><label for="key">API key</label>'
+        '<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>'
+        "<button>Go in</button></form></html>",
+        status,
+        headers={"Cache-Control": "no-store"},
+    )

@@ -1,0 +1,43 @@
+"""The API answers anything as its OpenAPI says that it does."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from tests.fuzz.run import fuzz
+from tests.unit.deployments.api.caller import Api
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """The API over fakes, on a loop of its own."""
+    started: Future[uvicorn.Server] = Future()
+
+    async def serve() -> None:
+        app = Starlette(routes=[Mount("/v1", Api(tmp_path, max_waiting=10_000).app)])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        started.set_result(server)
+        await server.serve(sockets=[listener])
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=asyncio.run, args=(serve(),))
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = started.result()
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+def test_500_requests_that_nobody_would_write_are_answered_as_promised(address: str) -> None:
+    found = fuzz(address, at_most=8, seed=5)
+    assert found.clean, found.report[-20_000:]
+    assert found.cases >= 500, found.report[-2000:]

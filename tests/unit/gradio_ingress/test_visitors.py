@@ -1,0 +1,77 @@
+"""Who uses the page."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from deployments.keys import KEYS, Keyring, new_key, owner_of_cookie
+from gradio_ingress.visitors import WRONG, Visitors
+
+
+async def page(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(str(Request(scope).state.owner))(scope, receive, send)
+
+
+def browser(keys: Keyring | None = None, scheme: str = "http") -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(Visitors(page, keys)), base_url=f"{scheme}://test")
+
+
+async def test_a_browser_gets_a_name_and_keeps_it() -> None:
+    async with browser() as one, browser() as other:
+        first = await one.get("/")
+        assert first.text.startswith("browser:")
+        assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(first.headers["set-cookie"].split("; "))
+        assert (await one.get("/")).text == (await one.post("/queue/join")).text == first.text
+        assert "set-cookie" not in (await one.get("/")).headers
+        assert (await other.get("/")).text != first.text
+
+
+async def test_the_name_is_the_one_that_the_api_finds() -> None:
+    async with browser() as one:
+        owner = (await one.get("/")).text
+        assert owner == owner_of_cookie(one.cookies["darkroom"], None)
+        assert one.cookies["darkroom"] not in owner
+
+
+async def test_a_program_without_a_cookie_has_no_name() -> None:
+    async with browser() as one:
+        assert (await one.post("/queue/join")).text == "None"
+
+
+async def test_over_https_the_cookie_stays_there() -> None:
+    async with browser(scheme="https") as one:
+        assert "Secure" in (await one.get("/")).headers["set-cookie"]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Keyring, str]:
+    key, secret = new_key("ada")
+    (tmp_path / "keys.json").write_bytes(KEYS.dump_json([key]))
+    return Keyring(tmp_path / "keys.json"), secret
+
+
+async def test_with_keys_the_page_asks_for_one(keys: tuple[Keyring, str]) -> None:
+    async with browser(keys[0]) as one:
+        asked = await one.get("/")
+        assert (asked.status_code, "API key" in asked.text) == (200, True)
+        for method, path in (("POST", "/gradio_api/queue/join"), ("GET", "/config"), ("POST", "/")):
+            assert (await one.request(method, path)).status_code in (200, 401)
+            assert "API key" in (await one.request(method, path)).text
+        answer = await one.post("/login", data={"key": keys[1]})
+        assert (answer.status_code, answer.headers["location"]) == (303, "./")
+        assert (await one.get("/")).text == "key:ada"
+
+
+@pytest.mark.parametrize("data", [{}, {"key": ""}, {"key": "wrong"}, {"other": "x"}])
+async def test_what_is_no_key_is_refused_in_words(keys: tuple[Keyring, str], data: Any) -> None:
+    async with browser(keys[0]) as one:
+        answer = await one.post("/login", data=data)
+        assert (answer.status_code, WRONG in answer.text) == (401, True)
+        assert "set-cookie" not in answer.headers
+        one.cookies.set("darkroom", "wrong")
+        assert "API key" in (await one.get("/")).text
