@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -18,6 +20,21 @@ from deployments.keys import Keyring
 from deployments.replicas import ApplicationState, applications
 
 
+class Api(FastAPI):
+    """FastAPI, but that it does not claim a 422 for what the handlers of `errors` make a 400."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description."""
+        if self.openapi_schema is None:
+            described = super().openapi()
+            for operation in (each for path in described["paths"].values() for each in path.values()):
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                described["components"]["schemas"].pop(name, None)
+        return super().openapi()
+
+
 def create_api(
     client: DispatcherClient,
     images: ImageStore,
@@ -26,7 +43,7 @@ def create_api(
     keys: Keyring | None = None,
 ) -> FastAPI:
     """Return the API over a client, a store of pictures, what Serve says of its applications, and keys, if on."""
-    app = FastAPI(
+    app = Api(
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
         version="1",
@@ -39,10 +56,14 @@ def create_api(
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Owners, keys=keys)  # the outermost: it answers before anything is read
-    app.include_router(openai.router(client, images))
-    app.include_router(jobs.router(client, images))
-    app.include_router(huggingface.router(client, images))
-    app.include_router(service.router(client, applications, app_name))
+    bearer = Security(HTTPBearer(auto_error=False, description="With keys on."))  # said here; `Owners` checks it
+    for router in (
+        openai.router(client, images),
+        jobs.router(client, images),
+        huggingface.router(client, images),
+        service.router(client, applications, app_name),
+    ):
+        app.include_router(router, dependencies=[bearer])
     return app
 
 

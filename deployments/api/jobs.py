@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from dataclasses import asdict
 from math import ceil
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from deployments.api.errors import documented, documented_beside_a_stream
+from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer, job_body
 from deployments.api.headers import IdempotencyKey, Prefer, wait_s, with_allowance
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
@@ -21,9 +21,8 @@ from deployments.schema import GenerationRequest, Job, Status
 from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-AN_ID = "job_0123456789abcdef0123456789abcdef"
 JobId = Annotated[str, Path(description="As it was given when the job was accepted.", examples=[AN_ID])]
-FileName = Annotated[str, Path(description="The last part of `images[].url`.", examples=[f"{AN_ID}-0-1-1.png"])]
+FileName = Annotated[str, Path(description="The last part of `images[].url`.", examples=[A_FILE])]
 
 
 class JobList(BaseModel):
@@ -33,13 +32,6 @@ class JobList(BaseModel):
     data: list[Job]
     has_more: bool
     last_id: str | None
-
-
-def job_body(job: Job) -> dict[str, Any]:
-    """Return what the owner of a job gets to see of it, everywhere the same."""
-    body = asdict(job)
-    del body["owner"]
-    return body
 
 
 async def ended(client: DispatcherClient, job: Job) -> Job:
@@ -81,8 +73,8 @@ def _add_submit(routes: APIRouter, client: DispatcherClient) -> None:
         description="The job is on disk when this answers. `Location` is its address, `Retry-After` a guess at when it "
         "is done. With `Prefer: wait=N` the answer comes when the job has ended (200), or after N seconds (202).",
         responses={
-            200: {"model": Job, "description": "It has ended already."},
-            202: {"model": Job},
+            200: answer(Job, DONE, description="It has ended already."),
+            202: answer(Job, QUEUED),
             **documented(400, 404, 413, 422, 429, 503),
         },
     )
@@ -115,7 +107,7 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         "/jobs",
         tags=["jobs"],
         summary="Your jobs, newest first",
-        responses={200: {"model": JobList}, **documented(400, 404, 503)},
+        responses={200: answer(JobList, JOBS), **documented(400, 404, 503)},
     )
     async def mine(
         request: Request,
@@ -138,7 +130,7 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         "/jobs/{job_id}",
         tags=["jobs"],
         summary="One job as it is now",
-        responses={200: {"model": Job}, **documented(400, 404, 410, 503)},
+        responses={200: answer(Job, DONE), **documented(400, 404, 410, 503)},
     )
     async def read(job_id: JobId, request: Request) -> JSONResponse:
         return JSONResponse(job_body(await client.job(job_id, owner_of(request))))
@@ -167,7 +159,7 @@ def _add_ending(routes: APIRouter, client: DispatcherClient) -> None:
         "tags": ["jobs"],
         "summary": "End a job",
         "description": "It leaves the line, or the denoiser within one step.",
-        "responses": {200: {"model": Job}, **documented(400, 404, 409, 410, 503)},
+        "responses": {200: answer(Job, {**QUEUED, "status": "cancelled"}), **documented(400, 404, 409, 410, 503)},
     }
 
     @routes.post("/jobs/{job_id}/cancel", **about)

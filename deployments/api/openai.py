@@ -12,6 +12,7 @@ from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from deployments.api.errors import documented, error_body
+from deployments.api.examples import PICTURES
 from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, with_allowance
 from deployments.api.jobs import ended, raise_if_unsuccessful
 from deployments.api.owners import owner_of
@@ -179,7 +180,13 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         summary="Draw pictures and wait for them",
         description="OpenAI's body and answer. With `stream` it is a stream of events, of OpenAI's types alone.",
         responses={
-            200: {"model": ImagesAnswer, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            200: {
+                "model": ImagesAnswer,
+                "content": {
+                    "application/json": {"example": PICTURES},
+                    "text/event-stream": {"schema": {"type": "string"}},
+                },
+            },
             **documented(400, 404, 409, 413, 422, 429, 503, 504, 507),
         },
     )

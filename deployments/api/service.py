@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, create_model
 
 from deployments.api.errors import documented
+from deployments.api.examples import MODEL, MODELS, QUEUE, READY, TOKENS, answer
 from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.deployment import QueueState
@@ -75,13 +76,13 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.get(
         "/models",
         summary="The models served, and what each allows",
-        responses={200: {"model": ModelList}, **documented(503)},
+        responses={200: answer(ModelList, MODELS), **documented(503)},
     )
     async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [model_body(card) for card in await client.models()]})
 
     @routes.get(
-        "/models/{model_id:path}", summary="One model", responses={200: {"model": Model}, **documented(404, 503)}
+        "/models/{model_id:path}", summary="One model", responses={200: answer(Model, MODEL), **documented(404, 503)}
     )
     async def model(model_id: ModelId) -> JSONResponse:
         for card in await client.models():
@@ -92,7 +93,7 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.post(
         "/tokenize",
         summary="How many tokens a prompt has, and what of it is not read",
-        responses={200: {"model": TokenCounts}, **documented(400, 404, 413, 503)},
+        responses={200: answer(TokenCounts, TOKENS), **documented(400, 404, 413, 503)},
     )
     async def tokenize(body: Words) -> JSONResponse:  # type: ignore[valid-type]
         request = GenerationRequest(**body.model_dump(exclude_unset=True))
@@ -102,12 +103,16 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
 
 def _add_state(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.get(
-        "/queue", summary="The whole queue at a glance", responses={200: {"model": QueueState}, **documented(503)}
+        "/queue", summary="The whole queue at a glance", responses={200: answer(QueueState, QUEUE), **documented(503)}
     )
     async def queue() -> JSONResponse:
         return JSONResponse(asdict(await client.queue()))
 
-    @routes.get("/health", summary="Whether the API itself is alive")
+    @routes.get(
+        "/health",
+        summary="Whether the API itself is alive",
+        responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}},
+    )
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
@@ -122,7 +127,10 @@ def _add_ready(
         "/ready",
         summary="200 when every stage can take work, else 503",
         description="Details are for callers with a key, where keys are on.",
-        responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "What is missing, in words."}},
+        responses={
+            200: answer(Readiness, READY),
+            503: {"model": Readiness, "description": "What is missing, in words."},
+        },
     )
     async def ready(request: Request) -> JSONResponse:
         states = await asyncio.to_thread(applications)

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import SCHEMA_VERSION, JobStore, RequestKey
+from deployments.dispatcher.job_store import DAY_S, SCHEMA_VERSION, JobStore, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
-from models.errors import Gone, KeyReused, StoreUnavailable, Superseded
+from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded
 from tests.fakes import a_result, a_spec
 from tests.unit.deployments.test_job_queue import a_job
 
@@ -102,7 +102,7 @@ def test_jobs_are_an_owners_newest_first(store: JobStore) -> None:
     mine = [a_job("ada") for _ in range(5)]
     for job in (*mine, a_job("bob")):
         store.add(job)
-    assert store.jobs("ada", most=3) == mine[:1:-1]
+    assert store.jobs("ada", limit=3) == mine[:1:-1]
     assert store.jobs("nobody") == []
 
 
@@ -136,6 +136,60 @@ def test_a_job_whose_result_has_expired_is_forgotten_in_the_end(store: JobStore)
     store.forget(ended_before=9.0)
     assert store.job(jobs[1].id) is None
     assert store.job(jobs[2].id) is not None
+
+
+def test_jobs_are_found_by_status_and_from_a_job_on(store: JobStore) -> None:
+    jobs = [a_job() for _ in range(4)]
+    for job in (*jobs, a_job("bob")):
+        store.add(job)
+    for job in jobs[1:3]:
+        store.save(ended(job))
+    newest_first = [job.id for job in jobs[::-1]]
+    assert [job.id for job in store.jobs("ada")] == newest_first
+    assert [job.id for job in store.jobs("ada", limit=2)] == newest_first[:2]
+    assert [job.id for job in store.jobs("ada", after=newest_first[1])] == newest_first[2:]
+    assert [job.id for job in store.jobs("ada", "succeeded")] == newest_first[1:3]
+    assert [job.id for job in store.jobs("ada", "succeeded", after=newest_first[1])] == newest_first[2:3]
+    assert store.jobs("bob", after=newest_first[0]) == []
+
+
+def test_a_days_work_of_an_owner_is_counted_up_to_a_limit(store: JobStore) -> None:
+    job = a_job(pictures=2)
+    cost = sum(spec.cost for spec in job.specs)
+    day = 20_000
+    later = replace(a_job(pictures=2), timestamps=Timestamps(created=(day + 0.75) * DAY_S))
+    next_day = replace(a_job(pictures=2), timestamps=Timestamps(created=(day + 1) * DAY_S))
+    store.add(replace(job, timestamps=Timestamps(created=(day + 0.5) * DAY_S)), None, 1.5 * cost)
+    assert store.spent("ada", (day + 0.6) * DAY_S) == cost
+    assert store.spent("ada", (day + 1) * DAY_S) == store.spent("bob", day * DAY_S) == 0
+    with pytest.raises(QuotaExceeded) as caught:
+        store.add(later, None, 1.5 * cost)
+    assert caught.value.retry_after_s == DAY_S // 4
+    assert store.job(later.id) is None
+    store.add(later, None, 2 * cost)
+    assert store.spent("ada", day * DAY_S) == 2 * cost
+    store.add(next_day, None, cost)
+    store.forget((day + 1) * DAY_S)
+    assert (store.spent("ada", day * DAY_S), store.spent("ada", next_day.timestamps.created)) == (0, cost)
+
+
+def test_a_database_of_the_first_schema_is_brought_up_to_date(
+    store: JobStore, begin: Callable[[], tuple[JobStore, list[Job]]], database_url: str
+) -> None:
+    done = ended(a_job())
+    for job in (done, a_job()):
+        store.add(job)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN status"))
+        connection.execute(text("DROP TABLE usage"))
+        connection.execute(text("UPDATE service SET schema_version = 1"))
+    engine.dispose()
+    later, unfinished = begin()
+    assert len(unfinished) == 1
+    assert [job.id for job in later.jobs("ada", "succeeded")] == [done.id]
+    later.add(a_job(), None, 1e9)
+    assert len(begin()[1]) == 2
 
 
 def test_a_stray_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(store: JobStore) -> None:

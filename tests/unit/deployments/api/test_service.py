@@ -1,5 +1,6 @@
 """What the service says of itself."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ async def test_words_that_cannot_be_read_are_refused(api: Api, body: dict[str, A
     assert problem(await api.http.post("/tokenize", json=body), status)["param"] == param
 
 
+ROOT = Path(__file__).parents[4]
 ALL_ERRORS = [error for error in BY_CODE.values() if error is not DarkroomError]
 
 
@@ -147,3 +149,17 @@ async def test_one_request_may_be_so_much_work(tmp_path: Path) -> None:
     assert error["message"] == (
         "width × height × num_inference_steps × rows × num_images must be at most 0.6 megapixel steps, got 0.75."
     )
+
+
+async def test_the_committed_description_is_the_services_own_and_has_an_example_of_each_answer(api: Api) -> None:
+    committed = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
+    assert (await api.http.get("/openapi.json")).json() == committed, (
+        "python -m ops.openapi > docs/openapi.json writes it anew"
+    )
+    for path, operations in committed["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                for kind, content in answer.get("content", {}).items():
+                    if status.startswith("2") and kind == "application/json" and "hf" not in path:
+                        assert "example" in content, (method, path, status)
+            assert "422" not in operation["responses"] or path in ("/jobs", "/images/generations")
