@@ -14,7 +14,7 @@ from models.errors import NotFound, StorageFull
 
 NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,9}-\d{1,3}\.(png|jpeg|webp)")
 FILE = re.compile(rf"{NAME.pattern}|\.{NAME.pattern}\.partial")
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 
 class ImageStore:

@@ -15,7 +15,7 @@ from deployments.schema import first_problem
 OWNER = "key:"  # what the names of owners with a key begin with
 COOKIE = "darkroom"  # which the page sets: with keys on the key, else a random name for the browser
 NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 
 class ApiKey(BaseModel):

@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
 ASK_INTERVAL_S = 1.0
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 
 def own_name() -> str:

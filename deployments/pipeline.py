@@ -16,7 +16,7 @@ from deployments.schema import ImageResult
 from models.errors import ReplicaLost
 from models.spec import ImageSpec, StepUpdate, Tokens
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 FENCE_TIMEOUT_S = 10.0
 MAX_DECODES = 3  # of the same latents, each by another replica

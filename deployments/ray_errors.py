@@ -18,7 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from models.errors import DarkroomError, ReplicaLost, Unavailable
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 LOSSES = (  # of a replica, or with its node of what it had made
     ActorDiedError,

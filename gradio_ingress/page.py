@@ -14,7 +14,7 @@ from gradio_ingress import controls, status
 from models.errors import DarkroomError, JobEnded
 from models.spec import ModelCard
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 Update = dict[Component, Any]
 

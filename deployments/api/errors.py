@@ -15,7 +15,7 @@ from starlette.routing import compile_path
 from deployments.schema import first_problem
 from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 HUGGING_FACE = "/hf/"  # where its routes begin
 

@@ -18,7 +18,7 @@ from deployments.schema import GenerationRequest, Job, Status
 from models.errors import DarkroomError, Gone, NotFound, ReplicaLost, Superseded, Unavailable
 from models.spec import ModelCard, Tokens
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 RECONNECT_S = 0.5
 WATCH_INTERVAL_S = 0.2  # between two states that a watcher is told

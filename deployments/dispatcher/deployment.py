@@ -51,7 +51,7 @@ from models.errors import (
 )
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 Told = TypeVar("Told", QueuePlace, Progress)
 
 FORECAST_INTERVAL_S = 0.5

@@ -11,7 +11,7 @@ from deployments.dispatcher.job_store import JobStore
 from deployments.schema import Job
 from models.errors import StoreUnavailable, Superseded
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 WRITE_AGAIN_S = 1.0  # after the database could not be written
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import socket
 import time
 import urllib.error
@@ -13,8 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ops.cluster import RAY_SETTINGS
+
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 180
+DOOR = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # Serve's proxy reads it when it starts
 
 
 class Service:
@@ -56,6 +60,13 @@ class Service:
             assert time.monotonic() < deadline, "it does not happen"
             time.sleep(0.2)
 
+    @staticmethod
+    def logs() -> Path:
+        """The folder of Ray's and Serve's logs."""
+        from ray._private.worker import _global_node
+
+        return Path(_global_node.get_session_dir_path()) / "logs"
+
     def get(self, path: str) -> tuple[int, Any]:
         """GET JSON; (0, None) where nothing answers, and the text where it is no JSON."""
         return self._call(urllib.request.Request(self.address + path))
@@ -83,6 +94,7 @@ class Service:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The whole service, ready."""
+    os.environ[DOOR] = RAY_SETTINGS[DOOR]
     import ray
     from ray import serve
     from ray.serve._private.api import serve_start

@@ -36,7 +36,7 @@ def tree(root: type[DarkroomError] = DarkroomError) -> list[type[DarkroomError]]
 
 
 def example(kind: type[DarkroomError]) -> DarkroomError:
-    return kind("line full", 17) if kind is QueueFull else kind("steps must be 3.", "steps")
+    return kind("line full", 17) if issubclass(kind, QueueFull) else kind("steps must be 3.", "steps")
 
 
 def facts(error: DarkroomError) -> tuple[object, ...]:
