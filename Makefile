@@ -9,7 +9,7 @@ PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status test test-full test-gpu check bench chaos eval-demo clean
+.PHONY: help serve status test test-full test-gpu check bench fuzz chaos eval-demo clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -42,6 +42,10 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.throughput
 	$(RUN) benchmarks.latency
 	$(RUN) benchmarks.queue
+	$(RUN) benchmarks.http --slow
+
+fuzz: .venv/.dev  ## 20,000 requests that nobody would write, to a service of its own
+	$(RUN) tests.fuzz
 
 chaos: .venv/.dev  ## kill everything, and see what is lost: nothing
 	$(RUN) tests.chaos

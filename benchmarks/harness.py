@@ -37,17 +37,20 @@ class Service:
 
 
 @contextmanager
-def running_service(args: Mapping[str, Mapping[str, Any]] = {}, denoisers: int | None = None) -> Iterator[Service]:
+def running_service(
+    args: Mapping[str, Mapping[str, Any]] = {}, denoisers: int | None = None, **deployments: Mapping[str, Any]
+) -> Iterator[Service]:
     """Start the service as `make serve` does, on a free port with a fresh state folder, and end it.
 
-    `args` go over those of `serve_config.yaml`, and `denoisers` share its Denoiser's cores.
+    `args` go over those of `serve_config.yaml`, `deployments` over what it says of those; and `denoisers` share its
+    Denoiser's cores.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as state:
         config = Path(state) / "config.yaml"
-        config.write_text(yaml.safe_dump(_changed_config(args, denoisers)))
+        config.write_text(yaml.safe_dump(_changed_config(args, denoisers, deployments)))
         process = subprocess.Popen(
             [sys.executable, "-m", "ops.launch", str(config), "--port", str(port)],
             cwd=ROOT,
@@ -63,12 +66,15 @@ def running_service(args: Mapping[str, Mapping[str, Any]] = {}, denoisers: int |
             process.wait(timeout=120)
 
 
-def _changed_config(args: Mapping[str, Mapping[str, Any]], denoisers: int | None) -> dict[str, Any]:
+def _changed_config(
+    args: Mapping[str, Mapping[str, Any]], denoisers: int | None, deployments: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     generation = config["applications"][0]
     for part, values in args.items():
         generation["args"][part] |= values
     for deployment in generation["deployments"]:
+        deployment |= deployments.get(deployment["name"], {})
         if deployment["name"] == "Denoiser" and denoisers:
             deployment["num_replicas"] = denoisers
             deployment["ray_actor_options"]["num_cpus"] /= denoisers

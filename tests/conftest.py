@@ -8,6 +8,7 @@ import torch
 
 from tests.checkpoints import build_tiny_lcm, build_tiny_sd, build_tiny_sd2, build_tiny_sdxl
 from tests.postgresql import postgresql, postgresql_url  # noqa: F401
+from tests.service import service  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ import yaml
 
 from ops.cluster import RAY_SETTINGS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 READY_WITHIN_S = 180
 DOOR = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # Serve's proxy reads it when it starts
 
