@@ -72,7 +72,7 @@ def theme() -> gr.themes.Base:
 
 def owner_of(request: gr.Request) -> str:
     """Return whose jobs a browser may see and end; without cookies, a tab's."""
-    return request.request.state.owner or f"browser:{request.session_hash}"
+    return request.state.owner or f"browser:{request.session_hash}"
 
 
 class Page:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from deployments.dispatcher.deployment import QueueState
+from deployments.dispatcher.overview import QueueState
 from deployments.schema import ImageResult, Job, QueuePlace, Timestamps
 from models.spec import ImageSpec, Tokens
 

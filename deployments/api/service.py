@@ -13,7 +13,7 @@ from deployments.api.errors import documented
 from deployments.api.examples import MODEL, MODELS, QUEUE, READY, TOKENS, answer
 from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
-from deployments.dispatcher.deployment import QueueState
+from deployments.dispatcher.overview import QueueState
 from deployments.replicas import STAGES, ApplicationState
 from deployments.schema import GenerationRequest
 from models.errors import DarkroomError, NotFound

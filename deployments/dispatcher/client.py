@@ -12,7 +12,8 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.dispatcher.deployment import Allowance, Dispatcher, QueueState
+from deployments.dispatcher.deployment import Dispatcher
+from deployments.dispatcher.overview import Allowance, QueueState
 from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job, Status
 from models.errors import DarkroomError, Gone, NotFound, ReplicaLost, Superseded, Unavailable

@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
+from itertools import dropwhile, islice
 from math import ceil
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from deployments.config import QueueConfig
+from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.forecaster import Forecaster, Outlook
@@ -24,6 +25,8 @@ from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import DAY_S, JobStore, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
+from deployments.dispatcher.overview import Allowance, QueueState
+from deployments.dispatcher.sweeper import Sweeper
 from deployments.image_store import ImageStore
 from deployments.keys import OWNER, ApiKey, Keyring
 from deployments.schema import (
@@ -39,12 +42,9 @@ from deployments.schema import (
 )
 from models.errors import (
     DarkroomError,
-    InvalidRequest,
     JobEnded,
     NotFound,
-    QueueFull,
     ReplicaLost,
-    StoreUnavailable,
     Superseded,
     Unauthorized,
     UnknownModel,
@@ -59,10 +59,6 @@ FORECAST_SHARE = 0.05  # of the event loop's time, at most: beyond, forecasts ar
 MOST_RETRY_AFTER_S = 3600
 COUNT_INTERVAL_S = 2.0
 CONFIRM_INTERVAL_S = 1.0
-SWEEP_INTERVAL_S = 60.0
-STRAY_AFTER_S = 3600.0  # a picture that is of no use to its job after so long never will be
-STRAYS_AT_ONCE = 500
-GONE_FOR_S = 30 * 86400.0  # so long a job whose result has expired answers 410, then 404
 
 
 class Generates(Protocol):
@@ -71,28 +67,6 @@ class Generates(Protocol):
     def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
     async def fence(self, epoch: int) -> None: ...
     async def tokens(self, text: str) -> Tokens: ...
-
-
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """The whole queue at a glance. Counts are pictures."""
-
-    waiting: int
-    running: int
-    eta_s: float  # until everything in it is done
-    replicas: Mapping[str, int]
-    batch_rows_mean: float
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a key may ask for, and what is left of it."""
-
-    max_waiting: int | None
-    waiting: int
-    max_cost_per_day: float | None
-    spent: float
-    resets_in_s: float
 
 
 class Dispatcher:
@@ -117,7 +91,6 @@ class Dispatcher:
         self._card = card
         self._pipeline = pipeline
         self._config = config
-        self._images = ImageStore(images)
         self._keys = None if keys is None else Keyring(keys)
         store = JobStore(database_url)
         unfinished = store.begin()
@@ -137,7 +110,8 @@ class Dispatcher:
         self._forecasting: asyncio.Task[None] | None = None
         self._in_charge = False
         self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
-        self._background = [asyncio.create_task(self._keep_sweeping()), asyncio.create_task(self._keep_confirming())]
+        sweeper = Sweeper(self._ledger, ImageStore(images), config)
+        self._background = [asyncio.create_task(sweeper.keep_sweeping()), asyncio.create_task(self._keep_confirming())]
 
     # -- what ingresses call
 
@@ -150,9 +124,9 @@ class Dispatcher:
         if self._keys is not None and not owner.startswith(OWNER):
             raise Unauthorized
         specs = resolve(request, self._card_of(request.model))
-        self._check_cost(specs)
-        job = new_job(specs, owner, time.time(), self._deadline_s(request))
-        request_key = None if key is None else RequestKey(key, _hash(request))
+        check_cost(specs, self._config)
+        job = new_job(specs, owner, time.time(), deadline_s(request, self._config))
+        request_key = None if key is None else RequestKey(key, hash_of(request))
         # Shielded: a caller who leaves must not leave a job on disk that is in no line.
         return await asyncio.shield(self._accept(job, request_key))
 
@@ -177,10 +151,9 @@ class Dispatcher:
         await asyncio.shield(self._beginning)
         present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
         if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
-            found = [job for job in present.values() if job.status == status]
-            later = [job.id for job in present.values()]
-            beyond = set(later[later.index(after) + 1 :]) if after in later else set(later if after is None else ())
-            return [job for job in found if job.id in beyond][:limit]
+            rest = dropwhile(lambda job: after is not None and job.id != after, present.values())
+            beyond = islice(rest, 0 if after is None else 1, None)
+            return list(islice((job for job in beyond if job.status == status), limit))
         saved = await self._ledger.call(self._ledger.store.jobs, owner, status, limit, after)
         return [present.get(job.id, job) for job in saved]
 
@@ -286,7 +259,7 @@ class Dispatcher:
                 known = await self._ledger.call(self._ledger.store.find, job.owner, request_key)
                 if known is not None:
                     return await self.job(known, job.owner)
-            self._check_backlog()
+            check_backlog(self._drained_s(), self._config)
             key = self._key_of(job.owner)
             own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
             self._queue.check_room(job.owner, len(job.specs), self._retry_after_s, own_most)
@@ -294,34 +267,6 @@ class Dispatcher:
             self._queue.submit(job)
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
-
-    def _check_cost(self, specs: list[ImageSpec]) -> None:
-        """Raise InvalidRequest where one request is too much work."""
-        most, cost = self._config.max_job_cost, sum(spec.cost for spec in specs)
-        if cost > most:
-            raise InvalidRequest(
-                f"width × height × num_inference_steps × rows × num_images must be at most {most:g} megapixel steps, "
-                f"got {cost:.4g}.",
-                "num_inference_steps",
-            )
-
-    def _check_backlog(self) -> None:
-        """Raise QueueFull where more work is in line than the operator allows."""
-        most, backlog_s = self._config.max_backlog_s, self._drained_s()
-        if most is not None and backlog_s > most:
-            message = f"There is work for {backlog_s:.0f} s (at most {most:g}). Nothing was queued."
-            raise QueueFull(message, max(1, round(backlog_s - most)))
-
-    def _deadline_s(self, request: GenerationRequest) -> float:
-        """How long a job may take.
-
-        Raises:
-            InvalidRequest: longer than the operator allows.
-        """
-        asked, most = request.deadline_s, self._config.max_deadline_s
-        if asked is not None and asked > most:
-            raise InvalidRequest(f"deadline_s must be at most {most:g}, got {asked:g}.", "deadline_s")
-        return asked if asked is not None else self._config.deadline_s
 
     async def _book(self, job: Job | None) -> None:
         """Tell what has become of a job, once it is on disk."""
@@ -351,30 +296,6 @@ class Dispatcher:
         while not self._ledger.superseded:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
-
-    async def _keep_sweeping(self) -> None:
-        """Forget results that are too old or too many, and now and then what attempts that came to nothing left."""
-        store, strays_due = self._ledger.store, time.monotonic()  # the first time, at once
-        while not self._ledger.superseded:
-            try:
-                before = time.time() - self._config.result_ttl_s
-                names = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
-                await asyncio.to_thread(self._images.remove, names)
-                await self._ledger.call(store.forget, before - GONE_FOR_S)
-                if time.monotonic() >= strays_due:
-                    strays_due = time.monotonic() + STRAY_AFTER_S
-                    await self._sweep_strays()
-            except (StoreUnavailable, OSError):
-                logger.exception("old results could not be swept")
-            except Superseded:
-                break
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-
-    async def _sweep_strays(self) -> None:
-        names = await asyncio.to_thread(self._images.names, time.time() - STRAY_AFTER_S)
-        for start in range(0, len(names), STRAYS_AT_ONCE):  # what else is to be written comes in between
-            strays = await self._ledger.call(self._ledger.store.strays, names[start : start + STRAYS_AT_ONCE])
-            await asyncio.to_thread(self._images.remove, strays)
 
     def _pump(self) -> None:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
@@ -495,11 +416,6 @@ class Dispatcher:
 def _sooner(told: Told, by_s: float) -> Told:
     most_s = None if told.eta_most_s is None else max(0.0, told.eta_most_s - by_s)
     return replace(told, eta_s=max(0.0, told.eta_s - by_s), eta_most_s=most_s)
-
-
-def _hash(request: GenerationRequest) -> str:
-    """Return what two requests must agree in to be the same."""
-    return sha256(request.model_dump_json(exclude_unset=True).encode()).hexdigest()
 
 
 def _data_url(preview: bytes | None) -> str | None:

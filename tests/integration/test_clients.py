@@ -146,6 +146,7 @@ def test_a_client_cannot_set_serves_own_timeout(service):
     assert (status, len(json.loads(answer)["data"])) == (200, 1)
 
 
+@pytest.mark.full  # half a minute
 def test_a_body_that_stops_halfway_holds_up_nobody(service):
     with socket.create_connection(service.address.removeprefix("http://").split(":"), timeout=60) as half:
         half.sendall(

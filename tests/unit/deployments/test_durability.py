@@ -12,6 +12,7 @@ import pytest
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import job_queue as job_queue_module
 from deployments.dispatcher import ledger as ledger_module
+from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.image_store import ImageStore
@@ -338,7 +339,7 @@ async def test_a_deadline_beyond_what_the_operator_allows_is_refused(home: Home)
 async def test_results_are_kept_for_their_time_and_then_gone_with_their_pictures(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployment_module, "SWEEP_INTERVAL_S", 0.01)
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.01)
     images = ImageStore(tmp_path / "images")
     first = home.dispatcher(FakePipeline(images))
     end = await end_of(first, await submit(first))

@@ -23,7 +23,7 @@ from tests.unit.gradio_ingress.fakes import CARD, Cluster
 
 
 def a_request(owner: str | None, tab: str = "tab") -> Any:
-    return SimpleNamespace(request=SimpleNamespace(state=SimpleNamespace(owner=owner)), session_hash=tab)
+    return SimpleNamespace(state=SimpleNamespace(owner=owner), session_hash=tab)
 
 
 REQUEST = a_request("browser:ada")

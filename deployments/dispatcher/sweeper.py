@@ -1,0 +1,53 @@
+"""Forgets what is too old or too much: results, and what attempts that came to nothing left behind."""
+
+import asyncio
+import logging
+import time
+
+from deployments.config import QueueConfig
+from deployments.dispatcher.ledger import Ledger
+from deployments.image_store import ImageStore
+from models.errors import StoreUnavailable, Superseded
+
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
+
+SWEEP_INTERVAL_S = 60.0
+STRAY_AFTER_S = 3600.0  # a picture that is of no use to its job after so long never will be
+STRAYS_AT_ONCE = 500
+GONE_FOR_S = 30 * 86400.0  # so long a job whose result has expired answers 410, then 404
+
+
+class Sweeper:
+    """Sweeps for as long as its Dispatcher is in charge."""
+
+    def __init__(self, ledger: Ledger, images: ImageStore, config: QueueConfig) -> None:
+        self._ledger = ledger
+        self._images = images
+        self._config = config
+
+    async def keep_sweeping(self) -> None:
+        """Forget results that are too old or too many, and now and then strays."""
+        strays_due = time.monotonic()  # the first time, at once
+        while not self._ledger.superseded:
+            try:
+                await self._sweep_results()
+                if time.monotonic() >= strays_due:
+                    strays_due = time.monotonic() + STRAY_AFTER_S
+                    await self._sweep_strays()
+            except (StoreUnavailable, OSError):
+                logger.exception("old results could not be swept")
+            except Superseded:
+                break
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def _sweep_results(self) -> None:
+        store, before = self._ledger.store, time.time() - self._config.result_ttl_s
+        names = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
+        await asyncio.to_thread(self._images.remove, names)
+        await self._ledger.call(store.forget, before - GONE_FOR_S)
+
+    async def _sweep_strays(self) -> None:
+        names = await asyncio.to_thread(self._images.names, time.time() - STRAY_AFTER_S)
+        for start in range(0, len(names), STRAYS_AT_ONCE):  # what else is to be written comes in between
+            strays = await self._ledger.call(self._ledger.store.strays, names[start : start + STRAYS_AT_ONCE])
+            await asyncio.to_thread(self._images.remove, strays)
