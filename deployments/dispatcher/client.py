@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Protocol
 
 from ray import serve
@@ -165,7 +166,8 @@ class DispatcherClient:
         news: asyncio.Queue[Job | DarkroomError] = asyncio.Queue()
         self._watchers.setdefault(job_id, set()).add(news)
         if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read_feed())
+            # In a context of its own: with a request that is cut, Serve cancels the calls made in that request's.
+            self._reader = asyncio.create_task(self._read_feed(), context=Context())
         try:
             job = await self.job(job_id, owner)
             yield job
@@ -192,7 +194,9 @@ class DispatcherClient:
                         await self._catch_up()
                     if not self._watchers:
                         break
-            except Exception as error:  # whatever it was: watchers must not wait for ever
+            except (Exception, asyncio.CancelledError) as error:  # whatever it was: watchers must not wait for ever
+                if self._reader is not None and self._reader.cancelling():  # this task, and not the call it waited for
+                    raise
                 logger.warning("the feed broke: %r", error)
                 await asyncio.sleep(RECONNECT_S)
 

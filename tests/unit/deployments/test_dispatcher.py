@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -336,7 +337,7 @@ async def test_the_queue_tells_pictures_replicas_and_rows(cluster: Cluster) -> N
 class BrokenCalls(LocalCalls):
     """The first feed breaks at a sign, with an error; the second opens at another."""
 
-    def __init__(self, dispatcher: Dispatcher, error: Exception) -> None:
+    def __init__(self, dispatcher: Dispatcher, error: BaseException) -> None:
         super().__init__(dispatcher)
         self.feeds, self.breaks, self.opens = 0, asyncio.Event(), asyncio.Event()
         self._error = error
@@ -352,9 +353,9 @@ class BrokenCalls(LocalCalls):
             yield jobs
 
 
-@pytest.mark.parametrize("error", [Unavailable("gone"), RuntimeError("anything else")])
+@pytest.mark.parametrize("error", [Unavailable("gone"), RuntimeError("anything else"), asyncio.CancelledError()])
 async def test_a_feed_that_breaks_is_opened_again_and_catches_up(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     monkeypatch.setattr(client_module, "RECONNECT_S", 0.0)
     cluster = Cluster(calls=lambda dispatcher: BrokenCalls(dispatcher, error))
@@ -368,6 +369,18 @@ async def test_a_feed_that_breaks_is_opened_again_and_catches_up(
     await until(lambda: cluster.pipeline.left)
     calls.opens.set()
     assert [state.status async for state in watch] == ["succeeded"]
+
+
+async def test_the_feed_is_of_no_request_so_that_one_that_is_cut_does_not_take_it_along(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request: ContextVar[str] = ContextVar("request", default="none")
+    of: list[str] = []
+    stream = cluster.client._calls.stream
+    monkeypatch.setattr(cluster.client._calls, "stream", lambda name: of.append(request.get()) or stream(name))
+    request.set("the first watcher's")
+    assert (await cluster.ended(await cluster.submit())).status == "succeeded"
+    assert of == ["none"]
 
 
 async def test_a_watch_ends_with_not_found_when_the_job_is_gone_after_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
