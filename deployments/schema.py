@@ -221,6 +221,8 @@ def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
     problem = errors[0]
     places = [str(part) for part in problem["loc"] if part not in ("body", "header", "query", "path")]
+    if len(places) > 1 and places[0] == "parameters":  # Hugging Face's fields lie one deeper
+        del places[0]
     name = places[0][:100] if places else "body"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")

@@ -178,12 +178,15 @@ class Cluster:
     def watch(self, job_id: str, at_most: int) -> list[dict[str, Any]]:
         """The first states of a job that a watcher sees, until its end; then the watch is cut."""
         states: list[dict[str, Any]] = []
+        deadline = time.monotonic() + PATIENCE_S
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/v1/jobs/{job_id}/watch", timeout=90) as stream:
             for line in stream:
                 if line.startswith(b"data: "):
                     states.append(json.loads(line.removeprefix(b"data: ")))
                     if len(states) == at_most:
                         break
+                elif time.monotonic() > deadline:  # comments alone keep it open
+                    raise RuntimeError(f"the watch of {job_id} says nothing any more: {self.state(job_id)}")
         return states
 
     def pixels(self, job: dict[str, Any]) -> list[str]:

@@ -58,7 +58,7 @@ async def test_the_format_is_the_first_of_ours_that_is_accepted(api: Api, accept
         ({"inputs": ""}, "inputs"),
         ({"inputs": "  "}, "prompt"),
         ({}, "inputs"),
-        ({"inputs": "a", "parameters": {"num_inference_steps": 0}}, "parameters"),
+        ({"inputs": "a", "parameters": {"num_inference_steps": 0}}, "num_inference_steps: input"),
         ({"inputs": "a", "parameters": {"width": 100}}, "width must be a multiple of 64"),
         ({"inputs": "a", "parameters": {"colour": "red"}}, "no such field"),
         ({"inputs": "a", "parameters": {"scheduler": "magic"}}, "'ddim'"),
