@@ -6,7 +6,7 @@ from it. What a request leaves out is not a default but open: the model's card f
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -215,6 +215,13 @@ def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | 
         specs=tuple(specs),
         timestamps=Timestamps(created=now, deadline=None if deadline_s is None else now + deadline_s),
     )
+
+
+def job_body(job: Job) -> dict[str, Any]:
+    """Return what the owner of a job gets to see of it, everywhere the same."""
+    body = asdict(job)
+    del body["owner"]
+    return body
 
 
 def first_problem(errors: Sequence[Any]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from deployments.dispatcher.overview import QueueState
-from deployments.schema import ImageResult, Job, QueuePlace, Timestamps
+from deployments.schema import ImageResult, Job, QueuePlace, Timestamps, job_body
 from models.spec import ImageSpec, Tokens
 
 AN_ID = "job_0123456789abcdef0123456789abcdef"
@@ -52,13 +52,6 @@ _done = replace(
     timestamps=replace(_queued.timestamps, started=1790000012.1, ended=1790000013.0),
     version=9,
 )
-
-
-def job_body(job: Job) -> dict[str, Any]:
-    """Return what the owner of a job gets to see of it, everywhere the same."""
-    body = asdict(job)
-    del body["owner"]
-    return body
 
 
 QUEUED = job_body(_queued)

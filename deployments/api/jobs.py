@@ -12,12 +12,12 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from deployments.api.errors import documented, documented_beside_a_stream
-from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer, job_body
+from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
 from deployments.api.headers import IdempotencyKey, Prefer, wait_s, with_allowance
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, Job, Status
+from deployments.schema import GenerationRequest, Job, Status, job_body
 from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
