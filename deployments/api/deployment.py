@@ -21,13 +21,15 @@ from deployments.replicas import ApplicationState, applications
 
 
 class Api(FastAPI):
-    """FastAPI, but that it does not claim a 422 for what the handlers of `errors` make a 400."""
+    """FastAPI, but that it does not claim a 422 for what the handlers of `errors` make a 400, nor that there must be a
+    key where keys may be off."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the description."""
         if self.openapi_schema is None:
             described = super().openapi()
             for operation in (each for path in described["paths"].values() for each in path.values()):
+                operation["security"] = [{}, *operation.get("security", [])]
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     del operation["responses"]["422"]
             for name in ("HTTPValidationError", "ValidationError"):

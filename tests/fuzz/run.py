@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def fuzz(address: str, at_most: int, seed: int) -> Findings:
         *("--generation-database", "none", "--no-color", "--request-timeout", "60", "--continue-on-failure"),
     ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # it leaves what it found where it runs
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     report = done.stdout + done.stderr
     cases = [int(found) for found in re.findall(r"(\d+) generated", report)]
     return Findings(sum(cases), done.returncode == 0, report)
