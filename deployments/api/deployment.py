@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.api import huggingface, jobs, openai, service
-from deployments.api.errors import add_error_handlers
+from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.limits import BodyLimit
 from deployments.api.owners import Owners
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
@@ -32,8 +32,12 @@ class Api(FastAPI):
                 operation["security"] = [{}, *operation.get("security", [])]
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     del operation["responses"]["422"]
+            schemas = described["components"]["schemas"]
             for name in ("HTTPValidationError", "ValidationError"):
-                described["components"]["schemas"].pop(name, None)
+                schemas.pop(name, None)
+            for shape in SHAPES:
+                schemas[shape.__name__] = shape.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas[shape.__name__].pop("$defs", None)
         return super().openapi()
 
 
@@ -51,6 +55,7 @@ def create_api(
         version="1",
         servers=[{"url": "/v1"}],
         root_path_in_servers=False,
+        dependencies=[Security(HTTPBearer(auto_error=False, description="With keys on."))],  # said; `Owners` checks
         docs_url="/docs",
         openapi_url="/openapi.json",
         redoc_url=None,
@@ -58,14 +63,10 @@ def create_api(
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Owners, keys=keys)  # the outermost: it answers before anything is read
-    bearer = Security(HTTPBearer(auto_error=False, description="With keys on."))  # said here; `Owners` checks it
-    for router in (
-        openai.router(client, images),
-        jobs.router(client, images),
-        huggingface.router(client, images),
-        service.router(client, applications, app_name),
-    ):
-        app.include_router(router, dependencies=[bearer])
+    app.include_router(openai.router(client, images))
+    app.include_router(jobs.router(client, images))
+    app.include_router(huggingface.router(client, images))
+    app.include_router(service.router(client, applications, app_name))
     return app
 
 

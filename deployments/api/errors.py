@@ -35,6 +35,15 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class HFError(BaseModel):
+    """An error, as Hugging Face words it."""
+
+    error: str
+
+
+SHAPES = (ErrorDetail, ErrorBody, HFError)
+
+
 def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
     """Return the body for an error on a route. Which database it was is for the log and for `/ready` alone."""
     message = "The database of jobs cannot be used now." if isinstance(error, StoreUnavailable) else error.message
@@ -51,8 +60,8 @@ def respond(error: DarkroomError, path: str = "") -> JSONResponse:
     return JSONResponse(error_body(error, path), error.status, headers)
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of the errors that a route has beside those of every route."""
+def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of the errors that a route has beside those of every route; `SHAPES` are known there."""
     words = {
         400: "A field is beyond its bound: `param` names it.",
         401: "With keys on: no key, or not one of ours.",
@@ -67,16 +76,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         504: "The job's time was over before it was done.",
         507: "A picture could not be stored.",
     }
-    return {status: {"model": ErrorBody, "description": words[status]} for status in sorted({401, 500, *statuses})}
-
-
-def documented_beside_a_stream(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the same for a route whose answer is no JSON: FastAPI would take errors to be of its type too."""
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    return {
-        status: {"description": said["description"], "content": content}
-        for status, said in documented(*statuses).items()
-    }
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape.__name__}"}}}
+    return {status: {"content": content, "description": words[status]} for status in sorted({401, 500, *statuses})}
 
 
 def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRequest:

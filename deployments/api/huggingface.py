@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from deployments.api.errors import documented
+from deployments.api.errors import HFError, documented
 from deployments.api.headers import with_allowance
 from deployments.api.jobs import MEDIA_TYPES, ended
 from deployments.api.owners import owner_of
@@ -48,12 +48,6 @@ class HFBody(BaseModel):
     parameters: HFParameters | None = None  # type: ignore[valid-type]
 
 
-class HFError(BaseModel):
-    """An error, as Hugging Face words it."""
-
-    error: str
-
-
 def to_request(body: HFBody, model: str, accept: str | None) -> GenerationRequest:
     """Return the request that a body means; the picture's format is the first one of ours that `accept` names.
 
@@ -87,7 +81,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         response_class=Response,
         responses={
             200: {"content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}},
-            **_errors(400, 404, 409, 413, 429, 503, 504, 507),
+            **documented(400, 404, 409, 413, 429, 503, 504, 507, shape=HFError),
         },
     )
     async def draw(
@@ -101,14 +95,14 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         kind = MEDIA_TYPES[image.spec.output_format]
         return Response(content, media_type=kind, headers={"x-seed": str(image.seed)} | headers)
 
-    @routes.get("/hf/models/{model_id:path}/health", summary="Whether a model is served", responses=_errors(404, 503))
+    @routes.get(
+        "/hf/models/{model_id:path}/health",
+        summary="Whether a model is served",
+        responses=documented(404, 503, shape=HFError),
+    )
     async def health(model_id: ModelId) -> JSONResponse:
         if model_id not in (card.id for card in await client.models()):
             raise UnknownModel(f"There is no model {model_id[:200]}.", "model")
         return JSONResponse({"status": "ok"})
 
     return routes
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: said | {"model": HFError} for status, said in documented(*statuses).items()}

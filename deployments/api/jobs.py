@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from deployments.api.errors import documented, documented_beside_a_stream
+from deployments.api.errors import documented
 from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
 from deployments.api.headers import IdempotencyKey, Prefer, wait_s, with_allowance
 from deployments.api.owners import owner_of
@@ -146,7 +146,7 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         description="Server-sent events of one type, `job`, each with the whole job as it is; five a second at most. "
         "Coming back gives the present state. A comment comes every 15 s while nothing changes.",
         response_class=EventSourceResponse,
-        responses=documented_beside_a_stream(400, 404, 410, 503),
+        responses=documented(400, 404, 410, 503),
     )
     async def watch(job: Annotated[Job, Depends(own)]) -> AsyncIterable[ServerSentEvent]:
         with suppress(NotFound):  # gone meanwhile: the stream just ends, and the next one is a 404
