@@ -143,6 +143,7 @@ def test_eight_steps_of_dpm_solver_draw_it_too(pipeline):
     assert all(share >= FLOORS.get(name, 0.8) for name, share in seen.items()), seen
 
 
+@pytest.mark.full
 def test_guidance_brings_a_picture_closer_to_its_caption(pipeline):
     scenes = held_out_scenes(50, seed=3)
     without = drawn(pipeline, scenes, **DEFAULTS | {"guidance_scale": 1.0})
@@ -164,6 +165,7 @@ def roughness(picture: np.ndarray) -> float:
     return min(float(np.quantile(distances, 0.6)) for distances in apart)
 
 
+@pytest.mark.full
 def test_a_negative_prompt_makes_its_colour_rare(pipeline):
     shares = {
         negative: red_share(pipeline, negative, 50, num_inference_steps=20, guidance_scale=4.0)
