@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import ssl
 import sys
 import urllib.error
@@ -16,6 +17,7 @@ from deployments.config import AppConfig
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 TIMEOUT_S = 10.0
+KEY = "DARKROOM_API_KEY"  # an environment variable: where keys are on, this command needs one
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,15 @@ def generation_args(config: Any) -> dict[str, Any]:
     raise LookupError("it has no application named `generation`")
 
 
-def get(url: str) -> tuple[int, bytes]:
+def get(url: str, key: str | None = None) -> tuple[int, bytes]:
     """GET `url` from this machine's own service; return status and body. Raises OSError when nothing answers."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     # The environment's proxy does not reach loopback, and a certificate is made out to the public name.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        with opener.open(url, timeout=TIMEOUT_S) as answer:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -79,10 +82,12 @@ def table(ready: dict[str, Any], queue: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def report(holder: Holder) -> str:
+def report(holder: Holder, key: str | None = None) -> str:
     """Ask the service of `holder` how it is. Raises OSError when nothing answers, ValueError on a strange answer."""
-    _, ready = get(f"{holder.address}/v1/ready")  # 503 while a stage is missing: the table says which
-    _, queue = get(f"{holder.address}/v1/queue")
+    status, queue = get(f"{holder.address}/v1/queue", key)
+    if status == 401:
+        raise ValueError(f"it wants an API key; put one into {KEY}")
+    _, ready = get(f"{holder.address}/v1/ready", key)  # 503 while a stage is missing: the table says which
     return table(json.loads(ready), json.loads(queue))
 
 
@@ -97,7 +102,7 @@ def main() -> int:
         print(f"Darkroom is not running: nobody holds {state_path}.", file=sys.stderr)
         return 1
     try:
-        table = report(holder)
+        table = report(holder, os.environ.get(KEY))
     except (OSError, ValueError, KeyError) as error:
         print(f"Darkroom does not answer at {holder.address} (process {holder.pid}): {error}", file=sys.stderr)
         return 1

@@ -216,3 +216,27 @@ def test_status_says_when_the_holder_does_not_answer(
     with launch.hold(AppConfig.model_validate({"state_dir": tmp_path}).state_path, f"http://127.0.0.1:{free_port()}"):
         assert status.main() == 1
     assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_status_says_where_a_key_is_taken_from_when_one_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def get(url: str, key: str | None = None) -> tuple[int, bytes]:
+        asked.append((url, key))
+        if key is None:
+            return 401, b"{}"
+        return 200, b'{"waiting": 0, "running": 0, "eta_s": 0, "applications": {}}'
+
+    monkeypatch.setattr(status, "get", get)
+    holder = status.Holder(1, "http://127.0.0.1:1")
+    with pytest.raises(ValueError, match="DARKROOM_API_KEY"):
+        status.report(holder)
+    assert "0 waiting" in status.report(holder, "dk_x")
+    assert {key for _, key in asked} == {None, "dk_x"}
+
+
+def test_with_keys_other_machines_may_reach_it() -> None:
+    with pytest.raises(StartError, match="api_keys_file"):
+        launch.check_address("0.0.0.0", free_port(), allow_public=False)
+    app = AppConfig.model_validate({"api_keys_file": "keys.json"})
+    launch.check_address("0.0.0.0", free_port(), app.allow_public or app.api_keys_file is not None)
