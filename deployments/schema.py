@@ -224,13 +224,14 @@ def job_body(job: Job) -> dict[str, Any]:
     return body
 
 
+AROUND_FIELDS = ("body", "header", "query", "path", "parameters")  # what requests have their fields in
+
+
 def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
     problem = errors[0]
-    places = [str(part) for part in problem["loc"] if part not in ("body", "header", "query", "path")]
-    if len(places) > 1 and places[0] == "parameters":  # Hugging Face's fields lie one deeper
-        del places[0]
-    name = places[0][:100] if places else "body"
+    places = [str(part) for part in problem["loc"] if part not in AROUND_FIELDS] or [*problem["loc"][-1:], "body"]
+    name = str(places[0])[:100]
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
     value = repr(given) if isinstance(given, int | float | str) else ""

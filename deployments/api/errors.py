@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
+from starlette.types import Scope
 
 from deployments.schema import first_problem
 from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized
@@ -42,6 +43,11 @@ class HFError(BaseModel):
 
 
 SHAPES = (ErrorDetail, ErrorBody, HFError)
+
+
+def path_of(scope: Scope) -> str:
+    """Return a request's path within the application."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
@@ -142,5 +148,4 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _path(request: Request) -> str:
-    """The path within the application."""
-    return request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    return path_of(request.scope)

@@ -38,13 +38,13 @@ def wait_s(prefer: str | None) -> int | None:
     found = WAIT.search(prefer or "")
     if found is None:
         return None
-    if not (found[1].isascii() and found[1].isdigit() and 1 <= int(found[1][:9]) <= MAX_WAIT_S):
+    if not (re.fullmatch(r"[0-9]{1,3}", found[1]) and 1 <= int(found[1]) <= MAX_WAIT_S):
         given = found[1][:40] or "nothing"
         raise InvalidRequest(f"Prefer: wait must be from 1 to {MAX_WAIT_S}, got {given}.", "Prefer")
     return int(found[1])
 
 
-async def with_allowance(client: DispatcherClient, owner: str) -> dict[str, str]:
+async def allowance_headers(client: DispatcherClient, owner: str) -> dict[str, str]:
     """Return the headers that say what is left of a key's caps; none for whom has none."""
     allowance = await client.allowance(owner) if owner.startswith(OWNER) else None
     headers: dict[str, str] = {}

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from deployments.api.errors import HFError, documented
-from deployments.api.headers import with_allowance
+from deployments.api.headers import allowance_headers
 from deployments.api.jobs import MEDIA_TYPES, ended
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
@@ -89,7 +89,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
     ) -> Response:
         owner = owner_of(request)
         job = await client.submit(to_request(body, model_id, accept), owner)
-        headers = await with_allowance(client, owner)
+        headers = await allowance_headers(client, owner)
         [image] = (await ended(client, job)).images
         content = await asyncio.to_thread(images.get, image.name)
         kind = MEDIA_TYPES[image.spec.output_format]

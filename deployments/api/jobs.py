@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from deployments.api.errors import documented
 from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
-from deployments.api.headers import IdempotencyKey, Prefer, wait_s, with_allowance
+from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, wait_s
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
@@ -83,7 +83,7 @@ def _add_submit(routes: APIRouter, client: DispatcherClient) -> None:
     ) -> JSONResponse:
         seconds, owner = wait_s(prefer), owner_of(request)
         job = await client.submit(body, owner, idempotency_key)
-        headers = {"Location": f"/v1/jobs/{job.id}"} | await with_allowance(client, owner)
+        headers = {"Location": f"/v1/jobs/{job.id}"} | await allowance_headers(client, owner)
         if seconds is not None:
             job = await _waited(client, job, seconds)
             headers["Preference-Applied"] = f"wait={seconds}"

@@ -4,14 +4,17 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.api.errors import respond
+from deployments.api.errors import path_of, respond
 from models.errors import TooLarge
 
 MAX_BODY = 1024 * 1024  # bytes
 
 
 class BodyLimit:
-    """Answers 413 to a body of more than `MAX_BODY` bytes, whatever its headers say."""
+    """Answers 413 to a body of more than `MAX_BODY` bytes, whatever its headers say.
+
+    FastAPI has a limit of its own, which answers in plain text.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,8 +38,7 @@ class BodyLimit:
             if read <= MAX_BODY:
                 await send(message)
 
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
         with suppress(TooLarge):
             await self._app(scope, counted, unless_too_large)
         if read > MAX_BODY:  # whoever was reading made an answer of its own of the error
-            await respond(TooLarge(f"The body must be at most {MAX_BODY} bytes."), path)(scope, receive, send)
+            await respond(TooLarge(f"The body must be at most {MAX_BODY} bytes."), path_of(scope))(scope, receive, send)

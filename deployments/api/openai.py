@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from deployments.api.errors import documented, error_body
 from deployments.api.examples import PICTURES
-from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, with_allowance
+from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
@@ -198,7 +198,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         card = await _card(client, body.model) if body.quality in STEP_SHARE else None
         owner = owner_of(request)
         job = await client.submit(to_request(body, card), owner, idempotency_key)
-        headers = await with_allowance(client, owner)
+        headers = await allowance_headers(client, owner)
         if body.stream:
             stream = _events(client, images, job, body)
             return EventSourceResponse(stream, headers=STREAM_HEADERS | headers)

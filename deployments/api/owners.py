@@ -4,7 +4,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.api.errors import respond
+from deployments.api.errors import path_of, respond
 from deployments.keys import Keyring, cookie_of, owner_of_cookie
 from models.errors import Unauthorized
 
@@ -27,7 +27,7 @@ class Owners:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
         if scope["type"] == "http":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            path = path_of(scope)
             owner = self._owner(scope)
             if owner is None and path not in OPEN:
                 await respond(Unauthorized(), path)(scope, receive, send)

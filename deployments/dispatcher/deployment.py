@@ -176,7 +176,7 @@ class Dispatcher:
             UnknownModel, InvalidRequest: the model knows no such style.
         """
         prompt, negative_prompt = words(request, self._card_of(request.model))
-        return await self._pipeline.tokens(prompt), await self._pipeline.tokens(negative_prompt)
+        return await asyncio.gather(self._pipeline.tokens(prompt), self._pipeline.tokens(negative_prompt))
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its pictures leave the denoiser within one step."""

@@ -30,10 +30,10 @@ def cancels(cluster: Cluster, times: int, at_the_end: int) -> Outcome:
     further than the step that was on its way."""
     cluster.rest()
     body = a_body(0) | {"num_inference_steps": 20}
-    start, worked_s = time.monotonic(), cluster.worked_s("Denoiser")
+    start, used_s = time.monotonic(), cluster.meter("Denoiser")
     cluster.end_of(cluster.submit(body), ENDS_WITHIN_S)
     takes_s = time.monotonic() - start
-    step_s = (cluster.worked_s("Denoiser") - worked_s) / 20
+    step_s = used_s() / 20
     answers: Counter[str] = Counter()
     wrong, further = 0, [0.0]
     for number in range(times):
@@ -41,9 +41,9 @@ def cancels(cluster: Cluster, times: int, at_the_end: int) -> Outcome:
         job_id = cluster.submit(body)
         time.sleep(takes_s * (cluster.random.uniform(0.9, 1.1) if racing else cluster.random.uniform(0.0, 0.8)))
         status, job = cluster.call(f"/v1/jobs/{job_id}/cancel", {})
-        worked_s = cluster.worked_s("Denoiser")
+        used_s = cluster.meter("Denoiser")
         time.sleep(FURTHER_STEPS * step_s)
-        further.append((cluster.worked_s("Denoiser") - worked_s) / step_s)
+        further.append(used_s() / step_s)
         end = cluster.end_of(job_id, ENDS_WITHIN_S)
         later = cluster.end_of(job_id, ENDS_WITHIN_S)
         expected = {200: "cancelled", 409: "succeeded"}.get(status)
@@ -56,7 +56,9 @@ def cancels(cluster: Cluster, times: int, at_the_end: int) -> Outcome:
         "a step, ms": round(1000 * step_s),
         "steps' work after the answer, at most": round(max(further), 2),
     }
-    return Outcome("a cancelled job ends once, at once", not wrong and round(max(further)) <= 1, figures)
+    return Outcome(
+        "a cancelled job ends once, at once", not wrong and round(max(further)) <= 1, figures
+    )  # the clock ticks coarsely
 
 
 def cut_watches(cluster: Cluster, times: int) -> Outcome:

@@ -96,15 +96,21 @@ class Cluster:
         """Return when nothing waits or runs: what an earlier drill left would be in the way of a clock."""
         wait_until(lambda: not any(self.call("/v1/queue")[1][name] for name in ("waiting", "running")), PATIENCE_S)
 
-    def worked_s(self, name: str) -> float:
-        """The processor time that a deployment's replicas have taken since they started."""
-        return sum(sum(process.cpu_times()[:2]) for process in self._replicas(name))
+    def meter(self, name: str) -> Callable[[], float]:
+        """What says how much processor time a deployment's replicas of now take from now on; they must not die."""
+        processes = self._replicas(name)
+
+        def taken_s() -> float:
+            return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+        before = taken_s()
+        return lambda: taken_s() - before
 
     def is_idle(self, name: str, seconds: float) -> bool:
         """Whether a deployment's replicas compute next to nothing for so long."""
-        before = self.worked_s(name)
+        used_s = self.meter(name)
         time.sleep(seconds)
-        return self.worked_s(name) - before < 0.2 * seconds
+        return used_s() < 0.2 * seconds
 
     def is_back(self, name: str) -> bool:
         """Whether a deployment that was killed has a process again, which Serve says runs."""
