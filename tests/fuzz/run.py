@@ -34,7 +34,7 @@ class Findings:
 
 def fuzz(address: str, at_most: int, seed: int) -> Findings:
     """Send `at_most` requests to each operation in each phase: examples, bounds, random ones, and chains of them."""
-    command = [
+    command = [  # one worker: in several threads Python 3.11 may fail at parsing, for Hypothesis
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{address}/v1/openapi.json"),
         *("--url", f"{address}/v1", "--checks", ",".join(CHECKS), "--mode", "all"),
         *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(at_most), "--seed", str(seed)),
