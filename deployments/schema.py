@@ -4,6 +4,7 @@ A field of `GenerationRequest` carries its bounds and words once; HTTP validatio
 from it. What a request leaves out is not a default but open: the model's card fills it in.
 """
 
+import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -193,6 +194,7 @@ class Job:
     specs: tuple[ImageSpec, ...]
     timestamps: Timestamps
     owner: SkipJsonSchema[str] = ""  # for us alone
+    link: SkipJsonSchema[str] = ""  # a secret: who has it may look at the job; empty: nobody has one
     queue: QueuePlace | None = None
     progress: Progress | None = None
     images: tuple[ImageResult, ...] = ()
@@ -205,12 +207,20 @@ class Job:
         """Whether nothing more will happen."""
         return self.status not in ("queued", "running")
 
+    def shown_to(self, owner: str | None, link: str = "") -> bool:
+        """Whether a caller may look: one who is trusted (None), its owner, or who has its link."""
+        if owner is None or owner == self.owner:
+            return True
+        # compare_digest takes no other text than ASCII, and links are ASCII
+        return self.link != "" and link.isascii() and hmac.compare_digest(self.link, link)
+
 
 def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | None = None) -> Job:
-    """Return a queued job with an id that cannot be guessed."""
+    """Return a queued job with an id and a link that cannot be guessed."""
     return Job(
         id=f"job_{secrets.token_hex(16)}",
         owner=owner,
+        link=secrets.token_urlsafe(16),
         status="queued",
         specs=tuple(specs),
         timestamps=Timestamps(created=now, deadline=None if deadline_s is None else now + deadline_s),
@@ -218,9 +228,10 @@ def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | 
 
 
 def job_body(job: Job) -> dict[str, Any]:
-    """Return what the owner of a job gets to see of it, everywhere the same."""
+    """Return what clients get to see of a job, everywhere the same."""
     body = asdict(job)
-    del body["owner"]
+    for private in ("owner", "link"):
+        del body[private]
     return body
 
 

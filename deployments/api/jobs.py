@@ -22,6 +22,7 @@ from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 JobId = Annotated[str, Path(description="As it was given when the job was accepted.", examples=[AN_ID])]
+Link = Annotated[str, Query(max_length=100, description="The read-only secret of a link that somebody shared.")]
 FileName = Annotated[str, Path(description="The last part of `images[].url`.", examples=[A_FILE])]
 
 
@@ -126,18 +127,18 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         body = {"object": "list", "data": [job_body(job) for job in page]}
         return JSONResponse(body | {"has_more": len(found) > limit, "last_id": last_id})
 
+    async def shown(job_id: JobId, request: Request, link: Link = "") -> Job:
+        """Find a job that the caller may look at: before a stream begins, as afterwards it is too late for a 404."""
+        return await client.job(job_id, owner_of(request), link)
+
     @routes.get(
         "/jobs/{job_id}",
         tags=["jobs"],
         summary="One job as it is now",
         responses={200: answer(Job, DONE), **documented(400, 404, 410, 503)},
     )
-    async def read(job_id: JobId, request: Request) -> JSONResponse:
-        return JSONResponse(job_body(await client.job(job_id, owner_of(request))))
-
-    async def own(job_id: JobId, request: Request) -> Job:
-        """Find the caller's job before the stream begins: afterwards it is too late for a 404."""
-        return await client.job(job_id, owner_of(request))
+    async def read(job: Annotated[Job, Depends(shown)]) -> JSONResponse:
+        return JSONResponse(job_body(job))
 
     @routes.get(
         "/jobs/{job_id}/watch",
@@ -148,7 +149,7 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         response_class=EventSourceResponse,
         responses=documented(400, 404, 410, 503),
     )
-    async def watch(job: Annotated[Job, Depends(own)]) -> AsyncIterable[ServerSentEvent]:
+    async def watch(job: Annotated[Job, Depends(shown)]) -> AsyncIterable[ServerSentEvent]:
         with suppress(NotFound):  # gone meanwhile: the stream just ends, and the next one is a 404
             async for state in client.watch(job.id):
                 yield ServerSentEvent(event="job", data=job_body(state))
@@ -180,9 +181,9 @@ def _add_files(routes: APIRouter, client: DispatcherClient, images: ImageStore) 
             **documented(400, 404, 410, 503),
         },
     )
-    async def file(name: FileName, request: Request) -> Response:
+    async def file(name: FileName, request: Request, link: Link = "") -> Response:
         job_id = images.job_of(name)
-        job = await client.job(job_id, owner_of(request))
+        job = await client.job(job_id, owner_of(request), link)
         if name not in (image.name for image in job.images):
             raise NotFound(f"There is no file {name}.")
         headers = {"ETag": f'"{name}"', "Cache-Control": "private, max-age=31536000, immutable"}

@@ -106,9 +106,9 @@ class DispatcherClient:
         """
         return await self._call("submit", request, owner, key or f"darkroom-{secrets.token_hex(16)}")
 
-    async def job(self, job_id: str, owner: str | None = None) -> Job:
-        """Return a job's present state. Raises: NotFound, Gone."""
-        return await self._call("job", job_id, owner)
+    async def job(self, job_id: str, owner: str | None = None, link: str = "") -> Job:
+        """Return a job's present state, to its owner or who has its link. Raises: NotFound, Gone."""
+        return await self._call("job", job_id, owner, link)
 
     async def jobs(
         self, owner: str, status: Status | None = None, limit: int = 100, after: str | None = None
@@ -157,7 +157,7 @@ class DispatcherClient:
         except TimeoutError as error:
             raise Unavailable("The queue does not answer. Try again later.") from error
 
-    async def watch(self, job_id: str, owner: str | None = None) -> AsyncIterator[Job]:
+    async def watch(self, job_id: str, owner: str | None = None, link: str = "") -> AsyncIterator[Job]:
         """Yield a job's newest state when it differs from the one yielded last, until it has ended: five a second.
 
         Raises:
@@ -169,7 +169,7 @@ class DispatcherClient:
             # In a context of its own: with a request that is cut, Serve cancels the calls made in that request's.
             self._reader = asyncio.create_task(self._read_feed(), context=Context())
         try:
-            job = await self.job(job_id, owner)
+            job = await self.job(job_id, owner, link)
             yield job
             while not job.ended:
                 newest = await _newest(news, time.monotonic() + WATCH_INTERVAL_S)

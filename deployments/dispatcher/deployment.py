@@ -130,17 +130,17 @@ class Dispatcher:
         # Shielded: a caller who leaves must not leave a job on disk that is in no line.
         return await asyncio.shield(self._accept(job, request_key))
 
-    async def job(self, job_id: str, owner: str | None) -> Job:
-        """Return a job's present state; `NotFound` if it is somebody else's."""
+    async def job(self, job_id: str, owner: str | None, link: str = "") -> Job:
+        """Return a job's present state; `NotFound` if it is somebody else's and `link` is not its own."""
         await asyncio.shield(self._beginning)
         await self._ledger.up_to_date(job_id)
         if self._queue.is_open(job_id):
             self._asked.add(job_id)
         try:
-            return self._as_of_now(self._queue.job(job_id, owner))
+            return self._as_of_now(self._queue.job(job_id, owner, link))
         except NotFound:
             job = await self._ledger.call(self._ledger.store.job, job_id)
-            if job is None or (owner is not None and job.owner != owner):
+            if job is None or not job.shown_to(owner, link):
                 raise
             return job
 

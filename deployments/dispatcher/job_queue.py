@@ -44,14 +44,14 @@ class JobQueue:
 
     # -- reading
 
-    def job(self, job_id: str, owner: str | None = None) -> Job:
-        """Return a job; somebody else's does not exist.
+    def job(self, job_id: str, owner: str | None = None, link: str = "") -> Job:
+        """Return a job; somebody else's does not exist, but for who has its link.
 
         Raises:
             NotFound: no such job.
         """
         job = self._jobs.get(job_id)
-        if job is None or (owner is not None and job.owner != owner):
+        if job is None or not job.shown_to(owner, link):
             raise NotFound(f"There is no job {job_id}.")
         return job
 

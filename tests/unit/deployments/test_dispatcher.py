@@ -179,6 +179,29 @@ async def test_somebody_elses_job_is_not_found(cluster: Cluster) -> None:
     assert cluster.client._watchers == {}
 
 
+async def test_who_has_a_jobs_link_may_read_and_watch_it_and_no_more(cluster: Cluster) -> None:
+    job = await cluster.submit(owner="ada")
+    assert (await cluster.client.job(job.id, "bob", job.link)).status == "running"
+    assert (await anext(cluster.client.watch(job.id, "bob", job.link))).status == "running"
+    with pytest.raises(NotFound):
+        await cluster.client.cancel(job.id, "bob")
+    assert await cluster.client.jobs("bob") == []
+    end = await cluster.ended(job)
+    cluster.dispatcher._queue._jobs.clear()  # from now on it is on disk only
+    assert await cluster.client.job(job.id, "bob", job.link) == end
+
+
+@pytest.mark.parametrize("link", ["", "wrong", "é", "\ud800", "x" * 3000])
+async def test_a_wrong_link_opens_nothing(cluster: Cluster, link: str) -> None:
+    job, other = await cluster.submit(owner="ada"), await cluster.submit(owner="ada")
+    for given in (link, other.link, job.link[:-1]):
+        with pytest.raises(NotFound):
+            await cluster.client.job(job.id, "bob", given)
+        with pytest.raises(NotFound):
+            await anext(cluster.client.watch(job.id, "bob", given))
+    assert (await cluster.client.job(job.id, "ada", link)).status == "running"
+
+
 async def test_a_full_line_refuses_the_whole_job_and_says_when_to_come_back() -> None:
     cluster = Cluster(max_waiting=2)
     job = await cluster.submit(pictures=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func, update
 
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import job_queue as job_queue_module
@@ -15,9 +16,10 @@ from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
+from deployments.dispatcher.job_store import jobs
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
-from models.errors import Gone, InvalidRequest, KeyReused, QueueFull, StoreUnavailable, Superseded
+from models.errors import Gone, InvalidRequest, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded
 from tests.fakes import CARD, PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
@@ -80,6 +82,18 @@ async def test_what_had_ended_is_still_there(home: Home) -> None:
     second = home.dispatcher(FakePipeline())
     assert await second.job(end.id, "ada") == end
     assert await second.jobs("ada") == [end]
+
+
+async def test_a_job_from_before_there_were_links_is_still_its_owners_and_no_link_opens_it(home: Home) -> None:
+    first = home.dispatcher(FakePipeline())
+    end = await end_of(first, await submit(first))
+    with first._ledger.store._connected() as connection:
+        connection.execute(update(jobs).values(document=func.json_remove(jobs.c.document, "$.link")))
+    second = home.dispatcher(FakePipeline())
+    assert await second.job(end.id, "ada") == replace(end, link="")
+    for link in ("", end.link):
+        with pytest.raises(NotFound):
+            await second.job(end.id, "bob", link)
 
 
 async def test_a_picture_that_was_drawn_is_not_drawn_again(home: Home) -> None:

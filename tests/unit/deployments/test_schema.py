@@ -185,7 +185,8 @@ def test_a_random_seed_is_in_range_and_different_each_time(count: int) -> None:
     assert all(0 <= seed <= MAX_SEED - count + 1 for seed in firsts)
 
 
-def test_job_ids_cannot_be_guessed() -> None:
-    ids = {new_job([a_spec()], "me", 0.0).id for _ in range(100)}
-    assert len(ids) == 100
-    assert all(len(job_id) == len("job_") + 32 for job_id in ids)
+def test_job_ids_and_links_cannot_be_guessed() -> None:
+    jobs = [new_job([a_spec()], "me", 0.0) for _ in range(100)]
+    assert len({job.id for job in jobs}) == len({job.link for job in jobs}) == 100
+    assert all(len(job.id) == len("job_") + 32 for job in jobs)
+    assert all(len(job.link) == 22 for job in jobs)

@@ -16,7 +16,7 @@ async def test_a_job_is_accepted_with_its_address_and_can_be_read_and_listed(api
     job = answer.json()
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
-    assert "owner" not in job
+    assert not {"owner", "link"} & set(job)
     assert [spec["seed"] for spec in job["specs"]] == [7, 8]
     end = await api.ended(job)
     assert (await api.http.get(f"/jobs/{job['id']}")).json() == end
