@@ -49,7 +49,7 @@ def job_us(line: int, jobs: int) -> float:
         queue.submit(job)
         lease = running.popleft()
         for step in range(UPDATES):
-            queue.progress(lease, StepUpdate(step=4 * step + 1, steps=20, batch_rows=16))
+            queue.progress(lease, StepUpdate(step=4 * step + 1, steps=20, batch_rows=16, batch_images=8))
         queue.finish(lease, _result(lease.index), 2.0)
         granted = queue.grant(1.0)
         assert granted is not None

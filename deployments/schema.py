@@ -164,6 +164,7 @@ class Progress:
     eta_s: float  # until it ends
     eta_most_s: float | None = None  # where that is unsure: it may take so long
     batch_rows: int = 0
+    batch_images: int = 0  # pictures of that forward, its own among them
     previews: dict[int, str] = field(default_factory=dict)  # image index -> data URL
 
 

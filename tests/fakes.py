@@ -126,6 +126,7 @@ class FakePipeline:
                     step=step,
                     steps=spec.num_inference_steps,
                     batch_rows=spec.rows,
+                    batch_images=1,
                     most_rows=spec.rows,
                     step_s=0.01,
                     cut=self.cut,

@@ -309,6 +309,7 @@ class JobQueue:
             eta_s=job.progress.eta_s if job.progress else foretold,
             eta_most_s=job.progress.eta_most_s if job.progress else None,
             batch_rows=max((update.batch_rows for update in started), default=0),
+            batch_images=max((update.batch_images for update in started), default=0),
             previews={i: preview for i, preview in shown.items() if i not in done},
         )
         return replace(job, progress=progress)

@@ -49,6 +49,7 @@ class DenoisingEngine:
         self._thread = threading.Thread(target=self._run, name="denoising-engine", daemon=True)
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
+        self._images = 0  # pictures of that forward
         self._most_rows = 0  # that it might have had
         self._step_s = 0.0  # what that step took, and all that lies between two steps
         self._stepped_at = time.perf_counter()
@@ -88,7 +89,7 @@ class DenoisingEngine:
         latents = next_latents(batch)
         sums = latents.sum((1, 2, 3))  # finite only if all that is summed is
         finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
-        self._rows = len(output)
+        self._rows, self._images = len(output), len(batch)
         now = time.perf_counter()
         self._capacity.curve.measure(self._rows, batch[0].key.cells, now - start)
         self._step_s, self._stepped_at = now - self._stepped_at, now
@@ -171,6 +172,7 @@ class DenoisingEngine:
             step=state.index,
             steps=len(state.plan),
             batch_rows=self._rows,
+            batch_images=self._images,
             most_rows=self._most_rows,
             step_s=self._step_s,
             cut=state.cut,

@@ -58,8 +58,9 @@ def owners(queue: JobQueue) -> list[str]:
     return found
 
 
-def update(step: int, cut: str = "") -> StepUpdate:
-    return StepUpdate(step=step, steps=SPEC.num_inference_steps, batch_rows=2, cut=cut)
+def update(step: int, cut: str = "", batch_images: int = 1) -> StepUpdate:
+    rows = SPEC.rows * batch_images
+    return StepUpdate(step=step, steps=SPEC.num_inference_steps, batch_rows=rows, batch_images=batch_images, cut=cut)
 
 
 def finish(queue: JobQueue, lease: Lease) -> Job | None:
@@ -296,6 +297,16 @@ def test_jobs_are_listed_newest_first() -> None:
     assert [job.id for job in queue.jobs("ada")] == [second.id, first.id]
     granted(queue)
     assert [job.id for job in queue.jobs("ada")] == [second.id, first.id]
+
+
+def test_a_job_tells_how_many_pictures_shared_the_fullest_of_its_newest_forwards() -> None:
+    queue = a_queue(a_job(pictures=2))
+    first, second = granted(queue), granted(queue)
+    queue.progress(first, update(1, batch_images=4))
+    state = queue.progress(second, update(1, batch_images=3))
+    assert (state.progress.batch_images, state.progress.batch_rows) == (4, 8)
+    state = queue.progress(first, update(2, batch_images=2))
+    assert (state.progress.batch_images, state.progress.batch_rows) == (3, 6)
 
 
 def test_a_cut_prompt_gives_one_warning_that_quotes_it() -> None:

@@ -67,7 +67,15 @@ class FakePipeline:
         steps = spec.num_inference_steps
         for step in range(1, steps + 1):
             preview = picture(spec, 8, "WEBP") if step == steps // 2 else None
-            yield StepUpdate(step=step, steps=steps, batch_rows=2, step_s=0.01, denoise_s=0.01 * step, preview=preview)
+            yield StepUpdate(
+                step=step,
+                steps=steps,
+                batch_rows=2,
+                batch_images=1,
+                step_s=0.01,
+                denoise_s=0.01 * step,
+                preview=preview,
+            )
             while not self.go.is_set() and step >= steps // 2:
                 await asyncio.sleep(0.01)
         name = lease.file_name("png")

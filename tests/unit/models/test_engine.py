@@ -57,7 +57,17 @@ def test_updates_count_steps_and_the_last_one_carries_the_latents(stages):
     updates = stages.outcomes(state)
     assert [(update.step, update.steps) for update in updates] == [(k, 4) for k in (1, 2, 3, 4)]
     assert [update.latents is not None for update in updates] == [False, False, False, True]
-    assert {update.batch_rows for update in updates} == {2}
+    assert {(update.batch_rows, update.batch_images) for update in updates} == {(2, 1)}
+
+
+def test_an_update_says_how_many_pictures_shared_the_forward(stages):
+    guided, unguided = (
+        stages.state(stages.spec(num_inference_steps=steps, guidance_scale=scale))
+        for steps, scale in ((2, 4.0), (1, 1.0))
+    )
+    run(stages, guided, unguided)
+    shares = [(update.batch_rows, update.batch_images) for update in stages.outcomes(guided)]
+    assert shares == [(3, 2), (2, 1)]  # the other leaves after its only step
 
 
 def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages, monkeypatch):
