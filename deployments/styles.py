@@ -26,6 +26,14 @@ StyleName = Literal[
     "anime",
     "oil-painting",
     "3d-model",
+    "comic-book",
+    "fantasy-art",
+    "isometric",
+    "low-poly",
+    "origami",
+    "pencil-sketch",
+    "pop-art",
+    "cyberpunk",
 ]
 
 STYLES: dict[StyleName, Style] = {
@@ -41,6 +49,14 @@ STYLES: dict[StyleName, Style] = {
     "anime": Style("Anime", "anime artwork of {prompt}, clean lines, vibrant", "photograph, realism"),
     "oil-painting": Style("Oil painting", "oil painting of {prompt}, visible brush strokes, canvas", "photograph"),
     "3d-model": Style("3D model", "3d render of {prompt}, studio lighting, highly detailed", "sketch, low poly"),
+    "comic-book": Style("Comic book", "comic book panel of {prompt}, bold ink outlines, halftone", "photograph"),
+    "fantasy-art": Style("Fantasy art", "fantasy painting of {prompt}, epic scale, glowing light, intricate"),
+    "isometric": Style("Isometric", "isometric view of {prompt}, tiny diorama, soft shadows, plain backdrop"),
+    "low-poly": Style("Low poly", "low poly model of {prompt}, flat facets, simple shading, soft colors", "photograph"),
+    "origami": Style("Origami", "origami of {prompt}, folded paper, crisp creases, plain backdrop", "drawing"),
+    "pencil-sketch": Style("Pencil sketch", "pencil sketch of {prompt}, graphite, hatching, white paper", "color"),
+    "pop-art": Style("Pop art", "pop art print of {prompt}, bright flat colors, bold contours, dots", "photograph"),
+    "cyberpunk": Style("Cyberpunk", "{prompt}, cyberpunk, neon signs, rain, wet streets at night", "daylight"),
 }
 
 

@@ -57,7 +57,7 @@ def refusal(**fields: Any) -> InvalidRequest:
         ("seed", 2**64, "less than or equal to 4294967295"),
         pytest.param("seed", 10**400, "less than or equal to 4294967295", id="seed-huge"),
         ("sampler", "lms", "'ddim', 'ddpm', .* or 'tcd'"),
-        ("style", "baroque", "'flat'.*'3d-model'"),
+        ("style", "baroque", "'flat'.*'cyberpunk'"),
         ("output_format", "gif", "'png', 'jpeg' or 'webp'"),
         ("num_images", 0, "greater than or equal to 1"),
         ("num_images", 11, "less than or equal to 10"),

@@ -1,0 +1,150 @@
+"""The settings that a picture carries: our own as JSON, else those of AUTOMATIC1111's web UI as text. Pure."""
+
+import io
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from PIL import ExifTags, Image
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from deployments.schema import GenerationRequest
+from gradio_ingress.controls import label
+from models.errors import InvalidRequest
+from models.spec import SAMPLER_NAMES
+
+FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "sampler",
+    "seed",
+    "model",
+    "output_format",
+)
+CHOSEN = ("sampler", "output_format")  # from a list of ours
+FINITE = ConfigDict(allow_inf_nan=False)
+HINTS = get_type_hints(GenerationRequest)  # types without bounds
+TYPES: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(HINTS[name], config=FINITE) for name in FIELDS}
+SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
+PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
+STEPS = "Steps: "  # begins the line of settings
+SETTING = re.compile(r'(?:^|,)([^:,"]+):( *"(?:\\.|[^"\\])*"|[^,]*)')
+NAMES = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed", "Model": "model"}
+READ = {*NAMES, "Sampler", "Schedule type", "Size"}
+SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
+BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
+
+
+def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
+    """Return fields of `GenerationRequest` that a PNG, JPEG or WebP file names, and notes on what could not be used.
+
+    A value has its field's type and is otherwise as the file has it; whether it is allowed is for the form to say.
+
+    Raises:
+        InvalidRequest: not such a picture, or one without settings.
+    """
+    try:
+        ours, text = _texts(content)
+    except BROKEN:
+        raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
+    found, notes = _typed(_from_json(ours), strict=True)
+    if not found and text.strip():
+        found, notes = _from_parameters(text)
+    if not found:
+        raise InvalidRequest("This picture carries no settings.")
+    return found, notes
+
+
+def _texts(content: bytes) -> tuple[str, str]:
+    """Our JSON and AUTOMATIC1111's text, empty where there is none. No pixel is decoded."""
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
+        if image.format == "PNG":  # its `getexif` would decode
+            ours, text = image.info.get("darkroom"), image.info.get("parameters")
+        else:
+            ours, text = None, _user_comment(image.getexif().get_ifd(ExifTags.IFD.Exif))
+    return ours if isinstance(ours, str) else "", text if isinstance(text, str) else ""
+
+
+def _user_comment(exif: Mapping[int, Any]) -> str:
+    """EXIF's comment, if it has settings: cameras write there too.
+
+    Its first eight bytes name the encoding, but do not tell the order of UTF-16's bytes.
+    """
+    comment = exif.get(ExifTags.Base.UserComment, "")
+    if not isinstance(comment, bytes):
+        readings = [str(comment)]
+    elif comment.startswith(b"UNICODE\0"):
+        readings = [comment[8:].decode(order, errors="replace") for order in ("utf-16-be", "utf-16-le")]
+    else:
+        readings = [comment[8:].decode(errors="replace")]
+    return next((text.rstrip("\0") for text in readings if STEPS in text), "")
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    try:
+        values = from_json(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _from_parameters(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Source: `parse_generation_parameters` in AUTOMATIC1111's `modules/infotext_utils.py`.
+
+    Unlike there, the line of settings is known by its first one, as a prompt may have colons too.
+    """
+    words, mark, line = ("\n" + text.rstrip()).rpartition("\n" + STEPS)
+    if not mark:
+        words, line = line, ""
+    prompt, _, negative_prompt = words.partition("\nNegative prompt:")
+    values = {"prompt": prompt[1:], "negative_prompt": negative_prompt.removeprefix(" ")}
+    pairs = SETTING.findall(mark[1:] + line.partition("\n")[0])
+    settings = {name.strip(): _unquoted(value.strip()) for name, value in pairs}
+    values |= {field: settings[name] for name, field in NAMES.items() if name in settings}
+    if "Sampler" in settings:
+        values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
+    if "Size" in settings:
+        values["width"], _, values["height"] = settings["Size"].partition("x")
+    found, notes = _typed(values, strict=False)
+    unused = ", ".join(name for name in settings if name not in READ | SILENT)
+    return found, [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
+
+
+def _unquoted(value: str) -> str:
+    """A value without the quotes that AUTOMATIC1111 puts around one with commas: JSON's."""
+    try:
+        return from_json(value) if value.startswith('"') else value
+    except ValueError:
+        return value.strip('"')
+
+
+def _sampler(name: str, schedule: str) -> str:
+    """Our name of a sampler; theirs where it is none of ours. Since version 1.9 the schedule stands beside it."""
+    whole = name if schedule in PLAIN_SCHEDULES else f"{name} {schedule}"
+    return SAMPLERS.get(whole, whole)
+
+
+def _typed(values: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], list[str]]:
+    """Those values that have their field's type, and notes on the others. What is all text is read less strictly."""
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for name in FIELDS:
+        value = values.get(name)
+        if value is None or (name == "prompt" and value == ""):
+            continue
+        try:
+            found[name] = TYPES[name].validate_python(value, strict=strict)
+        except ValidationError:
+            problem = "is not one of ours" if name in CHOSEN else "could not be read"
+            notes.append(f"{label(name)} “{_cut(str(value), 60)}” {problem}.")
+    return found, notes
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"

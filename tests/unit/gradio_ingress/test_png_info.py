@@ -1,0 +1,240 @@
+"""What a picture's settings become."""
+
+import io
+import json
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.WebPImagePlugin import WebPImageFile
+
+from deployments.schema import MAX_SEED
+from gradio_ingress import png_info
+from models.errors import InvalidRequest
+from models.spec import SAMPLERS, ImageSpec
+from models.vae_decoder import encode_image, parameters_text
+from tests.fakes import a_spec
+
+NOTHING = "This picture carries no settings."
+NO_PICTURE = "This is not a PNG, JPEG or WebP picture that can be read."
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+AUTOMATIC = (
+    "a castle, (stone:1.2), <lora:walls:1>\nat night\n"
+    "Negative prompt: blurry, text\nugly\n"
+    "Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 1234, Size: 512x768, "
+    'Model hash: 6ce0161689, Model: "v1-5, pruned", Lora hashes: "walls: 1a2b, Seed: 9", Clip skip: 2, Version: v1.9.4'
+)
+
+characters = st.characters(blacklist_categories=("Cs",), blacklist_characters="\0")
+words = st.text(characters, min_size=1).filter(lambda text: text.strip() and "\nNegative prompt:" not in "\n" + text)
+specs = st.builds(
+    ImageSpec,
+    model=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,20}", fullmatch=True),
+    prompt=words,
+    negative_prompt=st.text(characters),
+    width=st.integers(64, 2048),
+    height=st.integers(64, 2048),
+    num_inference_steps=st.integers(1, 150),
+    guidance_scale=st.floats(0, 30),
+    sampler=st.sampled_from(SAMPLERS),
+    seed=st.integers(0, MAX_SEED),
+    output_format=st.just("png"),
+)
+
+
+def a_png(**texts: str) -> bytes:
+    info, content = PngInfo(), io.BytesIO()
+    for name, text in texts.items():
+        info.add_itxt(name, text)
+    Image.new("RGB", (8, 8)).save(content, "png", pnginfo=info)
+    return content.getvalue()
+
+
+def with_comment(file_format: str, comment: bytes) -> bytes:
+    exif, content = Image.Exif(), io.BytesIO()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    Image.new("RGB", (8, 8)).save(content, file_format, exif=exif)
+    return content.getvalue()
+
+
+def settings(of: ImageSpec) -> dict[str, Any]:
+    return {name: value for name, value in asdict(of).items() if name in png_info.FIELDS}
+
+
+SOUND = [
+    a_png(parameters=AUTOMATIC, darkroom=json.dumps(settings(replace(a_spec(), prompt="a star")))),
+    with_comment("jpeg", b"UNICODE\0" + AUTOMATIC.encode("utf-16-be")),
+    with_comment("webp", b"UNICODE\0" + AUTOMATIC.encode("utf-16-be")),
+]
+
+
+def problem(content: bytes) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        png_info.read(content)
+    return caught.value.message
+
+
+def test_a_picture_of_ours_reads_back_to_its_spec() -> None:
+    spec = a_spec(prompt='a "red"\ncircle 🙂', negative_prompt="שלום", sampler="dpmpp_2m_karras", guidance_scale=2.5)
+    assert png_info.read(encode_image(PIXELS, spec, "digest")) == (settings(spec), [])
+
+
+def test_a_lossy_picture_of_ours_carries_no_settings() -> None:
+    assert problem(encode_image(PIXELS, a_spec(output_format="jpeg"), "digest")) == NOTHING
+
+
+@given(specs)
+def test_what_we_write_for_other_tools_reads_back(spec: ImageSpec) -> None:
+    expected = settings(spec)
+    del expected["output_format"]
+    assert png_info._from_parameters(parameters_text(spec)) == (expected, [])
+
+
+def test_our_own_json_wins_over_the_text() -> None:
+    found, _ = png_info.read(a_png(darkroom=json.dumps({"prompt": "a star"}), parameters=AUTOMATIC))
+    assert found == {"prompt": "a star"}
+
+
+@pytest.mark.parametrize("ours", ["", "{", "7", "[]", "[" * 100_000, '{"prompt": "\\ud800"}', '{"width": null}', "{}"])
+def test_json_without_settings_leaves_the_word_to_the_text(ours: str) -> None:
+    assert png_info.read(a_png(darkroom=ours, parameters=AUTOMATIC))[0]["seed"] == 1234
+    assert problem(a_png(darkroom=ours)) == NOTHING
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        a_png(parameters=AUTOMATIC),
+        *(
+            with_comment(file_format, comment)
+            for file_format in ("jpeg", "webp")
+            for comment in (
+                b"UNICODE\0" + AUTOMATIC.encode("utf-16-be"),
+                b"UNICODE\0" + AUTOMATIC.encode("utf-16-le"),
+                b"ASCII\0\0\0" + AUTOMATIC.encode() + b"\0\0",
+            )
+        ),
+    ],
+)
+def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> None:
+    found, notes = png_info.read(content)
+    assert found == {
+        "prompt": "a castle, (stone:1.2), <lora:walls:1>\nat night",
+        "negative_prompt": "blurry, text\nugly",
+        "width": 512,
+        "height": 768,
+        "num_inference_steps": 28,
+        "guidance_scale": 6.5,
+        "sampler": "dpmpp_2m_karras",
+        "seed": 1234,
+        "model": "v1-5, pruned",
+    }
+    assert notes == ["Not used: Lora hashes, Clip skip."]
+
+
+@pytest.mark.parametrize(
+    ("written", "sampler"),
+    [
+        ("Euler a", "euler_ancestral"),
+        ("Euler a, Schedule type: Automatic", "euler_ancestral"),
+        ("Euler, Schedule type: Karras", "euler_karras"),
+        ("DPM++ 2M Karras", "dpmpp_2m_karras"),
+        ("DPM++ 2M SDE, Schedule type: Uniform", "dpmpp_2m_sde"),
+        ("DDIM", "ddim"),
+    ],
+)
+def test_the_names_of_samplers_are_translated(written: str, sampler: str) -> None:
+    assert png_info.read(a_png(parameters=f"a star\nSteps: 20, Sampler: {written}, Seed: 1"))[0]["sampler"] == sampler
+
+
+def test_what_cannot_be_used_is_noted() -> None:
+    found, notes = png_info.read(
+        a_png(
+            parameters="a star\nSteps: many, Sampler: Restart, CFG scale: nan, Seed: -1, Size: 512, Hires: "
+            + '"'
+            + "x" * 999
+        )
+    )
+    assert found == {"prompt": "a star", "negative_prompt": "", "width": 512, "seed": -1}
+    assert notes == [
+        "Height “” could not be read.",
+        "Inference steps “many” could not be read.",
+        "Guidance scale “nan” could not be read.",
+        "Sampler “Restart” is not one of ours.",
+        "Not used: Hires.",
+    ]
+
+
+@pytest.mark.parametrize("value", ["64", True, 64.5, [64], {"64": 64}])
+def test_a_value_of_another_type_is_noted(value: Any) -> None:
+    found, notes = png_info.read(a_png(darkroom=json.dumps({"prompt": "a star", "width": value, "output_format": 1})))
+    assert found == {"prompt": "a star"}
+    assert notes == [f"Width “{value}” could not be read.", "Output format “1” is not one of ours."]
+
+
+def test_a_long_value_is_noted_in_short() -> None:
+    _, [note] = png_info.read(a_png(darkroom=json.dumps({"seed": 1, "sampler": "x" * 999})))
+    assert note == f"Sampler “{'x' * 60}…” is not one of ours."
+
+
+def test_a_text_without_settings_is_a_prompt() -> None:
+    for text, prompt in (("a star: red, big: yes", "a star: red, big: yes"), ("\nNegative prompt: a\nSteps: 2", "")):
+        found, _ = png_info.read(a_png(parameters=text))
+        assert found.get("prompt", "") == prompt
+    assert problem(a_png(parameters=" \n")) == NOTHING
+
+
+def test_lines_after_the_settings_are_no_settings() -> None:
+    found, notes = png_info.read(a_png(parameters="a star\nSteps: 5, Seed: 7\nTemplate: a {star|moon}, Seed: 8"))
+    assert (found["prompt"], found["seed"], notes) == ("a star", 7, [])
+
+
+@pytest.mark.parametrize("comment", [b"", b"ASCII\0\0\0Screenshot", b"UNICODE\0\xd8\x00\xd8", b"\0" * 9])
+def test_a_cameras_comment_is_no_prompt(comment: bytes) -> None:
+    assert problem(with_comment("jpeg", comment)) == NOTHING
+
+
+@pytest.mark.parametrize("sound", SOUND)
+def test_a_picture_is_never_decoded(sound: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: Any) -> None:
+        raise AssertionError
+
+    for kind in (PngImageFile, JpegImageFile, WebPImageFile):
+        monkeypatch.setattr(kind, "load", decode)
+    assert png_info.read(sound)[0]["prompt"]
+
+
+def test_a_picture_with_more_pixels_than_memory_is_refused() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    assert problem(content + a_png()[33:]) == NO_PICTURE
+
+
+def test_a_text_that_unpacks_without_end_is_refused() -> None:
+    info, content = PngInfo(), io.BytesIO()
+    info.add_itxt("parameters", "a" * 2_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(content, "png", pnginfo=info)
+    assert problem(content.getvalue()) == NO_PICTURE
+
+
+@given(st.binary())
+def test_what_is_no_picture_is_refused(content: bytes) -> None:
+    assert problem(content) == NO_PICTURE
+
+
+@given(st.sampled_from(SOUND), st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4))), st.integers(0, 4000))
+def test_a_damaged_picture_is_read_or_refused(sound: bytes, damage: list[tuple[int, bytes]], end: int) -> None:
+    content = bytearray(sound)
+    for place, garbage in damage:
+        content[place : place + len(garbage)] = garbage
+    with suppress(InvalidRequest):
+        png_info.read(bytes(content[:end]))

@@ -1,0 +1,165 @@
+"""A picture's receipt, and the code that makes it again."""
+
+import ast
+import json
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.api import huggingface, openai
+from deployments.schema import GenerationRequest, ImageResult, resolve
+from gradio_ingress import receipt
+from models.spec import ImageSpec
+from tests.fakes import CARD, a_spec
+
+ADDRESS = "https://host"
+NASTY = [
+    "a \"red\" 'circle'",
+    "two\nlines\r\n\ttabbed",
+    "$(rm -rf /) `rm` ${HOME} $DARKROOM_API_KEY !! \\ \\n %s {x} ; | & > #",
+    "'; rm -rf / #",
+    "'''\"\"\"",
+    "🙂 שלום \u202egnp.exe\u2066",
+    "@/etc/passwd",
+    "-d\x1b[31m\x7f\x9b",
+]
+MODEL_OWN = replace(CARD, defaults=CARD.defaults | {"negative_prompt": "the model's own", "output_format": "webp"})
+nasty = pytest.mark.parametrize("words", NASTY)
+
+
+def a_nasty_spec(words: str, **changes: Any) -> ImageSpec:
+    return a_spec(prompt=words, negative_prompt=words[::-1], sampler="euler", guidance_scale=2.5, **changes)
+
+
+def drawn_again(request: GenerationRequest) -> list[ImageSpec]:
+    return resolve(request, MODEL_OWN)
+
+
+def curl_body(snippet: str) -> dict[str, Any]:
+    parts = shlex.split(snippet.replace("\\\n  ", " "))
+    return json.loads(parts[parts.index("-d") + 1])
+
+
+def arguments(snippet: str, method: str) -> tuple[list[Any], dict[str, Any]]:
+    """What a call of a snippet is given, all of it literal."""
+    for node in ast.walk(ast.parse(snippet)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
+            named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+            return [ast.literal_eval(argument) for argument in node.args], named
+    raise AssertionError(f"no call of {method}")
+
+
+def a_result(**changes: Any) -> ImageResult:
+    known: dict[str, Any] = {
+        "index": 0,
+        "url": "/v1/files/a.png",
+        "name": "a.png",
+        "seed": 7,
+        "spec": a_spec(sampler="euler_ancestral"),
+        "model_digest": "0123456789abcdef" * 4,
+        "encode_s": 0.0123,
+        "denoise_s": 0.734,
+        "decode_s": 0.0996,
+        "batch_rows": 4,
+        "attempts": 1,
+        "size": 24_310,
+    }
+    return ImageResult(**known | changes)
+
+
+@nasty
+@pytest.mark.parametrize("changes", [{}, {"output_format": "jpeg", "output_compression": 60}])
+def test_curl_asks_for_the_same_picture(words: str, changes: dict[str, Any]) -> None:
+    spec = a_nasty_spec(words, **changes)
+    body = curl_body(receipt.snippets(spec, ADDRESS)["curl"])
+    assert drawn_again(openai.to_request(openai.ImagesBody.model_validate(body))) == [spec]
+
+
+@nasty
+def test_a_shell_sends_just_the_json_and_keeps_the_picture(words: str, tmp_path: Path) -> None:
+    snippet = receipt.snippets(a_nasty_spec(words), ADDRESS)["curl"]
+    fakes = 'curl() { printf \'%s\\n\' "$2" "$6" "${@: -1}"; }\npython3() { cat; }\n'
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    subprocess.run(["bash", "-euc", fakes + snippet], cwd=tmp_path, env=environment, check=True)
+    address, key, body = (tmp_path / "darkroom-7.png").read_text(encoding="utf-8").splitlines()
+    assert (address, key) == (f"{ADDRESS}/v1/images/generations", "Authorization: Bearer unused")
+    assert json.loads(body) == curl_body(snippet)
+    assert [path.name for path in tmp_path.iterdir()] == ["darkroom-7.png"]
+
+
+@nasty
+@pytest.mark.parametrize("changes", [{}, {"output_format": "webp", "output_compression": 60}])
+def test_openais_client_asks_for_the_same_picture(words: str, changes: dict[str, Any]) -> None:
+    spec = a_nasty_spec(words, **changes)
+    _, named = arguments(receipt.snippets(spec, ADDRESS)["openai"], "generate")
+    body = named | named.pop("extra_body")
+    assert drawn_again(openai.to_request(openai.ImagesBody.model_validate(body))) == [spec]
+
+
+@nasty
+def test_hugging_faces_client_asks_for_the_same_picture(words: str) -> None:
+    spec = a_nasty_spec(words)
+    [prompt], parameters = arguments(receipt.snippets(spec, ADDRESS)["InferenceClient"], "text_to_image")
+    body = huggingface.HFBody(inputs=prompt, parameters=parameters)
+    assert drawn_again(huggingface.to_request(body, "shapes", "image/png")) == [spec]
+
+
+def test_hugging_faces_client_saves_a_lossy_picture_as_the_service_would() -> None:
+    snippet = receipt.snippets(a_spec(output_format="jpeg", output_compression=60), ADDRESS)["InferenceClient"]
+    assert arguments(snippet, "save") == (["darkroom-7.jpeg"], {"quality": 60})
+
+
+def test_an_empty_negative_prompt_is_sent_as_the_model_may_have_its_own() -> None:
+    found = receipt.snippets(a_spec(), ADDRESS)
+    assert curl_body(found["curl"])["negative_prompt"] == ""
+    assert arguments(found["openai"], "generate")[1]["extra_body"]["negative_prompt"] == ""
+    assert arguments(found["InferenceClient"], "text_to_image")[1]["negative_prompt"] == ""
+
+
+def test_a_models_id_is_quoted_in_a_path() -> None:
+    snippet = receipt.snippets(a_spec(model="a model?"), ADDRESS)["InferenceClient"]
+    assert "'https://host/v1/hf/models/a%20model%3F'" in snippet
+
+
+@nasty
+def test_nothing_unseen_stands_in_code(words: str) -> None:
+    for snippet in receipt.snippets(a_nasty_spec(words), ADDRESS).values():
+        assert snippet.replace("\n", "").isprintable()
+
+
+def test_the_key_is_the_environments() -> None:
+    for snippet in receipt.snippets(a_spec(), ADDRESS).values():
+        assert "DARKROOM_API_KEY" in snippet
+
+
+def test_a_receipt_says_how_a_picture_came_about() -> None:
+    assert receipt.lines(a_result(), queue_s=0.0) == [
+        ("Waited", "0 ms"),
+        ("Read the prompt", "12 ms"),
+        ("Denoised", "0.73 s, batch of 4 rows"),
+        ("Decoded", "100 ms"),
+        ("Seed", "7"),
+        ("Model", "shapes · 0123456789ab"),
+        ("Sampler", "Euler a"),
+        ("Steps", "8"),
+        ("Guidance", "4"),
+        ("File size", "24 kB"),
+    ]
+
+
+def test_a_receipt_tells_only_what_is_known_and_unusual() -> None:
+    again = dict(receipt.lines(a_result(attempts=2, size=0, batch_rows=1, spec=a_spec(guidance_scale=1.0)), None))
+    assert (again["Attempts"], again["Denoised"], again["Guidance"]) == ("2", "0.73 s, batch of 1 row", "off")
+    assert not {"Waited", "File size"} & set(again)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(812, "812 bytes"), (1000, "1 kB"), (999_499, "999 kB"), (999_500, "1.0 MB"), (2_340_000, "2.3 MB")],
+)
+def test_sizes_are_read_by_people(size: int, shown: str) -> None:
+    assert dict(receipt.lines(a_result(size=size), None))["File size"] == shown
