@@ -111,6 +111,12 @@ def cookie_of(header: str) -> str:
     return found.value if found else ""
 
 
+def bearer_of(header: str) -> str:
+    """Return the key from an `Authorization` header; empty where there is none."""
+    scheme, _, secret = header.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
 def owner_of_cookie(cookie: str, keys: Keyring | None) -> str | None:
     """Return whose jobs a browser has: the key's, where keys are on. The cookie is as good as a password, so an owner's
     name does not hold it."""

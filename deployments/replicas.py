@@ -6,6 +6,8 @@ from ray import serve
 from ray.serve._private.common import ReplicaState
 from ray.serve.schema import ApplicationStatusOverview
 
+from deployments.dispatcher.overview import Replicas
+
 STAGES = {"TextEncoder": "text_encoder", "Denoiser": "denoiser", "VaeDecoder": "vae_decoder"}
 
 
@@ -53,8 +55,10 @@ def _deployments(application: ApplicationStatusOverview) -> dict[str, Deployment
     }
 
 
-def stage_replicas() -> dict[str, int]:
-    """Return how many replicas of each stage of the calling replica's own application run."""
+def stage_replicas() -> dict[str, Replicas]:
+    """Return the replicas of each stage of the calling replica's own application."""
     application = applications().get(serve.get_replica_context().app_name)
     found = application.deployments if application else {}
-    return {stage: found[name].running if name in found else 0 for name, stage in STAGES.items()}
+    nothing = DeploymentState("", running=0, wanted=0)
+    states = {stage: found.get(name, nothing) for name, stage in STAGES.items()}
+    return {stage: Replicas(of.running, max(0, of.wanted - of.running)) for stage, of in states.items()}

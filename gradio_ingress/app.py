@@ -12,10 +12,13 @@ from starlette.types import ASGIApp
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.keys import Keyring, read_keys
-from gradio_ingress.page import Page, theme
+from gradio_ingress.narrow import Narrow
+from gradio_ingress.page import Page
+from gradio_ingress.theme import theme
 from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
+MAX_UPLOAD = "32mb"  # a picture whose settings are read
 
 
 def build(config: UiConfig) -> Application:
@@ -30,6 +33,7 @@ def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(Visitors, keys=keys)
+    app.add_middleware(Narrow)
     blocks = Page(client).blocks
     blocks.max_threads = 200  # Gradio runs no more events than this at once; before queue(), as mounting cannot set it
     blocks.queue(api_open=False, default_concurrency_limit=None)
@@ -42,7 +46,7 @@ def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI
         head=f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>",
         footer_links=[],
         allowed_paths=[],
-        max_file_size="64kb",
+        max_file_size=MAX_UPLOAD,
         show_error=False,
         enable_monitoring=False,
         run_history=False,

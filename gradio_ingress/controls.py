@@ -3,6 +3,7 @@
 A field's words and bounds are in the schema, what the model prefers is on its card; nothing of either is repeated here.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -24,6 +25,7 @@ FIELDS: Mapping[str, FieldInfo] = {
 }
 FORMAT_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
 NAMES = SAMPLER_NAMES | FORMAT_NAMES | {name: style.label for name, style in styles.STYLES.items()}
+SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16))  # width to height
 OPEN = ""  # the choice that leaves a field out
 
 
@@ -55,6 +57,31 @@ def fill(example: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
     }
 
 
+def aspects(card: ModelCard) -> dict[str, tuple[int, int]]:
+    """Return width and height of each shape that a model can draw, of about the area that it prefers.
+
+    Empty where it draws one shape alone.
+    """
+    area, multiple = card.defaults["width"] * card.defaults["height"], card.size_multiple
+    found = {}
+    for wide, high in SHAPES:
+        width = round(math.sqrt(area * wide / high) / multiple) * multiple
+        height = round(math.sqrt(area * high / wide) / multiple) * multiple
+        sides = {"width": width, "height": height}
+        if all(low <= sides[name] <= most for name in sides for low, most in (_bounds(name, card),)):
+            found[f"{wide}:{high}"] = width, height
+    return found if len(set(found.values())) > 1 else {}
+
+
+def style_info(style: str | None) -> str:
+    """Return what a style does to a prompt, in its own words; without a style, what styles are."""
+    chosen = styles.STYLES.get(style)  # type: ignore[call-overload]
+    if chosen is None:
+        return FIELDS["style"].description or ""
+    without = f"; not: {chosen.negative_prompt}" if chosen.negative_prompt else ""
+    return f"The model reads: {chosen.prompt.replace('{prompt}', '…')}{without}"
+
+
 def to_request(values: Mapping[str, Any]) -> GenerationRequest:
     """Return the request that controls show; an optional one that is empty is left out.
 
@@ -72,6 +99,21 @@ def to_request(values: Mapping[str, Any]) -> GenerationRequest:
         if greatest is not None and getattr(request, name) > greatest:
             raise InvalidRequest(f"{label(name)}: at most {greatest} here (got {getattr(request, name)}).", name)
     return request
+
+
+def usable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return those of the values that the schema allows, and why the others are not among them."""
+    kept, refused = dict(values), []
+    while True:
+        try:
+            to_request(kept)
+        except InvalidRequest as error:
+            if error.param not in kept:  # what is missing, people will type
+                return kept, refused
+            del kept[error.param]
+            refused.append(error.message)
+        else:
+            return kept, refused
 
 
 def in_page_words(message: str, name: str | None) -> str:

@@ -2,77 +2,38 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import Job
-from gradio_ingress import controls, status
-from models.errors import DarkroomError, JobEnded
-from models.spec import ModelCard
+from gradio_ingress import controls, pictures, png_info, status
+from gradio_ingress.board import Board
+from gradio_ingress.program import add_generate
+from gradio_ingress.visitors import owner_of
+from models.errors import DarkroomError, InvalidRequest, JobEnded
+from models.spec import ImageSpec, ModelCard
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
-Update = dict[Component, Any]
+Update = dict[Block, Any]
 
 ASK_AGAIN_S = 1.0
 BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
+WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
 CLICKED = """
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-index]");
-  if (button) trigger("click", {index: Number(button.dataset.index)});
+  const button = event.target.closest("button[data-act]");
+  if (button) trigger("click", {...button.dataset});
 });
 """
-
-
-def theme() -> gr.themes.Base:
-    """Return the page's colours and type: paper and safelight. No font comes from elsewhere."""
-    return gr.themes.Base(
-        primary_hue=gr.themes.colors.orange,
-        neutral_hue=gr.themes.colors.stone,
-        radius_size=gr.themes.sizes.radius_lg,
-        font=[
-            gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)),
-            "system-ui",
-            "sans-serif",
-        ],  # its 600 lacks letters
-    ).set(
-        body_background_fill="*neutral_50",
-        body_background_fill_dark="*neutral_950",
-        body_text_color_subdued="*neutral_500",
-        body_text_color_subdued_dark="*neutral_400",
-        block_background_fill="transparent",
-        block_background_fill_dark="transparent",
-        block_border_width="0px",
-        block_border_width_dark="0px",
-        block_shadow="none",
-        block_title_text_weight="600",
-        block_title_text_color="*body_text_color",
-        button_primary_border_color="transparent",
-        button_primary_border_color_dark="transparent",
-        block_info_text_color="*neutral_500",
-        block_info_text_color_dark="*neutral_400",
-        input_background_fill="white",
-        input_background_fill_dark="*neutral_900",
-        input_border_width="1px",
-        input_border_width_dark="1px",
-        input_border_color="*neutral_300",
-        input_border_color_dark="*neutral_700",
-        slider_color="*primary_600",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_600",
-        button_primary_text_color="white",
-    )
-
-
-def owner_of(request: gr.Request) -> str:
-    """Return whose jobs a browser may see and end; without cookies, a tab's."""
-    return request.state.owner or f"browser:{request.session_hash}"
 
 
 class Page:
@@ -80,10 +41,12 @@ class Page:
 
     def __init__(self, client: DispatcherClient) -> None:
         self._client = client
-        with gr.Blocks(title="Darkroom", analytics_enabled=False) as self.blocks:
+        self._boards: dict[str, Board] = {}  # of the pages that are being drawn, by Gradio's session
+        with gr.Blocks(title="Darkroom", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.controls: dict[str, Component] = {}
             self._lay_out()
             self._connect()
+            add_generate(client)
 
     # -- what stands where
 
@@ -95,29 +58,48 @@ class Page:
             with gr.Column(elem_id="compose"):
                 self._compose()
             with gr.Column(elem_id="stage"):
-                self.status = gr.HTML(status.note(status.STARTING, "starting"), padding=False, js_on_load=None)
-                self.gallery = gr.HTML(status.empty_gallery(), elem_id="gallery", padding=False, js_on_load=None)
+                self._stage()
             with gr.Column(elem_id="settings"):
                 self._settings()
-        self.job_id = gr.State("")
 
     def _compose(self) -> None:
-        prompt = self._control("prompt", lines=3, max_lines=8, autofocus=True, placeholder=self._placeholder())
-        self.controls["prompt"] = prompt
+        self._control("prompt", lines=3, max_lines=8, autofocus=True, placeholder=self._placeholder())
+        self.tokens = gr.HTML("", elem_id="tokens", padding=False, js_on_load=None)
         with gr.Row(elem_id="actions"):
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", interactive=False)
             self.cancel = gr.Button("Cancel", elem_id="cancel", visible=False)
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
+    def _stage(self) -> None:
+        told = "watch('value', () => darkroom.told(element)); darkroom.told(element);"
+        waiting = status.note(status.STARTING, "starting")
+        self.status = gr.HTML(waiting, elem_id="status", padding=False, js_on_load=told)
+        self.gallery = gr.HTML(pictures.empty(), elem_id="gallery", padding=False, js_on_load=CLICKED)
+        with gr.Accordion("Why am I waiting?", open=False, visible=False, elem_id="why") as self.why_box:
+            self.why = gr.HTML("", padding=False, js_on_load=None)
+        with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
+            self.receipt = gr.HTML("", padding=False, js_on_load=None)
+        with gr.Accordion("My jobs", open=False, elem_id="mine"):
+            self.mine = gr.HTML(status.my_jobs((), None, 0), padding=False, js_on_load=CLICKED)
+
     def _settings(self) -> None:
         with gr.Row(elem_id="beside"):
             for name in BESIDE:
                 self._control(name)
+        self.aspects = gr.HTML("", elem_id="aspects", padding=False, js_on_load=CLICKED)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self._seed()
             for name in controls.FIELDS:
                 if name not in self.controls:
                     self._control(name)
+        with gr.Accordion("PNG info", open=False, elem_id="png-info"):
+            self.picture = gr.File(
+                label="Drop a picture to restore its settings",
+                file_types=[".png", ".jpg", ".jpeg", ".webp"],
+                type="filepath",
+                height=120,
+                elem_id="picture",
+            )
 
     def _seed(self) -> None:
         with gr.Row(elem_id="seeds"):
@@ -126,9 +108,8 @@ class Page:
                 True, label="Randomize", info="A new seed for each picture.", elem_id="randomize"
             )
 
-    def _control(self, name: str, **looks: Any) -> Component:
+    def _control(self, name: str, **looks: Any) -> None:
         self.controls[name] = controls.create(name, **looks)
-        return self.controls[name]
 
     @staticmethod
     def _placeholder() -> str:
@@ -139,22 +120,34 @@ class Page:
     def _connect(self) -> None:
         """Values come as they were typed (`preprocess=False`): the schema judges them, in its own words."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
+        ui: Any = self.controls  # whose components' events Gradio makes at run time
         form = {*self.controls.values(), self.randomize}
-        shown = [self.status, self.gallery, self.controls["seed"], self.job_id, self.generate, self.cancel]
-        fitted = [*self.controls.values(), self.notice, self.examples]
-        run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": shown, **quiet}
-        self.blocks.load(self.on_load, None, [*fitted, self.status, self.generate], **quiet)
-        self.generate.click(**run)
-        self.cancel.click(self.on_cancel, self.job_id, self.status, **quiet)
-        chosen = {self.controls["model"], self.job_id}
-        self.examples.click(self.on_example, chosen, [*form], **quiet).success(**run)
-        model: Any = self.controls["model"]
-        model.input(self.on_model, self.controls["model"], fitted, **quiet)
-        seed: Any = self.controls["seed"]
-        seed.input(None, None, self.randomize, js="() => false", api_visibility="private")
+        drawn: list[Any] = [self.status, self.why_box, self.why, self.gallery, self.receipt_box, self.receipt]
+        drawn += [self.mine, self.cancel, self.controls["seed"]]
+        fitted = [*self.controls.values(), self.randomize, self.notice, self.examples, self.aspects, self.tokens]
+        run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": drawn, **quiet}
+        self.blocks.load(self.on_load, None, [*fitted, *drawn, self.generate], **quiet)
+        self.generate.click(**run, trigger_mode="multiple")
+        self.cancel.click(self.on_cancel, None, self.status, **quiet)
+        self.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
+        self.examples.click(self.on_example, ui["model"], fitted, **quiet).success(**run)
+        self.gallery.click(self.on_reuse, None, [*fitted, self.status], **quiet)
+        self.aspects.click(
+            self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
+        )
+        self.picture.upload(
+            self.on_picture, self.picture, [*fitted, self.status], show_progress="hidden", api_visibility="private"
+        )
+        ui["model"].input(self.on_model, ui["model"], fitted, **quiet)
+        ui["style"].input(self.on_style, ui["style"], ui["style"], **quiet)
+        ui["seed"].input(None, None, self.randomize, js="() => false", api_visibility="private")
+        words: Any = {ui[name] for name in WORDS}
+        for name in ("prompt", "negative_prompt", "style"):
+            ui[name].change(self.on_words, words, self.tokens, **quiet, trigger_mode="always_last")
 
-    async def on_load(self) -> AsyncIterator[Update]:
-        """Fit the page to the models served, as soon as there are any; until then say what it waits for."""
+    async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
+        """Fit the page to the models served, as soon as there are any, and show the job that the address names, else
+        one of the browser's own that has not ended."""
         waiting: Update = {self.status: status.note(status.STARTING, "starting")}
         while True:
             asking = asyncio.create_task(self._client.models())
@@ -168,49 +161,157 @@ class Page:
                 await asyncio.sleep(ASK_AGAIN_S)
             finally:
                 asking.cancel()
-        ready = {self.status: status.note(status.READY), self.generate: gr.update(interactive=True)}
-        yield self._fitted(cards, cards[0]) | ready
+        yield self._fitted(cards, cards[0]) | {self.generate: gr.update(interactive=True)}
+        async with aclosing(self._returned(request)) as updates:
+            async for update in updates:
+                yield update
 
-    async def on_model(self, model: str) -> Update:
-        """Fit the page to another model."""
-        cards = await self._cards()
-        return self._fitted(cards, _card(cards, model))
+    async def _returned(self, request: gr.Request) -> AsyncGenerator[Update]:
+        """Show what somebody who opens the page wants to see."""
+        board, shared = self._board(request), request.query_params.get("job")
+        try:
+            if shared:
+                board.show(await self._find(shared, board.owner))
+        except DarkroomError as error:
+            board.problem = error
+        async with aclosing(self._draw(board, request, back=time.time() if shared else None)) as updates:
+            async for update in updates:
+                yield update
 
-    async def on_example(self, given: Update, event: gr.EventData) -> Update:
-        """Fill the form with an example; generating follows."""
-        if given[self.job_id]:
-            raise gr.Error("One at a time: wait for the picture, or cancel it.", print_exception=False)
-        card = _card(await self._cards(), given[self.controls["model"]])
-        example = card.examples[event.index]
-        filled: Update = {self.controls[name]: value for name, value in controls.fill(example, card).items()}
-        if "seed" in example:
-            filled |= {self.controls["seed"]: example["seed"], self.randomize: False}
-        return filled
-
-    async def on_generate(self, given: Update, request: gr.Request) -> AsyncIterator[Update]:
+    async def on_generate(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
         """Queue what the form asks for and show the job until it has ended. Leaving the page does not end the job."""
         values = {name: given[control] for name, control in self.controls.items()}
         if given[self.randomize]:
             del values["seed"]
         try:
             job = await self._client.submit(controls.to_request(values), owner_of(request))
-            async for state in self._client.watch(job.id, job.owner):
-                yield self._shown(state)
         except DarkroomError as error:
             yield self._problem(error)
-        except Exception:
-            logger.exception("a page's job could not be shown")
-            yield self._problem(DarkroomError())
+            return
+        yield {self.controls["seed"]: job.specs[0].seed}
+        async with aclosing(self._staged(job, request)) as updates:
+            async for update in updates:
+                yield update
 
-    async def on_cancel(self, job_id: str, request: gr.Request) -> Update:
-        """End the job in the cluster; whoever watches it sees that it has ended."""
+    async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
+        """Bring back one of the browser's own jobs, or end it."""
         try:
-            await self._client.cancel(job_id, owner_of(request))
-        except JobEnded:
-            return {}
+            if event.act == "cancel":
+                await self._end(event.job, owner_of(request))
+            job = await self._client.job(event.job, owner_of(request))
         except DarkroomError as error:
-            return {self.status: status.note(error.message, "problem")}
+            yield self._problem(error)
+            return
+        async with aclosing(self._staged(job, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def on_cancel(self, request: gr.Request) -> Update:
+        """End the job on the stage; the page that watches it sees that it has ended."""
+        board = self._boards.get(_session(request))
+        try:
+            if board is not None and board.shown is not None:
+                await self._end(board.shown.id, owner_of(request))
+        except DarkroomError as error:
+            return self._problem(error)
         return {}
+
+    async def on_model(self, model: str) -> Update:
+        """Fit the page to another model."""
+        cards = await self._cards()
+        return self._fitted(cards, _card(cards, model))
+
+    async def on_style(self, style: str) -> Any:
+        """Say which words a style adds."""
+        return gr.update(info=controls.style_info(style))
+
+    async def on_words(self, given: Update) -> str:
+        """Count the tokens of what is typed, and quote what the model will not read."""
+        values = {name: given[self.controls[name]] for name in WORDS}
+        try:
+            return status.tokens(*await self._client.tokens(controls.to_request(values)))
+        except DarkroomError:  # nothing typed yet, or too much: Generate says so
+            return ""
+
+    async def on_aspect(self, given: Update, event: gr.EventData) -> Update:
+        """Give the picture another shape of about the same area, or swap its sides."""
+        width, height = self.controls["width"], self.controls["height"]
+        if event.act == "swap":
+            return {width: given[height], height: given[width]}
+        card = _card(await self._cards(), given[self.controls["model"]])
+        chosen = controls.aspects(card)[event.index]
+        return {width: chosen[0], height: chosen[1]}
+
+    async def on_example(self, model: str, event: gr.EventData) -> Update:
+        """Fill the form with an example; generating follows."""
+        cards = await self._cards()
+        card = _card(cards, model)
+        example = card.examples[int(event.index)]
+        return self._filled(cards, controls.fill(example, card) | {"model": card.id, "seed": example.get("seed")})
+
+    async def on_reuse(self, request: gr.Request, event: gr.EventData) -> Update:
+        """Put a picture's seed, or all that it was made of, back into the form."""
+        try:
+            spec = (await self._find(event.job, owner_of(request))).specs[int(event.index)]
+        except DarkroomError as error:
+            return self._problem(error)
+        if event.act == "seed":
+            return {self.controls["seed"]: spec.seed, self.randomize: False}
+        return self._filled(await self._cards(), _settings(spec)) | {self.status: status.note("Settings restored.")}
+
+    async def on_picture(self, path: str | None) -> Update:
+        """Fill the form with the settings that a picture's file carries."""
+        if path is None:
+            return {}
+        try:
+            found, notes = png_info.read(await asyncio.to_thread(Path(path).read_bytes))
+        except InvalidRequest as error:
+            return self._problem(error)
+        cards, (values, refused) = await self._cards(), controls.usable(found)
+        words = " ".join(["Settings restored from the picture.", *notes, *refused])
+        return self._filled(cards, {"num_images": 1, **values}) | {self.status: status.note(words)}
+
+    # -- jobs
+
+    async def _find(self, shared: str, owner: str) -> Job:
+        """Return the job that a link names: `id.secret`. Raises: NotFound, Gone."""
+        job_id, _, link = shared.partition(".")
+        return await self._client.job(job_id, owner, link)
+
+    async def _end(self, job_id: str, owner: str) -> None:
+        try:
+            await self._client.cancel(job_id, owner)
+        except JobEnded:  # meanwhile, by itself: whoever watches it sees that
+            logger.info("%s had ended before it was cancelled", job_id)
+
+    def _board(self, request: gr.Request) -> Board:
+        """Return a page's board for it to be drawn: a page has one at a time."""
+        board = self._boards[_session(request)] = Board(self._client, owner_of(request))
+        return board
+
+    async def _staged(self, job: Job, request: gr.Request) -> AsyncGenerator[Update]:
+        """Put a job on the stage: of the board that is being drawn, if one is; else draw one."""
+        board = self._boards.get(_session(request))
+        if board is not None:
+            board.show(job)
+            return
+        board = self._board(request)
+        board.show(job)
+        async with aclosing(self._draw(board, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _draw(self, board: Board, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
+        """Show a board until all its jobs have ended. What has not changed is left alone."""
+        drawn: Update = {}
+        try:
+            async with aclosing(board.changes()) as changes:
+                async for _ in changes:
+                    now = self._shown(board, back)
+                    yield {component: shown for component, shown in now.items() if drawn.get(component) != shown}
+                    drawn = now
+        finally:
+            del self._boards[_session(request)]
 
     async def _cards(self) -> list[ModelCard]:
         """The models served now; where that cannot be known, Gradio shows why."""
@@ -226,30 +327,57 @@ class Page:
         fitted: Update = {
             control: controls.fit(name, card, served) for name, control in self.controls.items() if name != "prompt"
         }
-        return fitted | {self.notice: status.notice(card.notice), self.examples: status.examples(card.examples)}
+        shapes = status.aspects(controls.aspects(card))
+        examples = status.examples(card.examples)
+        return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
 
-    def _shown(self, job: Job) -> Update:
+    def _filled(self, cards: list[ModelCard], values: Mapping[str, Any]) -> Update:
+        """The form fitted to a model, with some of its values given; a seed that is given is kept."""
+        fitted = self._fitted(cards, _card(cards, values.get("model")))
+        kept = {name: value for name, value in values.items() if name not in ("model", "seed")}
+        filled: Update = {self.controls[name]: value for name, value in kept.items()}
+        if values.get("seed") is not None:
+            filled |= {self.controls["seed"]: values["seed"], self.randomize: False}
+        both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
+        return fitted | both
+
+    def _shown(self, board: Board, back: float | None) -> Update:
+        job = board.shown
+        mine = status.my_jobs(board.own, job.id if job else None, time.time())
+        if job is None:
+            ready: Update = {self.status: status.note(status.READY)}
+            return (self._problem(board.problem) if board.problem else ready) | {self.mine: mine}
+        own = job.owner == board.owner
+        waits = not job.ended and board.queue is not None
+        line = status.status(job, board.queue, back=back)
         return {
-            self.status: status.status(job),
-            self.gallery: status.gallery(job),
-            self.controls["seed"]: job.specs[0].seed,
-            **self._busy("" if job.ended else job.id),
+            self.status: line if board.problem is None else self._problem(board.problem)[self.status],
+            self.why_box: gr.update(visible=waits),
+            self.why: status.why(job, board.own, board.queue) if waits and board.queue else "",
+            self.gallery: pictures.gallery(job, guest=not own),
+            self.receipt_box: gr.update(visible=bool(job.images)),
+            self.receipt: pictures.receipts(job),
+            self.mine: mine,
+            self.cancel: gr.update(visible=own and not job.ended),
         }
 
     def _problem(self, error: DarkroomError) -> Update:
         words = controls.in_page_words(error.message, error.param)
-        return {self.status: status.note(words, "problem"), **self._busy("")}
-
-    def _busy(self, job_id: str) -> Update:
-        """The buttons, with a job in the making or none."""
-        busy = bool(job_id)
-        return {
-            self.job_id: job_id,
-            self.generate: gr.update(interactive=not busy),
-            self.cancel: gr.update(visible=busy),
-        }
+        return {self.status: status.note(words, "problem", error.param)}
 
 
-def _card(cards: list[ModelCard], model: str) -> ModelCard:
+def _session(request: gr.Request) -> str:
+    return request.session_hash or ""
+
+
+def _settings(spec: ImageSpec) -> dict[str, Any]:
+    """Return what the form shows of a picture. A style's words are in the prompt already."""
+    return {name: getattr(spec, name) for name in controls.FIELDS if hasattr(spec, name)} | {
+        "style": controls.OPEN,
+        "num_images": 1,
+    }
+
+
+def _card(cards: list[ModelCard], model: str | None) -> ModelCard:
     """The chosen model, or the first where the chosen one is served no more."""
     return next((card for card in cards if card.id == model), cards[0])

@@ -1,15 +1,25 @@
-"""A Job as HTML: where it stands, and its pictures. Pure."""
+"""A Job in words: where it stands, why it waits, and the line of one's own jobs. Pure, and HTML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from deployments.schema import ImageResult, Job, Progress
-from models.spec import ImageSpec
+from deployments.dispatcher.overview import QueueState
+from deployments.schema import Job, Progress
+from models.spec import ImageSpec, Tokens
 
 STARTING = "The service is still starting…"
 READY = "Ready."
 STAGES = {"encode": "Reading the prompt", "denoise": "Denoising", "decode": "Decoding"}
+STATES = {
+    "queued": "In line",
+    "running": "Drawing",
+    "succeeded": "Done",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "expired": "Expired",
+}
+LOST = "A worker stopped"  # how the Dispatcher's warning of it begins
 
 
 def masthead() -> str:
@@ -17,40 +27,77 @@ def masthead() -> str:
     return '<header><h1>Darkroom</h1><a href="/v1/docs">HTTP API</a></header>'
 
 
-def note(words: str, state: str = "idle") -> str:
-    """Return a status line that is about no job. `state` is "idle", "starting" or "problem"."""
-    return _status(state, words)
+def note(words: str, state: str = "idle", field: str | None = None) -> str:
+    """Return a status line that is about no job. `state` is "idle", "starting" or "problem"; `field` is at fault."""
+    return _status(state, words, marks=f' data-field="{escape(field, quote=True)}"' if field else "")
 
 
-def status(job: Job) -> str:
-    """Return where a job stands.
+def status(job: Job, queue: QueueState | None = None, *, back: float | None = None) -> str:
+    """Return where a job stands; `queue` tells whether anyone is awake to draw it. `back`: the time now, for somebody
+    who comes back to a job that ended meanwhile.
 
     Only the headline is announced to screen readers, as it changes with the state and not with each step.
     """
-    headline, detail = _words(job)
-    return _status(job.status, headline, detail, _bar(job.progress) + _warnings(job.warnings))
+    headline, detail = _words(job, queue)
+    if back is not None and job.status == "succeeded":
+        headline, detail = f"Welcome back: finished {ago(back - (job.timestamps.ended or back))}", _seeds(job.specs)
+    link = f' data-link="{job.id}.{job.link}"'
+    return _status(job.status, headline, detail, _bar(job.progress) + _warnings(job.warnings), link)
 
 
-def gallery(job: Job) -> str:
-    """Return a tile a picture: empty while it waits, then its previews, then the picture, always in the same place."""
-    done = {image.index: image for image in job.images}
-    previews = job.progress.previews if job.progress else {}
-    tiles = [_tile(job, spec, done.get(i), previews.get(i)) for i, spec in enumerate(job.specs)]
-    return f'<div class="tiles" data-count="{len(tiles)}">{"".join(tiles)}</div>'
+def why(job: Job, own: Iterable[Job], queue: QueueState) -> str:
+    """Return what a waiting job waits for: the whole line, who draws, and one's own share."""
+    mine = sum(len(each.specs) - len(each.images) for each in own if not each.ended)
+    rows = [
+        ("Model", job.specs[0].model),
+        ("Waiting", _pictures(queue.waiting)),
+        ("Being drawn", _pictures(queue.running)),
+        ("Until all is done", about(queue.eta_s, None) if queue.waiting + queue.running else "nothing to do"),
+        *((_stage(name), _replicas(queue, name)) for name in queue.replicas),
+        ("Your share", f"{_pictures(mine)} of yours; {_people(queue.owners)}"),
+    ]
+    rule = "All who wait get an equal share of the work; your own jobs go first come, first served."
+    return f"{terms(rows)}<p>{rule}</p>"
 
 
-def empty_gallery() -> str:
-    """Return what stands where pictures will be."""
-    return '<div class="tiles" data-count="1"><div class="nothing">Your picture appears here.</div></div>'
+def terms(rows: Iterable[tuple[str, str]]) -> str:
+    """Return rows of a name and what is said of it."""
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(said)}</dd>' for name, said in rows)}</dl>"
+
+
+def my_jobs(jobs: Iterable[Job], shown: str | None, now: float) -> str:
+    """Return one's own jobs, newest first: a thumb, its state, and what can be done with it."""
+    items = "".join(_item(job, job.id == shown, now) for job in jobs)
+    return f'<ol class="jobs">{items}</ol>' if items else '<p class="none">What you generate is listed here.</p>'
 
 
 def examples(found: Sequence[Mapping[str, Any]]) -> str:
     """Return a button an example; its `data-index` is the example's place."""
     buttons = [
-        f'<button type="button" class="example" data-index="{i}">{escape(example["prompt"])}</button>'
+        f'<button type="button" class="chip" data-act="example" data-index="{i}">{escape(example["prompt"])}</button>'
         for i, example in enumerate(found)
     ]
-    return f'<div class="examples" role="group" aria-label="Examples">{"".join(buttons)}</div>' if buttons else ""
+    return f'<div class="chips" role="group" aria-label="Examples">{"".join(buttons)}</div>' if buttons else ""
+
+
+def aspects(names: Iterable[str]) -> str:
+    """Return a button a picture's shape, and one that swaps width and height; nothing where there is no choice."""
+    buttons = "".join(
+        f'<button type="button" class="chip" data-act="aspect" data-index="{name}">{name}</button>' for name in names
+    )
+    swap = '<button type="button" class="chip" data-act="swap" aria-label="Swap width and height">⇄</button>'
+    return f'<div class="chips" role="group" aria-label="Shape">{buttons}{swap}</div>' if buttons else ""
+
+
+def tokens(prompt: Tokens, negative_prompt: Tokens) -> str:
+    """Return how much of the prompts is read, and quote what is not."""
+    said = f"{prompt.count}/{prompt.limit} tokens"
+    parts = [
+        f"{name}{tokens.count}/{tokens.limit} tokens: the model will not read “{tokens.cut.strip()}”"
+        for name, tokens in (("", prompt), ("Negative prompt: ", negative_prompt))
+        if tokens.cut
+    ]
+    return f'<p class="tokens" data-cut="{bool(parts)}">{escape(" · ".join(parts) or said)}</p>'
 
 
 def notice(words: str) -> str:
@@ -71,28 +118,34 @@ def about(expected_s: float, most_s: float | None) -> str:
     return f"about {few}" if few == many else f"{few} to {many}"
 
 
+def ago(passed_s: float) -> str:
+    """Return how long ago something was, as people say it."""
+    if passed_s < 5:
+        return "just now"
+    if passed_s < 5400:
+        return f"{seconds(passed_s)} ago"
+    return f"{round(passed_s / 3600)} h ago" if passed_s < 129_600 else f"{round(passed_s / 86400)} days ago"
+
+
 def ordinal(number: int) -> str:
     """Return 1st, 2nd, 3rd, 4th …"""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
 
 
-def _status(state: str, headline: str, detail: str = "", below: str = "") -> str:
+def _status(state: str, headline: str, detail: str = "", below: str = "", marks: str = "") -> str:
     return (
-        f'<div class="status" data-state="{state}"><p class="line">'
+        f'<div class="status" data-state="{state}"{marks}><p class="line">'
         f'<span role="status" aria-live="polite">{escape(headline)}</span>'
         f'<span class="detail">{escape(detail)}</span></p>{below}</div>'
     )
 
 
-def _words(job: Job) -> tuple[str, str]:
+def _words(job: Job, queue: QueueState | None) -> tuple[str, str]:
     """What is announced, and what is only shown beside it."""
     match job.status:
-        case "queued" if job.queue:
-            place = f"In line: {ordinal(job.queue.position)} of {job.queue.size}"
-            return place, f"starts in {about(job.queue.eta_s, job.queue.eta_most_s)}"
         case "queued":
-            return "In line", ""
+            return _waiting(job, queue)
         case "running":
             return _running(job.progress)
         case "succeeded":
@@ -103,12 +156,24 @@ def _words(job: Job) -> tuple[str, str]:
             return "Cancelled", "nothing more is drawn"
 
 
+def _waiting(job: Job, queue: QueueState | None) -> tuple[str, str]:
+    place = job.queue
+    starts = f"starts in {about(place.eta_s, place.eta_most_s)}" if place else ""
+    if queue is not None and not all(queue.replicas.values()):
+        return "Waking a replica", "your place is kept"
+    if any(warning.startswith(LOST) for warning in job.warnings):
+        return "A worker stopped; your job restarted at the front", starts
+    return (f"In line: {ordinal(place.position)} of {place.size}", starts) if place else ("In line", "")
+
+
 def _running(progress: Progress | None) -> tuple[str, str]:
     if progress is None:
         return "Starting", ""
+    others = progress.batch_images - 1
+    company = f"with {others} other{'s' if others > 1 else ''} in one batch" if others > 0 else ""
     left = f"{about(progress.eta_s, progress.eta_most_s)} left" if progress.eta_s else ""
     count = f"{progress.step}/{progress.steps}" if progress.stage == "denoise" else ""
-    return STAGES[progress.stage], " · ".join(part for part in (count, left) if part)
+    return STAGES[progress.stage], " · ".join(part for part in (count, left, company) if part)
 
 
 def _took(job: Job) -> str:
@@ -136,21 +201,31 @@ def _warnings(warnings: Sequence[str]) -> str:
     return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)
 
 
-def _tile(job: Job, spec: ImageSpec, image: ImageResult | None, preview: str | None) -> str:
-    shape = f"--w:{spec.width};--h:{spec.height}"
-    alt = escape(spec.prompt, quote=True)
-    if image:
-        url = escape(image.url, quote=True)
-        name = f"darkroom-{spec.seed}.{spec.output_format}"
-        return (
-            f'<figure class="tile" data-state="done" style="{shape}"><img src="{url}" alt="{alt}">'
-            f'<figcaption><span>Seed {spec.seed}</span><a href="{url}" download="{name}">Download</a></figcaption>'
-            f"</figure>"
-        )
-    seed = f"<figcaption><span>Seed {spec.seed}</span></figcaption>"
-    if preview:
-        url = escape(preview, quote=True)
-        drawn = f'<img src="{url}" alt="Preview of: {alt}">'
-        return f'<figure class="tile" data-state="preview" style="{shape}">{drawn}{seed}</figure>'
-    state = "empty" if job.ended else "waiting"
-    return f'<figure class="tile" data-state="{state}" style="{shape}"><div class="blank"></div>{seed}</figure>'
+def _pictures(count: int) -> str:
+    return f"{count} picture{'' if count == 1 else 's'}"
+
+
+def _people(owners: int) -> str:
+    return "nobody else waits" if owners < 2 else f"{owners} people share the line"
+
+
+def _stage(name: str) -> str:
+    return f"{name.replace('_', ' ').capitalize()} replicas"
+
+
+def _replicas(queue: QueueState, stage: str) -> str:
+    starting = queue.starting.get(stage, 0)
+    return f"{queue.replicas[stage]} ready" + (f", {starting} starting" if starting else "")
+
+
+def _item(job: Job, shown: bool, now: float) -> str:
+    times, prompt = job.timestamps, escape(job.specs[0].prompt)
+    thumb = f'<img src="{escape(job.images[0].url, quote=True)}" alt="" loading="lazy">' if job.images else "<i></i>"
+    when = ago(now - (times.ended or times.created))
+    current = ' aria-current="true"' if shown else ""
+    cancel = "" if job.ended else f'<button type="button" data-act="cancel" data-job="{job.id}">Cancel</button>'
+    return (
+        f'<li{current}><button type="button" class="recall" data-act="show" data-job="{job.id}">{thumb}'
+        f'<span class="what">{prompt}</span><span class="when">{STATES[job.status]} · {when}</span></button>'
+        f"{cancel}</li>"
+    )

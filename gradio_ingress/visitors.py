@@ -3,22 +3,29 @@
 import secrets
 from html import escape
 
+import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.keys import COOKIE, Keyring, cookie_of, owner_of_cookie
+from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, owner_of_cookie
 
 LOGIN = "/login"
 A_YEAR_S = 365 * 86400
 WRONG = "That is no key of this service."
 
 
+def owner_of(request: gr.Request) -> str:
+    """Return whose jobs a browser may see and end; without cookies, a tab's."""
+    return request.state.owner or f"browser:{request.session_hash}"
+
+
 class Visitors:
     """Puts the owner into a request's state, as the API does. Pure ASGI: anything else would buffer streams.
 
-    Without keys, a browser that comes for the first time gets a name. With keys, it gets a form until it has sent one.
+    Without keys, a browser that comes for the first time gets a name. With keys, it gets a form until it has sent one;
+    programs send theirs as `Authorization: Bearer …`.
     """
 
     def __init__(self, app: ASGIApp, keys: Keyring | None = None) -> None:
@@ -30,7 +37,9 @@ class Visitors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        owner = owner_of_cookie(cookie_of(Headers(scope=scope).get("cookie", "")), self._keys)
+        headers = Headers(scope=scope)
+        key = bearer_of(headers.get("authorization", "")) if self._keys is not None else ""
+        owner = owner_of_cookie(key or cookie_of(headers.get("cookie", "")), self._keys)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if self._keys is not None and (owner is None or path == LOGIN):
             await (await self._asked(Request(scope, receive), path))(scope, receive, send)

@@ -13,6 +13,7 @@ from PIL import Image
 from deployments.config import QueueConfig
 from deployments.dispatcher.deployment import Dispatcher, Generates
 from deployments.dispatcher.lease import Lease
+from deployments.dispatcher.overview import Replicas
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
@@ -162,7 +163,7 @@ def a_dispatcher(
     database_url: str = "sqlite://",
     images: Path | str = "memory://darkroom",
     max_rows: int = 2,
-    replicas: Callable[[], Mapping[str, int]] = lambda: {"denoiser": 1},
+    replicas: Callable[[], Mapping[str, Replicas]] = lambda: {"denoiser": Replicas(1)},
     keys: Path | None = None,
     **queue: Any,
 ) -> Dispatcher:

@@ -66,7 +66,17 @@ PICTURES = {
     "size": "128x128",
 }
 TOKENS = {"prompt": asdict(Tokens(8, 75, "")), "negative_prompt": asdict(Tokens(0, 75, ""))}
-QUEUE = asdict(QueueState(5, 2, 14.2, {"text_encoder": 1, "denoiser": 2, "vae_decoder": 1}, 6.5))
+QUEUE = asdict(
+    QueueState(
+        waiting=5,
+        running=2,
+        eta_s=14.2,
+        replicas={"text_encoder": 1, "denoiser": 2, "vae_decoder": 1},
+        batch_rows_mean=6.5,
+        starting={"text_encoder": 0, "denoiser": 1, "vae_decoder": 0},
+        owners=3,
+    )
+)
 MODEL = {
     "id": "shapes",
     "object": "model",

@@ -35,6 +35,16 @@ SHARED = (
     "sampler",
     "deadline_s",
 )
+EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone
+    "itemSchema": {
+        "type": "object",
+        "properties": {
+            "event": {"enum": ["image_generation.partial_image", "image_generation.completed"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+        "required": ["data"],
+    }
+}
 STEP_SHARE = {"low": 0.5, "high": 2.0, "hd": 2.0}  # of the model's own steps, for a quality
 
 
@@ -184,7 +194,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
                 "model": ImagesAnswer,
                 "content": {
                     "application/json": {"example": PICTURES},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": EVENTS,
                 },
             },
             **documented(400, 404, 409, 413, 422, 429, 503, 504, 507),

@@ -5,7 +5,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.errors import path_of, respond
-from deployments.keys import Keyring, cookie_of, owner_of_cookie
+from deployments.keys import Keyring, bearer_of, cookie_of, owner_of_cookie
 from models.errors import Unauthorized
 
 OPEN = ("/health", "/ready")  # probes have no key
@@ -41,10 +41,10 @@ class Owners:
         if self._keys is None:
             host = scope["client"][0] if scope.get("client") else "unknown"
             return owner_of_cookie(cookie, None) or f"peer:{host}"
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+        secret = bearer_of(headers.get("authorization", ""))
+        if not secret:
             return owner_of_cookie(cookie, self._keys) if scope["method"] in SAFE else None
-        key = self._keys.find(secret.strip())
+        key = self._keys.find(secret)
         return key.owner if key else None
 
 

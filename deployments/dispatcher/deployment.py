@@ -25,7 +25,7 @@ from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import DAY_S, JobStore, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
-from deployments.dispatcher.overview import Allowance, QueueState
+from deployments.dispatcher.overview import Allowance, QueueState, Replicas
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.image_store import ImageStore
 from deployments.keys import OWNER, ApiKey, Keyring
@@ -85,7 +85,7 @@ class Dispatcher:
         database_url: str,
         images: Path | str,
         max_rows: int,
-        replicas: Callable[[], Mapping[str, int]],
+        replicas: Callable[[], Mapping[str, Replicas]],
         keys: Path | None = None,
     ) -> None:
         self._card = card
@@ -100,7 +100,7 @@ class Dispatcher:
         self._accepting = asyncio.Lock()
         self._max_rows = max_rows
         self._count_replicas = replicas
-        self._replicas: Mapping[str, int] = {}
+        self._replicas: Mapping[str, Replicas] = {}
         self._counted_at = 0.0
         self._forecaster = Forecaster(max_rows)
         self._outlook = Outlook()  # the newest
@@ -203,12 +203,15 @@ class Dispatcher:
     async def queue(self) -> QueueState:
         """Return the whole queue at a glance."""
         updates = [update for _, _, update in self._queue.running if update]
+        counted = await self._counted()
         return QueueState(
             waiting=self._queue.waiting,
             running=len(self._queue.running),
             eta_s=self._drained_s(),
-            replicas=await self._counted(),
+            replicas={stage: of.running for stage, of in counted.items()},
             batch_rows_mean=sum(update.batch_rows for update in updates) / len(updates) if updates else 0.0,
+            starting={stage: of.starting for stage, of in counted.items()},
+            owners=self._queue.owners_waiting,
         )
 
     async def feed(self) -> AsyncIterator[list[Job]]:
@@ -301,7 +304,7 @@ class Dispatcher:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
         if not self._in_charge:
             return
-        limit = rows_in_flight(self._max_rows, self._replicas.get("denoiser", 1))
+        limit = rows_in_flight(self._max_rows, self._replicas.get("denoiser", Replicas(1)).running)
         unforeseen = False
         while self._queue.rows < limit or not self._queue.rows:
             granted = self._queue.grant(time.time())
@@ -376,7 +379,8 @@ class Dispatcher:
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
-            self._forecaster.see_replicas(await self._counted(), self._queue.running, time.monotonic())
+            running = {stage: of.running for stage, of in (await self._counted()).items()}
+            self._forecaster.see_replicas(running, self._queue.running, time.monotonic())
             for job in self._queue.expire(time.time()):
                 await self._book(job)
             self._pump()  # there may be more replicas than before
@@ -397,7 +401,7 @@ class Dispatcher:
             if job.status == "running" or job.id in self._asked:
                 self._changed(job)
 
-    async def _counted(self) -> Mapping[str, int]:
+    async def _counted(self) -> Mapping[str, Replicas]:
         """Return how many replicas each stage has, as of the last few seconds."""
         if time.monotonic() - self._counted_at > COUNT_INTERVAL_S:
             self._replicas = await asyncio.to_thread(self._count_replicas)

@@ -38,6 +38,11 @@ class FairLine:
         """Jobs of which something waits."""
         return len(self._pictures)
 
+    @property
+    def owners(self) -> int:
+        """Who waits. Pictures that a dead replica gave back do not count: they are taken at once."""
+        return len(self._lines)
+
     def __iter__(self) -> Iterator[Waiting]:
         """Walk the line in the order in which it will be taken if nobody else comes and all may run."""
         yield from self._urgent

@@ -65,6 +65,11 @@ class JobQueue:
         return len(self._line)
 
     @property
+    def owners_waiting(self) -> int:
+        """Owners with pictures in line."""
+        return self._line.owners
+
+    @property
     def rows(self) -> int:
         """Rows of the pictures in the making."""
         return self._rows

@@ -2,6 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Replicas(NamedTuple):
+    """How many replicas of a stage work, and how many are on their way."""
+
+    running: int
+    starting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +21,8 @@ class QueueState:
     eta_s: float  # until everything in it is done
     replicas: Mapping[str, int]
     batch_rows_mean: float
+    starting: Mapping[str, int]  # replicas that are on their way
+    owners: int  # who wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.forecaster import WAKING_S
+from deployments.dispatcher.overview import Replicas
 from deployments.schema import GenerationRequest, Job, new_job
 from models.errors import JobEnded, NonFinite, NotFound, QueueFull, ReplicaLost, Unavailable
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, a_spec, settled, until
@@ -155,7 +156,9 @@ async def test_places_of_jobs_that_nobody_asks_for_are_not_told(cluster: Cluster
 
 
 async def test_a_job_that_has_to_wake_a_stage_is_told_how_long_that_may_take() -> None:
-    cluster = Cluster(replicas=lambda: {"text_encoder": 1, "denoiser": 0, "vae_decoder": 1})
+    cluster = Cluster(
+        replicas=lambda: {"text_encoder": Replicas(1), "denoiser": Replicas(0), "vae_decoder": Replicas(1)}
+    )
     job = await cluster.submit()
     async for state in states(cluster.client, job):
         if state.progress.eta_s > WAKING_S - 5:
@@ -331,14 +334,14 @@ async def test_twice_the_rows_of_the_denoiser_are_in_flight_and_no_more(max_rows
 async def test_new_replicas_get_pictures_without_waiting_for_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0.0)
     monkeypatch.setattr(deployment_module, "COUNT_INTERVAL_S", 0.0)
-    replicas = {"denoiser": 1}
+    replicas = {"denoiser": Replicas(1)}
     cluster = Cluster(replicas=lambda: replicas)
     await cluster.submit(pictures=8)
     await settled()
     assert cluster.pipeline.running == 2
-    replicas["denoiser"] = 3
+    replicas["denoiser"] = Replicas(3)
     await until(lambda: cluster.pipeline.running == 6)
-    replicas["denoiser"] = 0
+    replicas["denoiser"] = Replicas(0)
     await settled()
     assert cluster.pipeline.running == 6
 
@@ -351,7 +354,7 @@ async def test_the_queue_tells_pictures_replicas_and_rows(cluster: Cluster) -> N
     queue = await cluster.client.queue()
     assert (queue.waiting, queue.running, queue.batch_rows_mean) == (2, 2, 2.0)
     assert queue.eta_s > 0
-    assert queue.replicas == {"denoiser": 1}
+    assert (queue.replicas, queue.starting, queue.owners) == ({"denoiser": 1}, {"denoiser": 0}, 1)
 
 
 # -- a feed that breaks

@@ -12,7 +12,7 @@ from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 from tests.fakes import a_dispatcher
 
 CARD = ModelCard(
@@ -41,12 +41,12 @@ CARD = ModelCard(
 )
 
 
-def picture(spec: ImageSpec, size: int | None = None, file_format: str = "PNG") -> bytes:
-    """A square whose colour is the seed, with the prompt in the file."""
+def picture(spec: ImageSpec, size: int | None = None, file_format: str = "PNG", text: str = "") -> bytes:
+    """A square whose colour is the seed, with the prompt or another text in the file."""
     image = Image.new("RGB", (size or spec.width, size or spec.height), (spec.seed % 200 + 40, 90, 60))
-    text, content = PngInfo(), io.BytesIO()
-    text.add_text("parameters", spec.prompt)
-    image.save(content, file_format, **({"pnginfo": text} if file_format == "PNG" else {}))
+    info, content = PngInfo(), io.BytesIO()
+    info.add_text("parameters", text or spec.prompt)
+    image.save(content, file_format, **({"pnginfo": info} if file_format == "PNG" else {}))
     return content.getvalue()
 
 
@@ -61,6 +61,11 @@ class FakePipeline:
 
     async def fence(self, epoch: int) -> None:
         """Nobody was there before."""
+
+    async def tokens(self, text: str) -> Tokens:
+        """A word is a token."""
+        found = text.split()
+        return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))
 
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
         self.specs.append(spec)

@@ -143,3 +143,23 @@ def test_messages_of_the_cluster_get_the_controls_label() -> None:
     words = controls.in_page_words("num_inference_steps must be from 1 to 100.", "num_inference_steps")
     assert words == "Inference steps must be from 1 to 100."
     assert controls.in_page_words("The line is full.", None) == "The line is full."
+
+
+def test_what_the_schema_does_not_allow_is_left_out_and_named() -> None:
+    kept, refused = controls.usable({"prompt": "a star", "seed": 10**30, "width": 3, "num_inference_steps": 9})
+    assert kept == {"prompt": "a star", "num_inference_steps": 9}
+    assert len(refused) == 2
+    assert controls.usable({"prompt": " ", "seed": 7})[0] == {"seed": 7}
+
+
+def test_shapes_are_of_about_the_models_own_area_and_within_its_bounds() -> None:
+    wide = replace(CARD, defaults=CARD.defaults | {"width": 512, "height": 512}, bounds={"width": (256, 768)})
+    assert controls.aspects(wide) == {
+        "1:1": (512, 512),
+        "4:3": (576, 448),
+        "3:4": (448, 576),
+        "16:9": (704, 384),
+        "9:16": (384, 704),
+    }
+    assert controls.aspects(replace(wide, bounds={"width": (512, 640)})) == {"1:1": (512, 512), "4:3": (576, 448)}
+    assert controls.aspects(CARD) == {}

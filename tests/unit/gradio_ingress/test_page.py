@@ -14,16 +14,17 @@ import pytest
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
+from deployments.schema import GenerationRequest, Job, resolve
 from gradio_ingress import controls
 from gradio_ingress import page as page_module
 from gradio_ingress.app import build, create_app
 from gradio_ingress.page import Page
 from models.errors import Unavailable
-from tests.unit.gradio_ingress.fakes import CARD, Cluster
+from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
 
 
-def a_request(owner: str | None, tab: str = "tab") -> Any:
-    return SimpleNamespace(state=SimpleNamespace(owner=owner), session_hash=tab)
+def a_request(owner: str | None, tab: str = "tab", **query: str) -> Any:
+    return SimpleNamespace(state=SimpleNamespace(owner=owner), session_hash=tab, query_params=query)
 
 
 REQUEST = a_request("browser:ada")
@@ -39,7 +40,7 @@ class Down:
         self.times -= 1
         if self.times >= 0:
             raise Unavailable("The service is still starting.")
-        return [CARD]
+        return [CARD] if method == "models" else []
 
     async def stream(self, method: str) -> AsyncIterator[Any]:
         raise Unavailable("The service is still starting.")
@@ -62,19 +63,39 @@ def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]
     return {page.controls[name]: value for name, value in typed.items()} | {page.randomize: randomize}
 
 
-async def generated(page: Page, **values: Any) -> list[dict[Any, Any]]:
-    return [update async for update in page.on_generate(form(page, **values), REQUEST)]
+async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
+    return [update async for update in page.on_generate(form(page, **values), request)]
+
+
+async def on_stage(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Job:
+    """The job that a page has begun to show."""
+    async for update in updates:
+        if page.status in update:
+            return next(iter(page._boards.values())).shown
+    raise AssertionError("nothing is shown")
+
+
+def clicked(**data: Any) -> gr.EventData:
+    return gr.EventData(None, data)
 
 
 async def test_a_prompt_ends_in_a_picture_and_the_seed_that_was_used(page: Page, cluster: Cluster) -> None:
-    updates = await generated(page, prompt="a star")
-    last = updates[-1]
-    spec = cluster.pipeline.specs[0]
+    first, *_, last = await generated(page, prompt="a star")
+    assert first[page.controls["seed"]] == cluster.pipeline.specs[0].seed
     assert 'src="/v1/files/job_' in last[page.gallery]
-    assert last[page.controls["seed"]] == spec.seed
-    assert last[page.job_id] == ""
-    assert last[page.generate]["interactive"] is True
+    assert "Done" in last[page.status]
     assert last[page.cancel]["visible"] is False
+    assert not page._boards
+
+
+async def test_what_has_not_changed_is_not_sent_again(page: Page, cluster: Cluster) -> None:
+    cluster.pipeline.go.clear()
+    updates = []
+    async for update in page.on_generate(form(page, prompt="a star"), REQUEST):
+        updates.append(update)
+        if len(updates) > 2:
+            cluster.pipeline.go.set()
+    assert [u[page.receipt_box]["visible"] for u in updates if page.receipt_box in u] == [False, True]
 
 
 async def test_what_the_form_says_is_what_is_drawn(page: Page, cluster: Cluster) -> None:
@@ -102,7 +123,7 @@ async def test_bad_input_shows_a_message_and_queues_nothing(
     updates = await generated(page, **values)
     assert len(updates) == 1
     assert words in updates[0][page.status]
-    assert updates[0][page.generate]["interactive"] is True
+    assert 'data-field="' in updates[0][page.status]
     assert page.gallery not in updates[0]
     assert not cluster.pipeline.specs
 
@@ -116,75 +137,164 @@ async def test_a_full_line_is_said_in_the_clusters_words(tmp_path: Path) -> None
 async def test_cancel_ends_the_job_in_the_cluster(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job_id = (await anext(updates))[page.job_id]
-    await page.on_cancel(job_id, REQUEST)
-    seen = [update async for update in updates]
-    assert "Cancelled" in seen[-1][page.status]
-    assert (await cluster.client.job(job_id)).status == "cancelled"
+    job = await on_stage(page, updates)
+    await page.on_cancel(REQUEST)
+    *_, last = [update async for update in updates]
+    assert "Cancelled" in last[page.status]
+    assert (await cluster.client.job(job.id)).status == "cancelled"
 
 
 async def test_cancelling_what_has_ended_changes_nothing(page: Page, cluster: Cluster) -> None:
-    cluster.pipeline.go.clear()
-    updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job_id = (await anext(updates))[page.job_id]
-    cluster.pipeline.go.set()
-    assert [update async for update in updates]
-    assert await page.on_cancel(job_id, REQUEST) == {}
+    await generated(page, prompt="a star")
+    assert await page.on_cancel(REQUEST) == {}
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    *_, last = [update async for update in page.on_mine(REQUEST, clicked(act="cancel", job=job.id))]
+    assert "Done" in last[page.status]
 
 
-async def test_another_tab_cannot_cancel_a_job(page: Page, cluster: Cluster) -> None:
+async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job_id = (await anext(updates))[page.job_id]
-    other = a_request(None, "another")
-    assert "There is no job" in (await page.on_cancel(job_id, other))[page.status]
-    await page.on_cancel(job_id, REQUEST)
+    job = await on_stage(page, updates)
+    for act in ("cancel", "show"):
+        seen = [u async for u in page.on_mine(a_request(None, "another"), clicked(act=act, job=job.id))]
+        assert "There is no job" in seen[-1][page.status]
+    assert not (await cluster.client.job(job.id)).ended
     await updates.aclose()
 
 
 async def test_leaving_the_page_does_not_end_the_job(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job_id = (await anext(updates))[page.job_id]
+    job = await on_stage(page, updates)
     await updates.aclose()
+    assert not page._boards
     cluster.pipeline.go.set()
-    *_, last = [job async for job in cluster.client.watch(job_id)]
+    *_, last = [state async for state in cluster.client.watch(job.id)]
     assert last.status == "succeeded"
 
 
+async def test_who_comes_back_sees_the_job_that_is_still_drawn(page: Page, cluster: Cluster) -> None:
+    cluster.pipeline.go.clear()
+    updates = page.on_generate(form(page, prompt="a star"), REQUEST)
+    job = await on_stage(page, updates)
+    await updates.aclose()
+    again = page.on_load(a_request("browser:ada", "another tab"))
+    assert (await on_stage(page, again)).id == job.id
+    cluster.pipeline.go.set()
+    *_, last = [update async for update in again]
+    assert 'data-state="done"' in last[page.gallery]
+
+
+async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, cluster: Cluster) -> None:
+    await generated(page, prompt="a star")
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    guest = a_request("browser:bob", "bob", job=f"{job.id}.{job.link}")
+    *_, last = [update async for update in page.on_load(guest)]
+    assert f"{job.images[0].url}?link={job.link}" in last[page.gallery]
+    assert "Welcome back: finished just now" in last[page.status]
+    assert "a star" not in last[page.mine]
+    await page.on_cancel(guest)
+    wrong = a_request("browser:bob", "bob", job=f"{job.id}.wrong")
+    *_, last = [update async for update in page.on_load(wrong)]
+    assert "There is no job" in last[page.status]
+
+
+async def test_a_second_job_takes_the_stage_and_the_first_can_be_recalled(page: Page, cluster: Cluster) -> None:
+    cluster.pipeline.go.clear()
+    updates = page.on_generate(form(page, prompt="a star"), REQUEST)
+    first = await on_stage(page, updates)
+    assert len(await generated(page, prompt="a moon")) == 1  # its seed: whoever draws the page shows the rest
+    board = page._boards["tab"]
+    assert board.shown is not None
+    assert board.shown.specs[0].prompt == "a moon"
+    assert [job.specs[0].prompt for job in board.own] == ["a moon", "a star"]
+    assert not [update async for update in page.on_mine(REQUEST, clicked(act="show", job=first.id))]
+    assert board.shown.id == first.id
+    cluster.pipeline.go.set()
+    *_, last = [update async for update in updates]
+    assert last[page.mine].count("Done") == 2
+
+
+async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
+    await generated(page, prompt="a star")
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    *_, last = [update async for update in page.on_mine(REQUEST, clicked(act="show", job=job.id))]
+    assert job.images[0].url in last[page.gallery]
+
+
 async def test_an_example_fills_the_form(page: Page) -> None:
-    event = gr.EventData(None, {"index": 0})
-    filled = await page.on_example({page.controls["model"]: "shapes", page.job_id: ""}, event)
-    assert filled[page.controls["prompt"]] == CARD.examples[0]["prompt"]
-    assert filled[page.controls["seed"]] == 7
-    assert filled[page.randomize] is False
+    filled = await page.on_example("shapes", clicked(act="example", index="0"))
+    assert filled[page.controls["prompt"]]["value"] == CARD.examples[0]["prompt"]
+    assert filled[page.controls["seed"]]["value"] == 7
+    assert filled[page.randomize]["value"] is False
 
 
-async def test_an_example_waits_while_a_picture_is_drawn(page: Page) -> None:
-    with pytest.raises(gr.Error, match="One at a time"):
-        await page.on_example(
-            {page.controls["model"]: "shapes", page.job_id: "job_1"}, gr.EventData(None, {"index": 0})
-        )
+async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page, cluster: Cluster) -> None:
+    await generated(page, prompt="a star", style="cartoon", num_images=2, num_inference_steps=4)
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    which = {"job": f"{job.id}.{job.link}", "index": "1"}
+    assert await page.on_reuse(REQUEST, clicked(act="seed", **which)) == {
+        page.controls["seed"]: job.specs[1].seed,
+        page.randomize: False,
+    }
+    filled = await page.on_reuse(REQUEST, clicked(act="settings", **which))
+    values = {name: filled[page.controls[name]]["value"] for name in ("prompt", "num_inference_steps", "style", "seed")}
+    assert values == {
+        "prompt": "a star, cartoon",
+        "num_inference_steps": 4,
+        "style": controls.OPEN,
+        "seed": job.specs[1].seed,
+    }
+
+
+async def test_a_dropped_picture_fills_the_form_and_a_stranger_is_refused(page: Page, tmp_path: Path) -> None:
+    spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Sampler: Euler, CFG scale: 3.5, Seed: 9, Size: 64x64"))
+    filled = await page.on_picture(str(dropped))
+    assert filled[page.controls["prompt"]]["value"] == "a moon"
+    assert filled[page.controls["sampler"]]["value"] == "euler"
+    assert filled[page.controls["seed"]]["value"] == 9
+    dropped.write_bytes(b"no picture")
+    assert 'data-state="problem"' in (await page.on_picture(str(dropped)))[page.status]
+    assert await page.on_picture(None) == {}
+
+
+async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:
+    assert "…, cartoon" in (await page.on_style("cartoon"))["info"]
+    assert (await page.on_style(""))["info"] == controls.FIELDS["style"].description
+
+
+async def test_the_page_counts_tokens_and_quotes_what_is_cut(page: Page) -> None:
+    def words(prompt: str) -> dict[Any, Any]:
+        typed = {"prompt": prompt, "negative_prompt": "", "style": "", "model": "shapes"}
+        return {page.controls[name]: value for name, value in typed.items()}
+
+    assert "2/30 tokens" in await page.on_words(words("a star"))
+    assert "the model will not read" in await page.on_words(words("a star " * 30))
+    assert await page.on_words(words("")) == ""
 
 
 async def test_an_example_says_when_the_cluster_is_down() -> None:
     page = Page(DispatcherClient(Down()))
     with pytest.raises(gr.Error, match="still starting"):
-        await page.on_example({page.controls["model"]: "shapes", page.job_id: ""}, gr.EventData(None, {"index": 0}))
+        await page.on_example("shapes", clicked(act="example", index="0"))
 
 
 async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
-    updates = [update async for update in page.on_load()]
-    assert updates[-1][page.controls["num_inference_steps"]]["value"] == 8
-    assert CARD.notice in updates[-1][page.notice]
-    assert updates[-1][page.generate]["interactive"] is True
+    fitted, last = [update async for update in page.on_load(REQUEST)]
+    assert fitted[page.controls["num_inference_steps"]]["value"] == 8
+    assert CARD.notice in fitted[page.notice]
+    assert fitted[page.generate]["interactive"] is True
+    assert "Ready." in last[page.status]
 
 
 async def test_the_page_says_that_the_service_starts_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
     page = Page(DispatcherClient(Down(times=2)))
-    updates = [update async for update in page.on_load()]
-    assert ["still starting" in update[page.status] for update in updates] == [True, True, False]
+    updates = [update async for update in page.on_load(REQUEST)]
+    assert ["still starting" in update.get(page.status, "") for update in updates] == [True, True, False, False]
 
 
 async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +304,7 @@ async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pyt
 
     monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
     page = Page(DispatcherClient(Silent()))
-    updates = page.on_load()
+    updates = page.on_load(REQUEST)
     assert "still starting" in (await anext(updates))[page.status]
     assert "still starting" in (await anext(updates))[page.status]
     await updates.aclose()
@@ -207,19 +317,20 @@ async def test_a_cluster_that_is_down_shows_its_message_and_no_traceback() -> No
 
 
 async def test_an_error_of_ours_becomes_a_plain_sentence(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: Any) -> None:
+    async def broken(*_: Any) -> AsyncIterator[Job]:
         raise RuntimeError("secret")
+        yield
 
-    monkeypatch.setattr(page._client, "submit", broken)
+    monkeypatch.setattr(page._client, "watch", broken)
     updates = await generated(page, prompt="a star")
     assert "Something went wrong on our side." in updates[-1][page.status]
     assert "secret" not in updates[-1][page.status]
 
 
-def test_every_event_is_private_and_unlimited(page: Page) -> None:
+def test_every_event_but_that_for_programs_is_private(page: Page) -> None:
     create_app(page._client)
-    functions = page.blocks.fns.values()
-    assert {function.api_visibility for function in functions} == {"private"}
+    open_to_programs = [f.api_name for f in page.blocks.fns.values() if f.api_visibility != "private"]
+    assert open_to_programs == ["generate"]
 
 
 def test_the_application_is_built_without_a_cluster() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from deployments.dispatcher.job_queue import LOST
+from deployments.dispatcher.overview import QueueState
 from deployments.schema import (
     GenerationRequest,
     ImageResult,
@@ -17,6 +19,7 @@ from deployments.schema import (
     resolve,
 )
 from gradio_ingress import status
+from models.spec import Tokens
 from tests.unit.gradio_ingress.fakes import CARD
 
 
@@ -99,32 +102,83 @@ def test_warnings_stand_below_the_status() -> None:
     assert "did not read “&lt;b&gt;”" in status.status(job(warnings=("The encoder did not read “<b>”.",)))
 
 
-def test_every_picture_has_a_tile_before_it_is_drawn() -> None:
-    shown = status.gallery(job(num_images=3))
-    assert shown.count("<figure") == 3
-    assert shown.count('data-state="waiting"') == 3
+QUEUE = QueueState(5, 2, 14.2, {"text_encoder": 1, "denoiser": 2, "vae_decoder": 1}, 6.5, {"denoiser": 1}, 3)
 
 
-def test_preview_and_picture_take_the_same_tile() -> None:
-    drawn = job(
-        num_images=2,
-        status="running",
-        progress=Progress(stage="denoise", step=9, steps=16, eta_s=1, previews={1: "data:image/webp;base64,AA"}),
-    )
-    drawn = replace(drawn, images=(result(drawn),))
-    first, second = status.gallery(drawn).split("</figure>")[:2]
-    assert 'src="/v1/files/0.png" alt="a star"' in first
-    assert 'download="darkroom-41.png"' in first
-    assert 'src="data:image/webp;base64,AA" alt="Preview of: a star"' in second
+def test_a_job_that_nobody_is_awake_to_draw_says_so() -> None:
+    asleep = replace(QUEUE, replicas=QUEUE.replicas | {"denoiser": 0})
+    waiting = job(queue=QueuePlace(position=1, size=1, eta_s=40))
+    assert "Waking a replica" in status.status(waiting, asleep)
+    assert "your place is kept" in status.status(waiting, asleep)
+    assert "In line: 1st of 1" in status.status(waiting, QUEUE)
 
 
-def test_a_prompt_cannot_become_markup() -> None:
-    hostile = job(prompt='"><script>alert(1)</script>')
-    hostile = replace(hostile, images=(result(hostile),))
-    assert "<script" not in status.gallery(hostile)
-    assert 'alt=""' not in status.gallery(hostile)
-    assert "<script" not in status.examples([{"prompt": "<script>"}])
-    assert "<script" not in status.notice("<script>")
+def test_a_job_whose_replica_died_says_that_it_is_at_the_front() -> None:
+    again = job(queue=QueuePlace(position=1, size=4, eta_s=2), warnings=(LOST,))
+    assert "A worker stopped; your job restarted at the front" in status.status(again)
+
+
+def test_a_picture_that_shares_its_batch_says_with_how_many() -> None:
+    assert "with 3 others in one batch" in status.status(running(batch_images=4))
+    assert "with 1 other in one batch" in status.status(running(batch_images=2))
+    assert "batch" not in status.status(running(batch_images=1))
+
+
+def test_who_comes_back_is_told_when_it_finished() -> None:
+    done = job(status="succeeded", timestamps=Timestamps(created=100.0, started=101.0, ended=103.2))
+    assert "Welcome back: finished 2 min ago" in status.status(done, back=223.2)
+
+
+def test_the_status_carries_the_jobs_link_and_a_note_the_field_at_fault() -> None:
+    waiting = job()
+    assert f'data-link="{waiting.id}.{waiting.link}"' in status.status(waiting)
+    assert 'data-field="seed"' in status.note("Seed: no.", "problem", "seed")
+
+
+def test_why_it_waits_names_the_line_the_replicas_and_ones_own_share() -> None:
+    shown = status.why(job(num_images=3), [job(num_images=3)], QUEUE)
+    for words in ("5 pictures", "2 pictures", "2 ready, 1 starting", "3 pictures of yours; 3 people share the line"):
+        assert words in shown
+
+
+def test_ones_own_jobs_are_listed_with_what_can_be_done() -> None:
+    waiting, done = job(), job(status="succeeded", timestamps=Timestamps(created=100.0, ended=103.2))
+    done = replace(done, images=(result(done),))
+    shown = status.my_jobs([waiting, done], done.id, 103.2)
+    first, second = shown.split("</li>")[:2]
+    assert f'data-act="cancel" data-job="{waiting.id}"' in first
+    assert "In line" in first
+    assert 'data-act="cancel"' not in second
+    assert 'aria-current="true"' in second
+    assert 'src="/v1/files/0.png"' in second
+    assert "Done · just now" in second
+
+
+def test_what_is_cut_is_quoted_for_each_prompt() -> None:
+    read, cut = Tokens(count=3, limit=75, cut=""), Tokens(count=82, limit=75, cut=" grain, <8k>")
+    assert "3/75 tokens" in status.tokens(read, read)
+    assert "82/75 tokens: the model will not read “grain, &lt;8k&gt;”" in status.tokens(cut, read)
+    assert "Negative prompt: 82/75 tokens" in status.tokens(read, cut)
+
+
+def test_no_prompt_becomes_markup() -> None:
+    hostile = job(prompt='"><script>alert(1)</script>', status="running")
+    shown = [
+        status.my_jobs([hostile], None, 0),
+        status.examples([{"prompt": "<script>"}]),
+        status.notice("<script>"),
+        status.tokens(Tokens(count=9, limit=3, cut="<script>"), Tokens(count=0, limit=3, cut="")),
+        status.note("<script>", "problem", '"><script>'),
+    ]
+    assert "<script" not in "".join(shown)
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "words"),
+    [(0, "just now"), (40, "40 s ago"), (300, "5 min ago"), (7200, "2 h ago"), (400_000, "5 days ago")],
+)
+def test_what_has_passed_is_said_as_people_say_it(passed_s: float, words: str) -> None:
+    assert status.ago(passed_s) == words
 
 
 @pytest.mark.parametrize(("count", "words"), [(0.2, "1 s"), (12.2, "12 s"), (89, "89 s"), (150, "2 min")])

@@ -1,0 +1,75 @@
+"""A Job's pictures as HTML: a tile each, and what made them. Pure."""
+
+from html import escape
+
+from deployments.schema import ImageResult, Job
+from gradio_ingress import receipt
+from gradio_ingress.status import terms
+from models.spec import ImageSpec
+
+HERE = "http://this.page"  # stands for the service's address, which the browser knows
+
+
+def empty() -> str:
+    """Return what stands where pictures will be."""
+    return '<div class="tiles" data-count="1"><div class="nothing">Your picture appears here.</div></div>'
+
+
+def gallery(job: Job, *, guest: bool = False) -> str:
+    """Return a tile a picture: empty while it waits, then its previews, then the picture, always in the same place.
+
+    To a guest, who came by a link, the files are shown by the same link.
+    """
+    done = {image.index: image for image in job.images}
+    previews = job.progress.previews if job.progress else {}
+    tiles = [_tile(job, i, done.get(i), previews.get(i), guest=guest) for i in range(len(job.specs))]
+    return f'<div class="tiles" data-count="{len(tiles)}">{"".join(tiles)}</div>{_below(job)}'
+
+
+def receipts(job: Job) -> str:
+    """Return what each picture cost, and how programs ask for the same."""
+    started = job.timestamps.started
+    waited_s = None if started is None else started - job.timestamps.created
+    return "".join(_receipt(image, waited_s) for image in job.images)
+
+
+def _tile(job: Job, index: int, image: ImageResult | None, preview: str | None, *, guest: bool) -> str:
+    spec = job.specs[index]
+    shape = f"--w:{spec.width};--h:{spec.height}"
+    alt = escape(spec.prompt, quote=True)
+    if image:
+        url = escape(f"{image.url}?link={job.link}" if guest else image.url, quote=True)
+        drawn, below = f'<img src="{url}" alt="{alt}">', _actions(job, spec, index, url)
+        state = "done"
+    elif preview:
+        drawn, below = f'<img src="{escape(preview, quote=True)}" alt="Preview of: {alt}">', ""
+        state = "preview"
+    else:
+        drawn, below = '<div class="blank"></div>', ""
+        state = "empty" if job.ended else "waiting"
+    caption = f"<figcaption><span>Seed {spec.seed}</span>{below}</figcaption>"
+    return f'<figure class="tile" data-state="{state}" style="{shape}">{drawn}{caption}</figure>'
+
+
+def _actions(job: Job, spec: ImageSpec, index: int, url: str) -> str:
+    which = f'data-job="{job.id}.{job.link}" data-index="{index}"'
+    return (
+        f'<span class="actions"><button type="button" data-act="seed" {which}>Reuse seed</button>'
+        f'<button type="button" data-act="settings" {which}>Reuse settings</button>'
+        f'<a href="{url}" download="darkroom-{spec.seed}.{spec.output_format}">Download</a></span>'
+    )
+
+
+def _below(job: Job) -> str:
+    buttons = [f'<button type="button" data-copy-link="{job.id}.{job.link}">Copy link</button>']
+    if len(job.images) > 1:
+        buttons.append('<button type="button" data-download-all>Download all</button>')
+    return f'<p class="below">{"".join(buttons)}</p>'
+
+
+def _receipt(image: ImageResult, waited_s: float | None) -> str:
+    copies = "".join(
+        f'<button type="button" data-copy="{escape(code, quote=True)}">Copy as {name}</button>'
+        for name, code in receipt.snippets(image.spec, HERE).items()
+    )
+    return f'<section class="receipt">{terms(receipt.lines(image, waited_s))}<p class="below">{copies}</p></section>'
