@@ -9,7 +9,7 @@ PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status test test-full test-gpu check bench fuzz chaos eval-demo clean
+.PHONY: help serve status test test-full test-gpu check bench fuzz chaos eval-demo pictures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -52,6 +52,9 @@ chaos: .venv/.dev  ## kill everything, and see what is lost: nothing
 
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
 	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png
+
+pictures: .venv/.dev  ## the documentation's pictures of the page
+	$(RUN) pytest tests/browser/test_served.py -k readme --pictures-to docs/images
 
 clean:  ## remove what was installed and built
 	rm -rf .venv build darkroom.egg-info

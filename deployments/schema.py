@@ -6,11 +6,11 @@ from it. What a request leaves out is not a default but open: the model's card f
 
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
@@ -84,6 +84,19 @@ class GenerationRequest(BaseModel):
         if not text.strip():
             raise ValueError("must not be blank")
         return text
+
+
+def read_request(values: Mapping[str, Any]) -> GenerationRequest:
+    """Return the request that somebody's values are.
+
+    Raises:
+        InvalidRequest: naming the field and its bound.
+    """
+    try:
+        return GenerationRequest.model_validate(values)
+    except ValidationError as error:
+        name, message = first_problem(error.errors())
+        raise InvalidRequest(message, name) from None
 
 
 def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:

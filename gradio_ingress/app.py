@@ -1,12 +1,14 @@
 """The application `ui`: the page, in an application of its own, so that it can change without unloading a model."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from ray import serve
 from ray.serve import Application
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from deployments.config import UiConfig
@@ -18,6 +20,7 @@ from gradio_ingress.theme import theme
 from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
+PICTURE = "/gradio_api/file={link}/job_{name}"
 MAX_UPLOAD = "32mb"  # a picture whose settings are read
 
 
@@ -34,6 +37,7 @@ def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(Visitors, keys=keys)
     app.add_middleware(Narrow)
+    app.get(PICTURE)(_picture)
     blocks = Page(client).blocks
     blocks.max_threads = 200  # Gradio runs no more events than this at once; before queue(), as mounting cannot set it
     blocks.queue(api_open=False, default_concurrency_limit=None)
@@ -54,6 +58,11 @@ def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI
         mcp_server=False,
         pwa=False,
     )
+
+
+def _picture(link: str, name: str) -> RedirectResponse:
+    """Send Gradio's own clients, which look for every file here, to where pictures are."""
+    return RedirectResponse(f"/v1/files/job_{quote(name)}?link={quote(link)}")
 
 
 @serve.deployment

@@ -10,11 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 from gradio.components import Component
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from deployments import styles
-from deployments.schema import GenerationRequest, first_problem
+from deployments.schema import GenerationRequest, read_request
 from models.errors import InvalidRequest
 from models.spec import SAMPLER_NAMES, ModelCard
 
@@ -90,10 +89,9 @@ def to_request(values: Mapping[str, Any]) -> GenerationRequest:
     """
     given = {k: v for k, v in values.items() if FIELDS[k].is_required() or v not in (None, OPEN)}
     try:
-        request = GenerationRequest.model_validate(given)
-    except ValidationError as error:
-        name, message = first_problem(error.errors())
-        raise InvalidRequest(in_page_words(message, name), name) from None
+        request = read_request(given)
+    except InvalidRequest as error:
+        raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
         greatest = _extra(field).get("page_maximum")
         if greatest is not None and getattr(request, name) > greatest:

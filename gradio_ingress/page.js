@@ -46,22 +46,21 @@ const darkroom = {
     const line = element.querySelector(".status");
     if (line?.dataset.link) history.replaceState(history.state, "", linkTo(line.dataset.link));
     document.querySelectorAll(".field-error").forEach((words) => words.remove());
-    document.querySelectorAll("[aria-errormessage]").forEach((input) => {
-      for (const mark of ["aria-invalid", "aria-errormessage"]) input.removeAttribute(mark);
+    document.querySelectorAll("[aria-invalid]").forEach((input) => {
+      for (const mark of ["aria-invalid", "aria-describedby"]) input.removeAttribute(mark);
     });
     const field = line?.dataset.field && document.getElementById(line.dataset.field);
     if (field) darkroom.blame(field, line.querySelector('[role="status"]').textContent);
   },
 
   blame(field, words) {
-    const closed = field.closest("#advanced")?.querySelector('button[aria-expanded="false"], button:not(.open)');
-    if (closed && !field.checkVisibility()) closed.click();
+    if (!field.checkVisibility()) field.closest("#advanced")?.querySelector("button").click();
     const input = field.querySelector("textarea, input");
     const said = Object.assign(document.createElement("p"), { className: "field-error", textContent: words });
     said.id = `${field.id}-error`;
     input.setAttribute("aria-invalid", "true");
-    input.setAttribute("aria-errormessage", said.id);
+    input.setAttribute("aria-describedby", said.id);
     field.append(said);
-    input.focus();
+    requestAnimationFrame(() => input.focus()); // when what was closed has opened
   },
 };

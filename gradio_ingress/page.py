@@ -206,7 +206,7 @@ class Page:
             async for update in updates:
                 yield update
 
-    async def on_cancel(self, request: gr.Request) -> Update:
+    async def on_cancel(self, request: gr.Request) -> Any:
         """End the job on the stage; the page that watches it sees that it has ended."""
         board = self._boards.get(_session(request))
         try:
@@ -214,7 +214,7 @@ class Page:
                 await self._end(board.shown.id, owner_of(request))
         except DarkroomError as error:
             return self._problem(error)
-        return {}
+        return gr.skip()
 
     async def on_model(self, model: str) -> Update:
         """Fit the page to another model."""
@@ -259,10 +259,8 @@ class Page:
             return {self.controls["seed"]: spec.seed, self.randomize: False}
         return self._filled(await self._cards(), _settings(spec)) | {self.status: status.note("Settings restored.")}
 
-    async def on_picture(self, path: str | None) -> Update:
+    async def on_picture(self, path: str) -> Update:
         """Fill the form with the settings that a picture's file carries."""
-        if path is None:
-            return {}
         try:
             found, notes = png_info.read(await asyncio.to_thread(Path(path).read_bytes))
         except InvalidRequest as error:
@@ -308,8 +306,10 @@ class Page:
             async with aclosing(board.changes()) as changes:
                 async for _ in changes:
                     now = self._shown(board, back)
-                    yield {component: shown for component, shown in now.items() if drawn.get(component) != shown}
+                    news: Update = {part: shown for part, shown in now.items() if drawn.get(part) != shown}
                     drawn = now
+                    if news:
+                        yield news
         finally:
             del self._boards[_session(request)]
 

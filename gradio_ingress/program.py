@@ -8,8 +8,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from deployments.dispatcher.client import DispatcherClient
-from deployments.schema import GenerationRequest, Job
-from gradio_ingress.controls import to_request
+from deployments.schema import GenerationRequest, Job, read_request
 from gradio_ingress.native_queue import show_place
 from gradio_ingress.status import STAGES
 from gradio_ingress.visitors import owner_of
@@ -30,9 +29,10 @@ def endpoint(client: DispatcherClient) -> Callable[..., Any]:
     """Return the function, whose signature Gradio reads: the caller, then each field of the schema."""
 
     async def generate(request: gr.Request, *given: Any) -> tuple[list[FileData], int, dict[str, Any]]:
-        fields, progress = dict(zip(GenerationRequest.model_fields, given, strict=True)), gr.Progress()
+        values, progress = dict(zip(GenerationRequest.model_fields, given, strict=True)), gr.Progress()
         try:
-            submitted = await client.submit(to_request(fields), owner_of(request))
+            wanted = read_request({name: value for name, value in values.items() if value is not None})
+            submitted = await client.submit(wanted, owner_of(request))
             async for job in client.watch(submitted.id):
                 _tell(job, progress)
         except DarkroomError as error:
@@ -40,7 +40,7 @@ def endpoint(client: DispatcherClient) -> Callable[..., Any]:
         if job.status != "succeeded":
             words = job.error.message if job.error else f"The job was {job.status}."
             raise gr.Error(words, print_exception=False)
-        return _files(job, _address(request)), job.specs[0].seed, {"id": job.id, "warnings": list(job.warnings)}
+        return _files(job), job.specs[0].seed, {"id": job.id, "warnings": list(job.warnings)}
 
     fields = [
         Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=field.annotation)
@@ -67,15 +67,6 @@ def _tell(job: Job, progress: gr.Progress) -> None:
         progress((job.progress.step, job.progress.steps), desc=STAGES[job.progress.stage], unit="steps")
 
 
-def _files(job: Job, address: str) -> list[FileData]:
-    """The pictures by the job's read-only link: the client fetches them without the page's cookie."""
-    return [
-        FileData(path=image.name, url=f"{address}{image.url}?link={job.link}", orig_name=image.name, size=image.size)
-        for image in job.images
-    ]
-
-
-def _address(request: gr.Request) -> str:
-    """The service's address as the caller reaches it."""
-    headers: Any = request.headers
-    return f"{headers.get('x-forwarded-proto', request.url.scheme)}://{headers['host']}"
+def _files(job: Job) -> list[FileData]:
+    """The pictures, where Gradio's clients look for files: `app` sends them on, with the job's read-only link."""
+    return [FileData(path=f"{job.link}/{image.name}", orig_name=image.name, size=image.size) for image in job.images]

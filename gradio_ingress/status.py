@@ -210,7 +210,7 @@ def _people(owners: int) -> str:
 
 
 def _stage(name: str) -> str:
-    return f"{name.replace('_', ' ').capitalize()} replicas"
+    return f"{name.replace('_', ' ').capitalize().replace('Vae', 'VAE')} replicas"
 
 
 def _replicas(queue: QueueState, stage: str) -> str:

@@ -13,6 +13,10 @@ from tests.service import service  # noqa: F401
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures-to", help="folder that gets the documentation's pictures of the page")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(2)
 

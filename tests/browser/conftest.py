@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
@@ -84,16 +84,39 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def opened(context: BrowserContext, url: str) -> Page:
+    """Open the page in a profile; return when it can generate."""
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    page.goto(url)
+    page.wait_for_selector("button#generate:not(:disabled)")
+    return page
+
+
 @pytest.fixture
-def page(site: Site, chromium: Browser) -> Iterator[Page]:
+def profile(chromium: Browser) -> Iterator[Callable[[], BrowserContext]]:
+    """Makes fresh profiles, as of several people."""
+    made: list[BrowserContext] = []
+
+    def new() -> BrowserContext:
+        made.append(chromium.new_context(viewport={"width": 1280, "height": 900}))
+        return made[-1]
+
+    yield new
+    for context in made:
+        context.close()
+
+
+@pytest.fixture
+def pictures_to(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where pictures of the page are put: into the documentation if that is asked for."""
+    return Path(request.config.getoption("--pictures-to") or tmp_path)
+
+
+@pytest.fixture
+def page(site: Site, profile: Callable[[], BrowserContext]) -> Iterator[Page]:
     """The page, ready to generate."""
     site.pipeline.go.set()
     site.pipeline.specs.clear()
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(TIMEOUT_MS)
-    page.goto(site.url)
-    page.wait_for_selector("button#generate:not(:disabled)")
-    yield page
+    yield opened(profile(), site.url)
     site.pipeline.go.set()
-    context.close()

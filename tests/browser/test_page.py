@@ -2,13 +2,18 @@
 
 import io
 import re
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import Site
+from tests.browser.conftest import Site, opened
 from tests.unit.gradio_ingress.fakes import CARD
 
+Profile = Callable[[], BrowserContext]
 PROMPT = "a red circle on a blue background"
 NUMBER = "[data-testid=number-input]"
 
@@ -38,7 +43,7 @@ def test_the_downloaded_file_keeps_its_metadata(page: Page) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
     picture = Image.open(io.BytesIO(download.value.path().read_bytes()))
-    assert picture.info["parameters"] == PROMPT
+    assert picture.info["parameters"].startswith(f"{PROMPT}\nSteps: 8")
 
 
 def test_an_empty_prompt_is_refused_by_name(page: Page, site: Site) -> None:
@@ -47,18 +52,23 @@ def test_an_empty_prompt_is_refused_by_name(page: Page, site: Site) -> None:
     assert not site.pipeline.specs
 
 
-def test_numbers_out_of_bounds_are_refused_and_not_corrected(page: Page, site: Site) -> None:
+def test_numbers_out_of_bounds_are_refused_on_their_field_and_not_corrected(page: Page, site: Site) -> None:
     page.fill("#prompt textarea", PROMPT)
     page.click("#advanced button")
     page.fill(f"#num_inference_steps {NUMBER}", "500")
+    page.click("#advanced button")
     page.click("#generate")
-    expect(page.get_by_role("status").first).to_contain_text(
-        "Inference steps: input should be less than or equal to 150"
-    )
+    words = "Inference steps: input should be less than or equal to 150"
+    expect(page.get_by_role("status").first).to_contain_text(words)
+    expect(page.locator("#num_inference_steps .field-error")).to_contain_text(words)  # the settings have opened
+    expect(page.locator(f"#num_inference_steps {NUMBER}")).to_be_focused()
+    expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("500")
+    expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_attribute("aria-invalid", "true")
     page.fill(f"#num_inference_steps {NUMBER}", "8")
     page.fill("#seed input", "-1")
     page.click("#generate")
     expect(page.get_by_role("status").first).to_contain_text("Seed: input should be greater than or equal to 0")
+    expect(page.locator(".field-error")).to_have_count(1)
     assert not site.pipeline.specs
 
 
@@ -75,21 +85,18 @@ def test_progress_and_previews_show_until_cancel_ends_the_job(page: Page, site: 
     expect(page.locator("#cancel")).to_be_hidden()
 
 
-def test_who_waits_sees_their_place_in_line(page: Page, site: Site, chromium: Browser) -> None:
+def test_who_waits_sees_their_place_in_line(page: Page, site: Site, profile: Profile) -> None:
     site.pipeline.go.clear()
     page.fill("#prompt textarea", PROMPT)
     page.fill(f"#num_images {NUMBER}", "2")
     page.click("#generate")
     expect(page.get_by_role("progressbar")).to_be_visible()
-    other = chromium.new_page()
-    other.goto(site.url)
-    other.wait_for_selector("button#generate:not(:disabled)")
+    other = opened(profile(), site.url)
     other.fill("#prompt textarea", PROMPT)
     other.click("#generate")
     expect(other.get_by_role("status").first).to_have_text("In line: 1st of 1")
     site.pipeline.go.set()
     expect(other.get_by_role("status").first).to_have_text("Done")
-    other.close()
 
 
 def test_an_example_fills_the_form_and_generates(page: Page, site: Site) -> None:
@@ -104,12 +111,17 @@ def test_the_page_says_what_the_model_can_draw(page: Page) -> None:
     expect(page.locator("#notice")).to_have_text(CARD.notice)
 
 
-def test_nothing_is_fetched_from_elsewhere(page: Page, site: Site) -> None:
+def test_nothing_is_fetched_from_elsewhere_and_nothing_is_missing(page: Page, site: Site) -> None:
     asked: list[str] = []
+    refused: list[tuple[int, str]] = []
     page.on("request", lambda request: asked.append(request.url))
+    page.on("response", lambda got: refused.append((got.status, got.url)) if got.status >= 400 else None)
     page.reload()
     page.wait_for_selector("button#generate:not(:disabled)")
+    generate(page)
+    expect(page.get_by_role("status").first).to_have_text("Done")
     assert asked
+    assert refused == []
     assert [url for url in asked if not url.startswith((site.url, "data:", "blob:"))] == []
 
 
@@ -118,5 +130,229 @@ def test_on_a_phone_the_page_is_one_column_without_sideways_scrolling(page: Page
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     compose, stage = page.locator("#compose").bounding_box(), page.locator("#stage").bounding_box()
     assert compose
+    settings = page.locator("#settings").bounding_box()
     assert stage
+    assert settings
     assert stage["y"] > compose["y"] + compose["height"] - 1
+    assert settings["y"] > stage["y"]
+
+
+def generate(page: Page, prompt: str = PROMPT) -> None:
+    page.fill("#prompt textarea", prompt)
+    page.click("#generate")
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "done"])
+def test_a_reload_in_any_state_brings_the_job_back(page: Page, site: Site, profile: Profile, state: str) -> None:
+    if state != "done":
+        site.pipeline.go.clear()
+    if state == "queued":
+        before = opened(profile(), site.url)
+        before.fill(f"#num_images {NUMBER}", "2")  # as many as are drawn at a time
+        generate(before, "a picture before")
+        expect(before.get_by_role("progressbar")).to_be_visible()
+    generate(page)
+    words = {"queued": "In line", "running": "Denoising", "done": "Done"}[state]
+    expect(page.get_by_role("status").first).to_contain_text(words)
+    page.reload()
+    back = {"done": "Welcome back"}.get(state, words)
+    expect(page.get_by_role("status").first).to_contain_text(back)
+    site.pipeline.go.set()
+    expect(page.get_by_role("img", name=PROMPT, exact=True)).to_have_attribute("src", re.compile("^/v1/files/job_"))
+
+
+def test_a_closed_tab_loses_nothing_and_another_tab_takes_over(page: Page, site: Site) -> None:
+    site.pipeline.go.clear()
+    generate(page)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    context = page.context
+    page.close()
+    again = opened(context, site.url)
+    expect(again.get_by_role("progressbar")).to_be_visible()
+    site.pipeline.go.set()
+    expect(again.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
+
+
+def test_a_link_shows_the_picture_in_a_fresh_profile_and_lets_nobody_cancel(
+    page: Page, site: Site, profile: Profile
+) -> None:
+    site.pipeline.go.clear()
+    generate(page)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    assert "?job=job_" in page.url
+    guest = opened(profile(), page.url)
+    expect(guest.get_by_role("progressbar")).to_be_visible()
+    expect(guest.locator("#cancel")).to_be_hidden()
+    site.pipeline.go.set()
+    expect(guest.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
+    guest.wait_for_function("document.querySelector('.tile[data-state=done] img').naturalWidth === 64")
+    guest.click("#mine button")
+    expect(guest.locator("#mine")).to_contain_text("What you generate is listed here.")
+
+
+def test_several_jobs_run_at_once_and_each_can_be_recalled_and_cancelled(page: Page, site: Site) -> None:
+    site.pipeline.go.clear()
+    generate(page, "a star")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    generate(page, "a moon")
+    page.click("#mine button")
+    expect(page.locator(".jobs li")).to_have_count(2)
+    expect(page.locator(".jobs [aria-current=true]")).to_contain_text("a moon")
+    page.locator(".jobs .recall", has_text="a star").click()
+    expect(page.locator(".jobs [aria-current=true]")).to_contain_text("a star")
+    page.locator(".jobs li", has_text="a moon").get_by_role("button", name="Cancel").click()
+    expect(page.locator(".jobs li", has_text="a moon")).to_contain_text("Cancelled")
+    site.pipeline.go.set()
+    expect(page.locator(".jobs li", has_text="a star")).to_contain_text("Done")
+
+
+def test_two_tabs_of_one_browser_share_their_jobs(page: Page, site: Site) -> None:
+    generate(page)
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    other = opened(page.context, site.url)
+    other.click("#mine button")
+    other.locator(".jobs .recall", has_text=PROMPT).click()
+    expect(other.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
+
+
+def test_the_tokens_of_a_prompt_are_counted_and_what_is_cut_is_quoted(page: Page) -> None:
+    page.fill("#prompt textarea", "a red circle")
+    expect(page.locator("#tokens")).to_have_text("3/30 tokens")
+    page.fill("#prompt textarea", "very " * 29 + "small blue <fish>")
+    expect(page.locator("#tokens")).to_have_text("32/30 tokens: the model will not read “blue <fish>”")
+
+
+def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Page, tmp_path: Path) -> None:
+    page.fill("#prompt textarea", PROMPT)
+    page.click("#advanced button")
+    page.fill(f"#num_inference_steps {NUMBER}", "5")
+    page.click("#generate")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    saved = tmp_path / "picture.png"
+    download.value.save_as(saved)
+    seed = page.input_value("#seed input")
+    page.reload()
+    page.wait_for_selector("button#generate:not(:disabled)")
+    page.click("#png-info button")
+    page.set_input_files("#picture input[type=file]", saved)
+    expect(page.get_by_role("status").first).to_contain_text("Settings restored from the picture.")
+    expect(page.locator("#prompt textarea")).to_have_value(PROMPT)
+    page.click("#advanced button")
+    expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("5")
+    expect(page.locator("#seed input")).to_have_value(seed)
+    expect(page.get_by_label("Randomize")).not_to_be_checked()
+
+
+def test_a_seed_can_be_used_again(page: Page, site: Site) -> None:
+    generate(page)
+    page.get_by_role("button", name="Reuse seed").click()
+    page.click("#advanced button")
+    expect(page.get_by_label("Randomize")).not_to_be_checked()
+    first = page.locator("#gallery").inner_html()
+    page.click("#generate")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    page.wait_for_function("html => document.querySelector('#gallery').innerHTML !== html", arg=first)
+    assert site.pipeline.specs[0].seed == site.pipeline.specs[1].seed
+
+
+def test_a_receipt_gives_code_for_programs(page: Page, site: Site) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
+    generate(page)
+    page.locator("#receipt button").first.click()
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    code = page.evaluate("navigator.clipboard.readText()")
+    assert f"{site.url}/v1/images/generations" in code
+    assert PROMPT in code
+
+
+def test_why_a_job_waits_can_be_read(page: Page, site: Site, profile: Profile) -> None:
+    site.pipeline.go.clear()
+    generate(opened(profile(), site.url))
+    generate(page)
+    page.locator("#why button").click()
+    expect(page.locator("#why dl")).to_contain_text("1 picture of yours")
+    expect(page.locator("#why dl")).to_contain_text("Denoiser replicas")
+
+
+def test_everything_can_be_done_by_keyboard_alone(page: Page, site: Site) -> None:
+    def walk_to(selector: str) -> None:
+        for _ in range(60):
+            if page.evaluate("s => document.activeElement?.matches(s)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    site.pipeline.go.clear()
+    page.keyboard.type(PROMPT)
+    walk_to("#generate")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    walk_to("#cancel")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").first).to_have_text("Cancelled")
+    site.pipeline.go.set()
+    walk_to("#mine button")
+    page.keyboard.press("Enter")
+    walk_to(".jobs .recall")
+    page.keyboard.press("Enter")
+    walk_to("#advanced button")
+    page.keyboard.press("Enter")
+    walk_to(f"#num_inference_steps {NUMBER}")
+
+
+@pytest.mark.parametrize("looks", ["light", "dark", "phone"])
+@pytest.mark.parametrize("state", ["idle", "running", "done", "problem"])
+def test_axe_finds_no_serious_violation(page: Page, site: Site, state: str, looks: str) -> None:
+    page.emulate_media(color_scheme="dark" if looks == "dark" else "light", reduced_motion="reduce")
+    if looks == "phone":
+        page.set_viewport_size({"width": 390, "height": 844})
+    if state == "running":
+        site.pipeline.go.clear()
+    if state != "idle":
+        generate(page, "" if state == "problem" else PROMPT)
+        words = {"running": "Denoising", "done": "Done", "problem": "Prompt:"}[state]
+        expect(page.get_by_role("status").first).to_contain_text(words)
+    for heading in ("Why am I waiting?", "Receipt", "My jobs", "Advanced", "PNG info"):
+        if (button := page.get_by_role("button", name=heading)).is_visible():
+            button.click()
+    found = Axe().run(page).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert not serious, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in serious]
+
+
+def test_a_picture_takes_its_place_before_it_is_drawn(page: Page, site: Site) -> None:
+    site.pipeline.go.clear()
+    generate(page)
+    expect(page.get_by_role("img", name="Preview of")).to_be_visible()
+    before = page.locator(".tile").bounding_box()
+    site.pipeline.go.set()
+    expect(page.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
+    after = page.locator(".tile img").bounding_box()
+    assert before
+    assert after
+    assert (before["x"], before["y"], before["width"]) == (after["x"], after["y"], after["width"])
+
+
+def test_on_a_phone_what_is_tapped_is_large_enough(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    generate(page)
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    for heading in ("Receipt", "My jobs", "Advanced", "PNG info"):
+        page.get_by_role("button", name=heading).click()
+    small = page.evaluate(
+        """[...document.querySelectorAll('#page button, #page a, #page input, #page textarea')]
+            .filter((e) => e.checkVisibility() && !['range', 'checkbox', 'file'].includes(e.type))
+            .filter((e) => e.getBoundingClientRect().height < 44)
+            .map((e) => e.outerHTML.slice(0, 120))"""
+    )
+    assert small == [], small
+
+
+def test_a_hostile_prompt_stays_text(page: Page) -> None:
+    generate(page, "<img src=x onerror=\"document.title='owned'\"> \u202e 猫 🐈")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    page.click("#mine button")
+    expect(page.locator(".jobs .what").first).to_contain_text("<img src=x")
+    assert page.title() == "Darkroom"

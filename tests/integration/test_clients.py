@@ -8,8 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import gradio_client
+import gradio_client.exceptions
 import httpx
 import openai
 import pytest
@@ -119,6 +122,46 @@ def test_hugging_faces_client_raises_its_own_errors(service):
     assert caught.value.response.status_code == 404
     url = f"{service.address}/v1/hf/models/shapes"
     assert InferenceClient(provider="hf-inference").health_check(url)
+
+
+# -- Gradio
+
+
+def test_gradios_client_gets_the_picture_that_the_api_gives(service, tmp_path):
+    client = gradio_client.Client(service.address, verbose=False, download_files=str(tmp_path))
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate"]
+    files, seed, about = client.predict(prompt=PROMPT, seed=7, num_inference_steps=4, api_name="/generate")
+    _, same = service.post("/v1/images/generations", {"prompt": PROMPT, "seed": 7, "num_inference_steps": 4})
+    assert Path(files[0]).read_bytes() == base64.b64decode(same["data"][0]["b64_json"])
+    assert seed == 7
+    assert about["warnings"] == []
+
+
+def test_gradios_client_sees_its_place_in_the_clusters_line_and_then_steps(service, tmp_path):
+    crowd = {"prompt": PROMPT, "num_images": 10, "num_inference_steps": 60}
+    others = [service.post("/v1/jobs", crowd)[1]["id"] for _ in range(4)]
+    client = gradio_client.Client(service.address, verbose=False, download_files=str(tmp_path))
+    job = client.submit(prompt=PROMPT, num_inference_steps=100, api_name="/generate")
+    seen = []
+    while not job.done():
+        seen.append(job.status())
+        if any(status.progress_data for status in seen):
+            break
+        time.sleep(0.05)
+    for other in others:
+        service.post(f"/v1/jobs/{other}/cancel", {})
+    assert job.result(timeout=120)
+    places = [status for status in seen if status.code.name == "IN_QUEUE" and status.queue_size]
+    assert places, seen
+    assert places[0].eta > 0
+    [unit] = next(status.progress_data for status in seen if status.progress_data)
+    assert (unit.length, unit.unit) == (100, "steps")
+
+
+def test_gradios_client_gets_a_sentence_about_what_is_wrong(service):
+    client = gradio_client.Client(service.address, verbose=False)
+    with pytest.raises(gradio_client.exceptions.AppError, match="width must be 128"):
+        client.predict(prompt=PROMPT, width=64, api_name="/generate")
 
 
 # -- the door

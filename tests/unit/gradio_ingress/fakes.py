@@ -42,12 +42,18 @@ CARD = ModelCard(
 
 
 def picture(spec: ImageSpec, size: int | None = None, file_format: str = "PNG", text: str = "") -> bytes:
-    """A square whose colour is the seed, with the prompt or another text in the file."""
+    """A square whose colour is the seed, with its settings or another text in the file."""
     image = Image.new("RGB", (size or spec.width, size or spec.height), (spec.seed % 200 + 40, 90, 60))
     info, content = PngInfo(), io.BytesIO()
-    info.add_text("parameters", text or spec.prompt)
+    info.add_text("parameters", text or _settings(spec))
     image.save(content, file_format, **({"pnginfo": info} if file_format == "PNG" else {}))
     return content.getvalue()
+
+
+def _settings(spec: ImageSpec) -> str:
+    size = f"{spec.width}x{spec.height}"
+    settings = f"Steps: {spec.num_inference_steps}, CFG scale: {spec.guidance_scale}, Seed: {spec.seed}, Size: {size}"
+    return f"{spec.prompt}\n{settings}"
 
 
 class FakePipeline:

@@ -1,0 +1,176 @@
+"""The page of the really served app: what people see while others wait, cancel, and replicas die."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import opened
+from tests.browser.test_page import NUMBER, Profile, generate
+
+PROMPT = "a large green ring on a yellow background"
+SLOW = 100  # steps, so that there is something to see
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture
+def visit(service, profile: Profile) -> Callable[..., Page]:
+    """Opens the page as somebody new, with a number of steps chosen."""
+
+    def opening(steps: int = SLOW, images: int = 1, query: str = "") -> Page:
+        page = opened(profile(), f"{service.address}/{query}")
+        page.click("#advanced button")
+        page.fill(f"#num_inference_steps {NUMBER}", str(steps))
+        page.fill(f"#num_images {NUMBER}", str(images))
+        page.click("#advanced button")
+        return page
+
+    return opening
+
+
+@pytest.fixture(autouse=True)
+def idle(service) -> None:
+    """Nothing waits or runs when a test begins."""
+    service.wait(lambda: service.get("/v1/queue")[1]["running"] == 0)
+
+
+def status(page: Page):
+    return page.get_by_role("status").first
+
+
+def picture(page: Page, prompt: str = PROMPT):
+    return page.get_by_role("img", name=prompt, exact=True).first
+
+
+def crowd(service, pictures: int = 40) -> list[str]:
+    """Pictures of others, more than are drawn at a time; returns their jobs."""
+    jobs = [{"prompt": "a red circle", "num_images": 10, "num_inference_steps": SLOW} for _ in range(pictures // 10)]
+    return [service.post("/v1/jobs", job)[1]["id"] for job in jobs]
+
+
+def disperse(service, jobs: list[str]) -> None:
+    for job in jobs:
+        service.post(f"/v1/jobs/{job}/cancel", {})
+
+
+def test_a_prompt_ends_in_the_picture_it_describes(visit) -> None:
+    page = visit(steps=20)
+    generate(page, PROMPT)
+    expect(status(page)).to_have_text("Done")
+    page.wait_for_function("document.querySelector('.tile img').naturalWidth === 128")
+    colours = page.evaluate(
+        """() => {
+          const canvas = Object.assign(document.createElement('canvas'), {width: 128, height: 128});
+          const brush = canvas.getContext('2d');
+          brush.drawImage(document.querySelector('.tile img'), 0, 0);
+          return [[2, 2], [125, 2], [2, 125], [125, 125]].map(([x, y]) => [...brush.getImageData(x, y, 1, 1).data]);
+        }"""
+    )
+    assert all(red > 150 and green > 130 and blue < 140 for red, green, blue, _ in colours), colours
+
+
+def test_places_in_line_count_down_in_several_browsers(service, visit) -> None:
+    others = crowd(service)
+    pages = [visit(), visit(), visit()]
+    for page in pages:
+        generate(page, PROMPT)
+        expect(status(page)).to_contain_text("In line")
+    places: list[list[int]] = [[] for _ in pages]
+    waiting = set(range(len(pages)))
+    while waiting:
+        for k in tuple(waiting):
+            place = re.match(r"In line: (\d+)", status(pages[k]).inner_text())
+            if place is None:
+                waiting.discard(k)
+            elif int(place[1]) not in places[k][-1:]:
+                places[k].append(int(place[1]))
+    disperse(service, others)
+    assert max(first for first, *_ in places) > 1, places
+    for page, seen in zip(pages, places, strict=True):
+        assert seen == sorted(seen, reverse=True), places
+        assert seen[-1] == 1, places
+        expect(picture(page)).to_be_visible(timeout=120_000)
+
+
+def test_a_waiting_and_a_running_picture_can_be_cancelled(service, visit) -> None:
+    others, page = crowd(service), visit()
+    generate(page, PROMPT)
+    expect(status(page)).to_contain_text("In line")
+    page.click("#cancel")
+    expect(status(page)).to_have_text("Cancelled")
+    disperse(service, others)
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.click("#cancel")
+    expect(status(page)).to_have_text("Cancelled")
+
+
+@pytest.mark.parametrize("state", ["In line", "Denoising", "Done"])
+def test_a_reload_loses_nothing(service, visit, state: str) -> None:
+    others = crowd(service) if state == "In line" else []
+    page = visit(steps=8 if state == "Done" else SLOW)
+    generate(page, PROMPT)
+    expect(status(page)).to_contain_text(state)
+    page.reload()
+    disperse(service, others)
+    expect(picture(page)).to_be_visible(timeout=60_000)
+
+
+def test_a_link_shows_a_running_picture_to_somebody_else(visit) -> None:
+    page = visit()
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    guest = visit(query="?" + page.url.partition("?")[2])
+    expect(picture(guest)).to_be_visible(timeout=60_000)
+    guest.wait_for_function("document.querySelector('.tile[data-state=done] img').naturalWidth === 128")
+
+
+def test_a_full_line_says_that_nothing_was_queued(service, visit) -> None:
+    service.deploy(queue={"max_waiting": 3})
+    try:
+        page = visit(images=4)
+        generate(page, PROMPT)
+        expect(status(page)).to_contain_text("The line is full (3). Nothing was queued.")
+        expect(page.locator(".tile")).to_have_count(0)
+    finally:
+        service.deploy()
+
+
+def test_a_picture_whose_replica_is_killed_restarts_and_is_drawn(service, visit) -> None:
+    page = visit()
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    for process in psutil.process_iter(["cmdline"]):
+        if "ServeReplica:generation:Denoiser" in " ".join(process.info["cmdline"] or ()):
+            process.kill()
+    expect(page.locator("#status")).to_contain_text("A worker stopped", timeout=60_000)
+    expect(picture(page)).to_be_visible(timeout=120_000)
+
+
+STAR = "a small red star above a large green ring on a yellow background, watercolor"
+
+
+def test_the_readmes_pictures_show_this_page(service, visit, pictures_to: Path) -> None:
+    page = visit(steps=20, images=2)
+    page.screenshot(path=pictures_to / "page-idle.png")
+    generate(page, STAR)
+    expect(status(page)).to_have_text("Done")
+    page.locator("#receipt button").first.click()
+    page.screenshot(path=pictures_to / "page-done.png")
+    page.emulate_media(color_scheme="dark")
+    page.screenshot(path=pictures_to / "page-dark.png")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.screenshot(path=pictures_to / "page-phone.png")
+    others, page = crowd(service), visit(images=2)
+    generate(page, STAR)
+    page.locator("#why button").first.click()
+    expect(page.locator("#why dl")).to_contain_text("Your share")
+    page.screenshot(path=pictures_to / "page-queued.png")
+    disperse(service, others)
+    expect(page.get_by_role("img", name="Preview of")).to_have_count(2)
+    page.screenshot(path=pictures_to / "page-running.png")
+    assert len(list(pictures_to.glob("page-*.png"))) == 6

@@ -1,0 +1,59 @@
+"""Of Gradio's many routes, those that this page uses."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deployments.image_store import ImageStore
+from gradio_ingress.app import create_app
+from tests.unit.gradio_ingress.fakes import Cluster
+
+
+@pytest.fixture
+async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(Cluster(ImageStore(tmp_path)).client)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "file=http://127.0.0.1:9/x",
+        "file=https://example.com/x",
+        "file=HTTPS://example.com/x",
+        "proxy=https://example.com/x",
+        "runs",
+        "run-history/records",
+        "vibe-code/",
+        "dev/reload",
+        "custom_component/1/client/component/index.js",
+    ],
+)
+async def test_what_no_page_of_pictures_needs_is_not_there(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get(f"/gradio_api/{path}")
+    assert (answer.status_code, answer.text) == (404, "There is no such page.")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", f"{Path(__file__)}"])
+async def test_no_file_of_this_machine_is_read(http: httpx.AsyncClient, path: str) -> None:
+    assert (await http.get(f"/gradio_api/file={path}")).status_code in (403, 404)
+
+
+async def test_other_origins_are_not_let_in(http: httpx.AsyncClient) -> None:
+    for path in ("/", "/config", "/gradio_api/info"):
+        answer = await http.get(path, headers={"Origin": "https://evil.test"})
+        assert answer.status_code == 200
+        assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_an_upload_has_a_limit(http: httpx.AsyncClient) -> None:
+    much = b"0" * (33 * 2**20)
+    assert (await http.post("/gradio_api/upload", files={"files": ("a.png", much)})).status_code == 413
+
+
+async def test_gradios_clients_are_sent_to_where_pictures_are(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/gradio_api/file=a-secret/job_1-0-1-1.png")
+    assert answer.headers["location"] == "/v1/files/job_1-0-1-1.png?link=a-secret"
