@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.keys import Keyring, read_keys
+from gradio_ingress.lingering import linger
 from gradio_ingress.narrow import Narrow
 from gradio_ingress.page import Page
 from gradio_ingress.theme import theme
@@ -21,6 +22,7 @@ from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
+SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
 MAX_UPLOAD = "32mb"  # a picture whose settings are read
 
 
@@ -40,7 +42,9 @@ def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI
     app.get(PICTURE)(_picture)
     blocks = Page(client).blocks
     blocks.max_threads = 200  # Gradio runs no more events than this at once; before queue(), as mounting cannot set it
+    blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)
+    linger(blocks)
     return gr.mount_gradio_app(
         app,
         blocks,

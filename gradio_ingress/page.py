@@ -126,7 +126,8 @@ class Page:
         drawn += [self.mine, self.cancel, self.controls["seed"]]
         fitted = [*self.controls.values(), self.randomize, self.notice, self.examples, self.aspects, self.tokens]
         run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": drawn, **quiet}
-        self.blocks.load(self.on_load, None, [*fitted, *drawn, self.generate], **quiet)
+        opened = self.blocks.load(self.on_load, None, [*fitted, self.status, self.generate], **quiet)
+        opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
         self.generate.click(**run, trigger_mode="multiple")
         self.cancel.click(self.on_cancel, None, self.status, **quiet)
         self.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
@@ -146,8 +147,7 @@ class Page:
             ui[name].change(self.on_words, words, self.tokens, **quiet, trigger_mode="always_last")
 
     async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
-        """Fit the page to the models served, as soon as there are any, and show the job that the address names, else
-        one of the browser's own that has not ended."""
+        """Fit the page to the models served, as soon as there are any; until then say what it waits for."""
         waiting: Update = {self.status: status.note(status.STARTING, "starting")}
         while True:
             asking = asyncio.create_task(self._client.models())
@@ -161,14 +161,19 @@ class Page:
                 await asyncio.sleep(ASK_AGAIN_S)
             finally:
                 asking.cancel()
-        yield self._fitted(cards, cards[0]) | {self.generate: gr.update(interactive=True)}
-        async with aclosing(self._returned(request)) as updates:
-            async for update in updates:
-                yield update
+        yield await self._reopened(cards, request) | {self.generate: gr.update(interactive=True)}
 
-    async def _returned(self, request: gr.Request) -> AsyncGenerator[Update]:
-        """Show what somebody who opens the page wants to see."""
-        board, shared = self._board(request), request.query_params.get("job")
+    async def _reopened(self, cards: list[ModelCard], request: gr.Request) -> Update:
+        """The form as somebody left it who comes back to a job, else as the model prefers."""
+        try:
+            job = await self._find(request.query_params["job"], owner_of(request))
+        except (KeyError, DarkroomError):  # `on_return` says what is wrong with the address
+            return self._fitted(cards, cards[0])
+        return self._filled(cards, _settings(job.specs[0]) | {"seed": None, "num_images": len(job.specs)})
+
+    async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
+        """Show the job that the address names, else one of the browser's own that has not ended."""
+        board, shared = Board(self._client, owner_of(request)), request.query_params.get("job")
         try:
             if shared:
                 board.show(await self._find(shared, board.owner))
@@ -282,34 +287,28 @@ class Page:
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
 
-    def _board(self, request: gr.Request) -> Board:
-        """Return a page's board for it to be drawn: a page has one at a time."""
-        board = self._boards[_session(request)] = Board(self._client, owner_of(request))
-        return board
-
     async def _staged(self, job: Job, request: gr.Request) -> AsyncGenerator[Update]:
         """Put a job on the stage: of the board that is being drawn, if one is; else draw one."""
         board = self._boards.get(_session(request))
         if board is not None:
             board.show(job)
             return
-        board = self._board(request)
+        board = Board(self._client, owner_of(request))
         board.show(job)
         async with aclosing(self._draw(board, request)) as updates:
             async for update in updates:
                 yield update
 
     async def _draw(self, board: Board, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
-        """Show a board until all its jobs have ended. What has not changed is left alone."""
+        """Show a board until all its jobs have ended; a page has one at a time. What has not changed is left alone."""
         drawn: Update = {}
+        self._boards[_session(request)] = board
         try:
             async with aclosing(board.changes()) as changes:
                 async for _ in changes:
                     now = self._shown(board, back)
-                    news: Update = {part: shown for part, shown in now.items() if drawn.get(part) != shown}
+                    yield {part: shown for part, shown in now.items() if drawn.get(part) != shown or _fragile(shown)}
                     drawn = now
-                    if news:
-                        yield news
         finally:
             del self._boards[_session(request)]
 
@@ -364,6 +363,11 @@ class Page:
     def _problem(self, error: DarkroomError) -> Update:
         words = controls.in_page_words(error.message, error.param)
         return {self.status: status.note(words, "problem", error.param)}
+
+
+def _fragile(shown: Any) -> bool:
+    """Whether Gradio's front end may lose this if the next message, close behind, leaves it out: properties."""
+    return isinstance(shown, dict)
 
 
 def _session(request: gr.Request) -> str:

@@ -154,11 +154,13 @@ def test_a_reload_in_any_state_brings_the_job_back(page: Page, site: Site, profi
     generate(page)
     words = {"queued": "In line", "running": "Denoising", "done": "Done"}[state]
     expect(page.get_by_role("status").first).to_contain_text(words)
+    expect(page).to_have_url(re.compile("job=job_"))
     page.reload()
     back = {"done": "Welcome back"}.get(state, words)
     expect(page.get_by_role("status").first).to_contain_text(back)
     site.pipeline.go.set()
     expect(page.get_by_role("img", name=PROMPT, exact=True)).to_have_attribute("src", re.compile("^/v1/files/job_"))
+    expect(page.locator("#prompt textarea")).to_have_value(PROMPT)
 
 
 def test_a_closed_tab_loses_nothing_and_another_tab_takes_over(page: Page, site: Site) -> None:

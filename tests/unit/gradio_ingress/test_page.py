@@ -95,7 +95,7 @@ async def test_what_has_not_changed_is_not_sent_again(page: Page, cluster: Clust
         updates.append(update)
         if len(updates) > 2:
             cluster.pipeline.go.set()
-    assert [u[page.receipt_box]["visible"] for u in updates if page.receipt_box in u] == [False, True]
+    assert ["dl" in update[page.receipt] for update in updates if page.receipt in update] == [False, True]
 
 
 async def test_what_the_form_says_is_what_is_drawn(page: Page, cluster: Cluster) -> None:
@@ -179,7 +179,7 @@ async def test_who_comes_back_sees_the_job_that_is_still_drawn(page: Page, clust
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
     job = await on_stage(page, updates)
     await updates.aclose()
-    again = page.on_load(a_request("browser:ada", "another tab"))
+    again = page.on_return(a_request("browser:ada", "another tab"))
     assert (await on_stage(page, again)).id == job.id
     cluster.pipeline.go.set()
     *_, last = [update async for update in again]
@@ -190,13 +190,18 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
     guest = a_request("browser:bob", "bob", job=f"{job.id}.{job.link}")
-    *_, last = [update async for update in page.on_load(guest)]
+    [opened] = [update async for update in page.on_load(guest)]
+    assert opened[page.controls["prompt"]]["value"] == "a star"
+    assert page.randomize not in opened
+    *_, last = [update async for update in page.on_return(guest)]
     assert f"{job.images[0].url}?link={job.link}" in last[page.gallery]
     assert "Welcome back: finished just now" in last[page.status]
     assert "a star" not in last[page.mine]
     await page.on_cancel(guest)
     wrong = a_request("browser:bob", "bob", job=f"{job.id}.wrong")
-    *_, last = [update async for update in page.on_load(wrong)]
+    [opened] = [update async for update in page.on_load(wrong)]
+    assert page.controls["prompt"] not in opened
+    *_, last = [update async for update in page.on_return(wrong)]
     assert "There is no job" in last[page.status]
 
 
@@ -282,7 +287,8 @@ async def test_an_example_says_when_the_cluster_is_down() -> None:
 
 
 async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
-    fitted, last = [update async for update in page.on_load(REQUEST)]
+    [fitted] = [update async for update in page.on_load(REQUEST)]
+    [last] = [update async for update in page.on_return(REQUEST)]
     assert fitted[page.controls["num_inference_steps"]]["value"] == 8
     assert CARD.notice in fitted[page.notice]
     assert fitted[page.generate]["interactive"] is True
@@ -293,7 +299,7 @@ async def test_the_page_says_that_the_service_starts_until_it_has(monkeypatch: p
     monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
     page = Page(DispatcherClient(Down(times=2)))
     updates = [update async for update in page.on_load(REQUEST)]
-    assert ["still starting" in update.get(page.status, "") for update in updates] == [True, True, False, False]
+    assert ["still starting" in update.get(page.status, "") for update in updates] == [True, True, False]
 
 
 async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pytest.MonkeyPatch) -> None:
