@@ -43,6 +43,7 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.latency
 	$(RUN) benchmarks.queue
 	$(RUN) benchmarks.http --slow
+	$(RUN) benchmarks.page
 
 fuzz: .venv/.dev  ## 20,000 requests that nobody would write, to a service of its own
 	$(RUN) tests.fuzz

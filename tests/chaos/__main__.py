@@ -8,7 +8,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos import clients, deaths, load
+from benchmarks.chromium import MISSING, find_chromium
+from tests.chaos import clients, deaths, load, page
 from tests.chaos.cluster import running_cluster
 from tests.chaos.drill import table
 
@@ -29,10 +30,13 @@ def main() -> int:
             lambda: clients.duplicates(cluster, keys=round(200 * share)),
             lambda: clients.cancels(cluster, times=round(200 * share), at_the_end=round(50 * share)),
             lambda: clients.cut_watches(cluster, times=round(200 * share)),
+            *([lambda: page.reloads(cluster, times=round(100 * share))] if find_chromium() else []),
             lambda: load.fairness(cluster, pictures=round(100 * share)),
             lambda: load.overload(cluster, seconds=max(40, 180 * share)),
             lambda: load.estimates(cluster, jobs=max(40, round(300 * share))),
         )
+        if not find_chromium():
+            print(f"the page is left out: {MISSING}")
         outcomes = []
         for drill in drills:
             outcomes.append(drill())

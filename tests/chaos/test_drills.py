@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos import clients, deaths, load
+from benchmarks.chromium import MISSING, find_chromium
+from tests.chaos import clients, deaths, load, page
 from tests.chaos.cluster import Cluster, running_cluster
 from tests.chaos.drill import Outcome, table
 
@@ -55,6 +56,11 @@ def test_a_cancelled_job_ends_once_and_at_once(cluster: Cluster, holds) -> None:
 
 def test_a_watch_that_was_cut_goes_on(cluster: Cluster, holds) -> None:
     holds(clients.cut_watches(cluster, times=20))
+
+
+@pytest.mark.skipif(find_chromium() is None, reason=MISSING)
+def test_a_page_that_is_loaded_again_shows_its_picture(cluster: Cluster, holds) -> None:
+    holds(page.reloads(cluster, times=10))
 
 
 def test_a_long_line_of_one_owner_does_not_hold_up_others(cluster: Cluster, holds) -> None:
