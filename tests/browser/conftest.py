@@ -1,7 +1,6 @@
 """The page in this process over a fake cluster, and a real Chromium before it."""
 
 import asyncio
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,23 +11,15 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from benchmarks.chromium import INTERACTIVE, MISSING, find_chromium, running_chromium
 from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
 from tests.unit.gradio_ingress.fakes import Cluster, FakePipeline
 
 TIMEOUT_MS = 15_000
-ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass(frozen=True)
@@ -74,14 +65,11 @@ def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if binary is None:
-        pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
+    if find_chromium() is None:
+        pytest.skip(MISSING)
     expect.set_options(timeout=TIMEOUT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=Path(binary), args=ARGUMENTS)
+    with running_chromium() as browser:
         yield browser
-        browser.close()
 
 
 def opened(context: BrowserContext, url: str) -> Page:
@@ -89,7 +77,7 @@ def opened(context: BrowserContext, url: str) -> Page:
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
     page.goto(url)
-    page.wait_for_selector("button#generate:not(:disabled)")
+    page.wait_for_selector(INTERACTIVE)
     return page
 
 

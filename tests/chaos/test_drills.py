@@ -58,6 +58,7 @@ def test_a_watch_that_was_cut_goes_on(cluster: Cluster, holds) -> None:
     holds(clients.cut_watches(cluster, times=20))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_chromium() is None, reason=MISSING)
 def test_a_page_that_is_loaded_again_shows_its_picture(cluster: Cluster, holds) -> None:
     holds(page.reloads(cluster, times=10))

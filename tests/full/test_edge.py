@@ -22,6 +22,7 @@ class Edge:
     """Where nginx listens, and what arrived behind it."""
 
     port: int
+    log: Path
     arrived: list[dict[str, str]] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -41,13 +42,14 @@ def edge(tmp_path: Path) -> Iterator[Edge]:
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
         pytest.skip("there is no nginx here (Debian: apt-get install nginx-light)")
-    edge = Edge(free_port())
+    edge = Edge(free_port(), tmp_path / "access.log")
     behind = service_behind(edge)
     threading.Thread(target=behind.serve_forever, daemon=True).start()
     server = CONFIG.read_text(encoding="utf-8")
     for was, becomes in (
         ("listen 443 ssl;", f"listen 127.0.0.1:{edge.port};"),
         ("server 127.0.0.1:8000;", f"server 127.0.0.1:{behind.server_port};"),
+        ("/var/log/nginx/darkroom.log", f"{edge.log}"),
         ("client_header_timeout 10s;", "client_header_timeout 1s;"),
         ("client_body_timeout 10s;", "client_body_timeout 1s;"),
     ):
@@ -125,6 +127,16 @@ def test_an_event_stream_is_not_held_back(edge: Edge) -> None:
         assert not edge.go_on.is_set()
         edge.go_on.set()
         assert "data: second" in list(lines)
+
+
+def test_a_picture_for_the_page_passes_and_the_log_holds_no_secret(edge: Edge) -> None:
+    assert httpx.post(f"{edge.url}/gradio_api/upload?upload_id=1", content=b"x" * 2**21).status_code == 200
+    assert httpx.get(f"{edge.url}/v1/files/job_1-0-1-1.png?link=a-secret").status_code == 200
+    deadline = time.monotonic() + 20
+    while "/v1/files/job_1-0-1-1.png" not in edge.log.read_text():
+        assert time.monotonic() < deadline, "nothing is logged"
+        time.sleep(0.05)
+    assert "a-secret" not in edge.log.read_text()
 
 
 def test_a_body_of_two_megabytes_does_not_pass(edge: Edge) -> None:
