@@ -1,5 +1,6 @@
 """The nginx configuration for the edge, in a real nginx, before a service of a few lines."""
 
+import getpass
 import shutil
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def edge(tmp_path: Path) -> Iterator[Edge]:
     )
     config = tmp_path / "nginx.conf"
     config.write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {folders}\n{server}\n}}"
+        f"user {getpass.getuser()}; daemon off; pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {folders}\n{server}\n}}"
     )
     checked = subprocess.run([nginx, "-t", "-c", config], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
