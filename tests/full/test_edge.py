@@ -61,9 +61,8 @@ def edge(tmp_path: Path) -> Iterator[Edge]:
         f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     config = tmp_path / "nginx.conf"
-    config.write_text(
-        f"user {getpass.getuser()}; daemon off; pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {folders}\n{server}\n}}"
-    )
+    known = f"user {getpass.getuser()}; daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}"
+    config.write_text(f"{known} http {{ access_log off; {folders}\n{server}\n}}")
     checked = subprocess.run([nginx, "-t", "-c", config], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     process = subprocess.Popen([nginx, "-c", config], stderr=subprocess.DEVNULL)
