@@ -24,6 +24,7 @@ class Board:
         self.owner = owner
         self.shown: Job | None = None  # on the stage
         self.problem: DarkroomError | None = None  # why a job could not be found or followed
+        self.said: str | None = None  # by the page, in place of the status, until the job on the stage changes its own
         self.queue: QueueState | None = None
         self._client = client
         self._own: dict[str, Job] = {}
@@ -37,8 +38,13 @@ class Board:
 
     def show(self, job: Job) -> None:
         """Put a job on the stage, and follow it. It may be another's."""
-        self.shown, self.problem = job, None
+        self.shown, self.problem, self.said = job, None, None
         self._follow(job)
+
+    def say(self, words: str) -> None:
+        """Show words, as HTML, in place of the status."""
+        self.said = words
+        self._changed.set()
 
     async def changes(self) -> AsyncGenerator[None]:
         """Yield at once, then whenever something has changed, until every job has ended.
@@ -66,7 +72,8 @@ class Board:
             for job in await self._client.jobs(self.owner, None, JOBS):
                 self._follow(job)
         except DarkroomError as error:
-            self.problem = error
+            logger.warning("a page's jobs cannot be listed: %s", error.message)
+            self.problem = self.problem or (error if self.shown is None else None)
         if self.shown is None:
             self.shown = next((job for job in self.own if not job.ended), None)
 
@@ -82,6 +89,7 @@ class Board:
         if job.owner == self.owner:
             self._own[job.id] = job
         if self.shown is not None and self.shown.id == job.id:
+            self.said = self.said if job.status == self.shown.status else None
             self.shown = job
         self._changed.set()
 
@@ -90,13 +98,18 @@ class Board:
             async for state in self._client.watch(job.id):
                 self._put(state)
         except DarkroomError as error:
-            self.problem = error
+            self._lose(job, error)
         except Exception:
             logger.exception("a page's job could not be followed")
-            self.problem = DarkroomError()
+            self._lose(job, DarkroomError())
         finally:
             del self._watches[job.id]
             self._changed.set()
+
+    def _lose(self, job: Job, error: DarkroomError) -> None:
+        logger.warning("%s is followed no more: %s", job.id, error.message)
+        if self.shown is not None and self.shown.id == job.id:
+            self.problem = error
 
     async def _ask_queue(self) -> None:
         """Keep `queue` young while the job on the stage waits."""

@@ -81,13 +81,18 @@ def style_info(style: str | None) -> str:
     return f"The model reads: {chosen.prompt.replace('{prompt}', '…')}{without}"
 
 
+def greatest(name: str) -> Any:
+    """Return the greatest value that the page offers of a field, whatever the model."""
+    return _bounds(name, None)[1]
+
+
 def to_request(values: Mapping[str, Any]) -> GenerationRequest:
     """Return the request that controls show; an optional one that is empty is left out.
 
     Raises:
         InvalidRequest: naming the control and its bound.
     """
-    given = {k: v for k, v in values.items() if FIELDS[k].is_required() or v not in (None, OPEN)}
+    given = {k: v for k, v in values.items() if v is not None and (v != OPEN or _kind(k) is not gr.Dropdown)}
     try:
         request = read_request(given)
     except InvalidRequest as error:

@@ -17,15 +17,20 @@ PENDING = "lingering"  # an event that never ran
 
 
 def linger(blocks: gr.Blocks, linger_s: float = LINGER_S) -> None:
-    """Make the queue of some Blocks keep each page's stream until so long after its last event began."""
+    """Make the queue of some Blocks keep each page's stream until so long after its last event."""
     queue: Any = blocks._queue
     push: Callable[..., Awaitable[tuple[bool, Any, Any]]] = queue.push
     timers: dict[str, asyncio.TimerHandle] = {}
 
     def end(session: str) -> None:
-        """Complete the event that never ran: if it is the last one, the stream ends with it."""
+        """Complete the event that never ran, and the stream with it; not before it is the last."""
         del timers[session]
-        if session in queue.pending_messages_per_session:
+        pending = queue.pending_event_ids_session.get(session, set())
+        if session not in queue.pending_messages_per_session:  # the page was closed
+            pending.discard(PENDING)
+        elif len(pending) > 1:
+            timers[session] = asyncio.get_running_loop().call_later(linger_s, end, session)
+        else:
             done = ProcessCompletedMessage(event_id=PENDING, output={}, success=True)
             queue.pending_messages_per_session[session].put_nowait(done)
 

@@ -24,7 +24,7 @@ document.addEventListener("click", (event) => {
 });
 
 async function copy(button, text) {
-  const label = button.textContent;
+  const label = (button.dataset.label ??= button.textContent);
   try {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";

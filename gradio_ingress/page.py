@@ -124,14 +124,14 @@ class Page:
         form = {*self.controls.values(), self.randomize}
         drawn: list[Any] = [self.status, self.why_box, self.why, self.gallery, self.receipt_box, self.receipt]
         drawn += [self.mine, self.cancel, self.controls["seed"]]
-        fitted = [*self.controls.values(), self.randomize, self.notice, self.examples, self.aspects, self.tokens]
+        fitted = [*self.controls.values(), self.randomize, self.notice, self.examples, self.aspects]
         run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": drawn, **quiet}
         opened = self.blocks.load(self.on_load, None, [*fitted, self.status, self.generate], **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
         self.generate.click(**run, trigger_mode="multiple")
         self.cancel.click(self.on_cancel, None, self.status, **quiet)
         self.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        self.examples.click(self.on_example, ui["model"], fitted, **quiet).success(**run)
+        self.examples.click(self.on_example, ui["model"], fitted, **quiet).success(**run, trigger_mode="multiple")
         self.gallery.click(self.on_reuse, None, [*fitted, self.status], **quiet)
         self.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
@@ -139,11 +139,11 @@ class Page:
         self.picture.upload(
             self.on_picture, self.picture, [*fitted, self.status], show_progress="hidden", api_visibility="private"
         )
-        ui["model"].input(self.on_model, ui["model"], fitted, **quiet)
-        ui["style"].input(self.on_style, ui["style"], ui["style"], **quiet)
+        ui["model"].input(self.on_model, ui["model"], fitted, **quiet, trigger_mode="always_last")
+        ui["style"].input(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
         ui["seed"].input(None, None, self.randomize, js="() => false", api_visibility="private")
         words: Any = {ui[name] for name in WORDS}
-        for name in ("prompt", "negative_prompt", "style"):
+        for name in WORDS:
             ui[name].change(self.on_words, words, self.tokens, **quiet, trigger_mode="always_last")
 
     async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
@@ -169,7 +169,7 @@ class Page:
             job = await self._find(request.query_params["job"], owner_of(request))
         except (KeyError, DarkroomError):  # `on_return` says what is wrong with the address
             return self._fitted(cards, cards[0])
-        return self._filled(cards, _settings(job.specs[0]) | {"seed": None, "num_images": len(job.specs)})
+        return self._filled(cards, _settings(job.specs[0], len(job.specs)) | {"seed": None})
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""
@@ -179,6 +179,8 @@ class Page:
                 board.show(await self._find(shared, board.owner))
         except DarkroomError as error:
             board.problem = error
+        if _session(request) in self._boards:  # somebody was quicker with another picture
+            return
         async with aclosing(self._draw(board, request, back=time.time() if shared else None)) as updates:
             async for update in updates:
                 yield update
@@ -191,7 +193,7 @@ class Page:
         try:
             job = await self._client.submit(controls.to_request(values), owner_of(request))
         except DarkroomError as error:
-            yield self._problem(error)
+            yield self._problem(error, request)
             return
         yield {self.controls["seed"]: job.specs[0].seed}
         async with aclosing(self._staged(job, request)) as updates:
@@ -205,7 +207,7 @@ class Page:
                 await self._end(event.job, owner_of(request))
             job = await self._client.job(event.job, owner_of(request))
         except DarkroomError as error:
-            yield self._problem(error)
+            yield self._problem(error, request)
             return
         async with aclosing(self._staged(job, request)) as updates:
             async for update in updates:
@@ -218,7 +220,7 @@ class Page:
             if board is not None and board.shown is not None:
                 await self._end(board.shown.id, owner_of(request))
         except DarkroomError as error:
-            return self._problem(error)
+            return self._problem(error, request)
         return gr.skip()
 
     async def on_model(self, model: str) -> Update:
@@ -259,20 +261,20 @@ class Page:
         try:
             spec = (await self._find(event.job, owner_of(request))).specs[int(event.index)]
         except DarkroomError as error:
-            return self._problem(error)
+            return self._problem(error, request)
         if event.act == "seed":
             return {self.controls["seed"]: spec.seed, self.randomize: False}
-        return self._filled(await self._cards(), _settings(spec)) | {self.status: status.note("Settings restored.")}
+        return self._restored(await self._cards(), _settings(spec), "Settings restored.", request)
 
-    async def on_picture(self, path: str) -> Update:
+    async def on_picture(self, path: str, request: gr.Request) -> Update:
         """Fill the form with the settings that a picture's file carries."""
         try:
-            found, notes = png_info.read(await asyncio.to_thread(Path(path).read_bytes))
+            found, notes = await asyncio.to_thread(lambda: png_info.read(Path(path).read_bytes()))
         except InvalidRequest as error:
-            return self._problem(error)
+            return self._problem(error, request)
         cards, (values, refused) = await self._cards(), controls.usable(found)
         words = " ".join(["Settings restored from the picture.", *notes, *refused])
-        return self._filled(cards, {"num_images": 1, **values}) | {self.status: status.note(words)}
+        return self._restored(cards, {"num_images": 1, **values}, words, request)
 
     # -- jobs
 
@@ -310,7 +312,8 @@ class Page:
                     yield {part: shown for part, shown in now.items() if drawn.get(part) != shown or _fragile(shown)}
                     drawn = now
         finally:
-            del self._boards[_session(request)]
+            if self._boards.get(_session(request)) is board:
+                del self._boards[_session(request)]
 
     async def _cards(self) -> list[ModelCard]:
         """The models served now; where that cannot be known, Gradio shows why."""
@@ -340,29 +343,45 @@ class Page:
         both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
         return fitted | both
 
+    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str, request: gr.Request) -> Update:
+        """The form with a picture's settings, and what could not be restored of them."""
+        model = values.get("model")
+        if model is not None and model not in (card.id for card in cards):
+            words += f" Model “{model}” is not served here."
+        return self._filled(cards, values) | self._said(status.note(words), request)
+
     def _shown(self, board: Board, back: float | None) -> Update:
         job = board.shown
         mine = status.my_jobs(board.own, job.id if job else None, time.time())
+        said = board.said or (self._worded(board.problem) if board.problem else None)
         if job is None:
-            ready: Update = {self.status: status.note(status.READY)}
-            return (self._problem(board.problem) if board.problem else ready) | {self.mine: mine}
+            return {self.status: said or status.note(status.READY), self.mine: mine}
         own = job.owner == board.owner
         waits = not job.ended and board.queue is not None
-        line = status.status(job, board.queue, back=back)
         return {
-            self.status: line if board.problem is None else self._problem(board.problem)[self.status],
+            self.status: said or status.status(job, board.queue, back=back),
             self.why_box: gr.update(visible=waits),
             self.why: status.why(job, board.own, board.queue) if waits and board.queue else "",
-            self.gallery: pictures.gallery(job, guest=not own),
+            self.gallery: pictures.gallery(job),
             self.receipt_box: gr.update(visible=bool(job.images)),
             self.receipt: pictures.receipts(job),
             self.mine: mine,
-            self.cancel: gr.update(visible=own and not job.ended),
+            self.cancel: gr.update(visible=own and not job.ended and board.problem is None),
         }
 
-    def _problem(self, error: DarkroomError) -> Update:
-        words = controls.in_page_words(error.message, error.param)
-        return {self.status: status.note(words, "problem", error.param)}
+    def _problem(self, error: DarkroomError, request: gr.Request) -> Update:
+        return self._said(self._worded(error), request)
+
+    def _said(self, note: str, request: gr.Request) -> Update:
+        """Put words where the status is; on a page that is being drawn they stay until its job is in another state."""
+        board = self._boards.get(_session(request))
+        if board is not None:
+            board.say(note)
+        return {self.status: note}
+
+    @staticmethod
+    def _worded(error: DarkroomError) -> str:
+        return status.note(controls.in_page_words(error.message, error.param), "problem", error.param)
 
 
 def _fragile(shown: Any) -> bool:
@@ -374,12 +393,10 @@ def _session(request: gr.Request) -> str:
     return request.session_hash or ""
 
 
-def _settings(spec: ImageSpec) -> dict[str, Any]:
-    """Return what the form shows of a picture. A style's words are in the prompt already."""
-    return {name: getattr(spec, name) for name in controls.FIELDS if hasattr(spec, name)} | {
-        "style": controls.OPEN,
-        "num_images": 1,
-    }
+def _settings(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
+    """Return what the form shows of a picture, or so many. A style's words are in the prompt already."""
+    shown = {name: getattr(spec, name) for name in controls.FIELDS if hasattr(spec, name)}
+    return shown | {"style": controls.OPEN, "num_images": min(num_images, controls.greatest("num_images"))}
 
 
 def _card(cards: list[ModelCard], model: str | None) -> ModelCard:

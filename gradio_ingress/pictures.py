@@ -4,7 +4,7 @@ from html import escape
 
 from deployments.schema import ImageResult, Job
 from gradio_ingress import receipt
-from gradio_ingress.status import terms
+from gradio_ingress.status import link_to, terms
 from models.spec import ImageSpec
 
 HERE = "http://this.page"  # stands for the service's address, which the browser knows
@@ -15,14 +15,11 @@ def empty() -> str:
     return '<div class="tiles" data-count="1"><div class="nothing">Your picture appears here.</div></div>'
 
 
-def gallery(job: Job, *, guest: bool = False) -> str:
-    """Return a tile a picture: empty while it waits, then its previews, then the picture, always in the same place.
-
-    To a guest, who came by a link, the files are shown by the same link.
-    """
+def gallery(job: Job) -> str:
+    """Return a tile a picture: empty while it waits, then its previews, then the picture, always in the same place."""
     done = {image.index: image for image in job.images}
     previews = job.progress.previews if job.progress else {}
-    tiles = [_tile(job, i, done.get(i), previews.get(i), guest=guest) for i in range(len(job.specs))]
+    tiles = [_tile(job, i, done.get(i), previews.get(i)) for i in range(len(job.specs))]
     return f'<div class="tiles" data-count="{len(tiles)}">{"".join(tiles)}</div>{_below(job)}'
 
 
@@ -33,12 +30,12 @@ def receipts(job: Job) -> str:
     return "".join(_receipt(image, waited_s) for image in job.images)
 
 
-def _tile(job: Job, index: int, image: ImageResult | None, preview: str | None, *, guest: bool) -> str:
+def _tile(job: Job, index: int, image: ImageResult | None, preview: str | None) -> str:
     spec = job.specs[index]
     shape = f"--w:{spec.width};--h:{spec.height}"
     alt = escape(spec.prompt, quote=True)
     if image:
-        url = escape(f"{image.url}?link={job.link}" if guest else image.url, quote=True)
+        url = escape(link_to(job, image), quote=True)
         drawn, below = f'<img src="{url}" alt="{alt}">', _actions(job, spec, index, url)
         state = "done"
     elif preview:
@@ -54,7 +51,8 @@ def _tile(job: Job, index: int, image: ImageResult | None, preview: str | None, 
 def _actions(job: Job, spec: ImageSpec, index: int, url: str) -> str:
     which = f'data-job="{job.id}.{job.link}" data-index="{index}"'
     return (
-        f'<span class="actions"><button type="button" data-act="seed" {which}>Reuse seed</button>'
+        f'<span class="actions" role="group" aria-label="Picture {index + 1}">'
+        f'<button type="button" data-act="seed" {which}>Reuse seed</button>'
         f'<button type="button" data-act="settings" {which}>Reuse settings</button>'
         f'<a href="{url}" download="darkroom-{spec.seed}.{spec.output_format}">Download</a></span>'
     )

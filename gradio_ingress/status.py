@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from deployments.dispatcher.overview import QueueState
-from deployments.schema import Job, Progress
+from deployments.schema import ImageResult, Job, Progress
 from models.spec import ImageSpec, Tokens
 
 STARTING = "The service is still starting…"
@@ -39,10 +39,16 @@ def status(job: Job, queue: QueueState | None = None, *, back: float | None = No
     Only the headline is announced to screen readers, as it changes with the state and not with each step.
     """
     headline, detail = _words(job, queue)
-    if back is not None and job.status == "succeeded":
-        headline, detail = f"Welcome back: finished {ago(back - (job.timestamps.ended or back))}", _seeds(job.specs)
+    ended = job.timestamps.ended
+    if back is not None and job.status == "succeeded" and ended is not None and ended < back:
+        headline, detail = f"Welcome back: finished {ago(back - ended)}", _seeds(job.specs)
     link = f' data-link="{job.id}.{job.link}"'
     return _status(job.status, headline, detail, _bar(job.progress) + _warnings(job.warnings), link)
+
+
+def link_to(job: Job, image: ImageResult) -> str:
+    """Return a picture's address with the job's read-only link: whoever may see this page may see the file."""
+    return f"{image.url}?link={job.link}"
 
 
 def why(job: Job, own: Iterable[Job], queue: QueueState) -> str:
@@ -220,10 +226,13 @@ def _replicas(queue: QueueState, stage: str) -> str:
 
 def _item(job: Job, shown: bool, now: float) -> str:
     times, prompt = job.timestamps, escape(job.specs[0].prompt)
-    thumb = f'<img src="{escape(job.images[0].url, quote=True)}" alt="" loading="lazy">' if job.images else "<i></i>"
+    named = f'aria-label="Cancel: {escape(job.specs[0].prompt, quote=True)}"'
+    thumb = "<i></i>"
+    if job.images:
+        thumb = f'<img src="{escape(link_to(job, job.images[0]), quote=True)}" alt="" loading="lazy">'
     when = ago(now - (times.ended or times.created))
     current = ' aria-current="true"' if shown else ""
-    cancel = "" if job.ended else f'<button type="button" data-act="cancel" data-job="{job.id}">Cancel</button>'
+    cancel = "" if job.ended else f'<button type="button" data-act="cancel" data-job="{job.id}" {named}>Cancel</button>'
     return (
         f'<li{current}><button type="button" class="recall" data-act="show" data-job="{job.id}">{thumb}'
         f'<span class="what">{prompt}</span><span class="when">{STATES[job.status]} · {when}</span></button>'

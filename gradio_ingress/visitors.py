@@ -5,6 +5,7 @@ from html import escape
 
 import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +19,7 @@ WRONG = "That is no key of this service."
 
 def owner_of(request: gr.Request) -> str:
     """Return whose jobs a browser may see and end; without cookies, a tab's."""
-    return request.state.owner or f"browser:{request.session_hash}"
+    return request.state.owner or f"tab:{request.session_hash}"
 
 
 class Visitors:
@@ -54,8 +55,11 @@ class Visitors:
         """Take a key, or ask for one."""
         if request.method != "POST" or path != LOGIN:
             return _form("", 200 if path in ("", "/", LOGIN) else 401)
-        async with request.form(max_files=0, max_fields=1) as form:
-            key = str(form.get("key", "")).strip()
+        try:
+            async with request.form(max_files=0, max_fields=1) as form:
+                key = str(form.get("key", "")).strip()
+        except HTTPException:  # no such form
+            return _form(WRONG, 400)
         if owner_of_cookie(key, self._keys) is None:
             return _form(WRONG, 401)
         return RedirectResponse("./", 303, headers={"Set-Cookie": _cookie(key, request.scope)})

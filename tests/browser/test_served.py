@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import opened
@@ -152,6 +153,76 @@ def test_a_picture_whose_replica_is_killed_restarts_and_is_drawn(service, visit)
             process.kill()
     expect(page.locator("#status")).to_contain_text("A worker stopped", timeout=60_000)
     expect(picture(page)).to_be_visible(timeout=120_000)
+
+
+def test_two_tabs_of_one_browser_follow_the_same_job(service, visit) -> None:
+    page = visit()
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    other = opened(page.context, service.address)
+    expect(other.get_by_role("progressbar")).to_be_visible()
+    for tab in (page, other):
+        expect(picture(tab)).to_be_visible(timeout=60_000)
+
+
+def test_a_picture_dropped_on_png_info_can_be_drawn_again_to_the_bit(visit, tmp_path: Path) -> None:
+    def downloaded(page: Page, name: str) -> bytes:
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download").click()
+        download.value.save_as(tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    first = visit(steps=6)
+    generate(first, PROMPT)
+    drawn = downloaded(first, "first.png")
+    second = visit()
+    second.click("#png-info button")
+    second.set_input_files("#picture input[type=file]", tmp_path / "first.png")
+    expect(status(second)).to_contain_text("Settings restored from the picture.")
+    expect(second.locator("#prompt textarea")).to_have_value(PROMPT)
+    second.click("#generate")
+    expect(status(second)).to_have_text("Done")
+    assert downloaded(second, "second.png") == drawn
+
+
+def test_all_pictures_of_a_job_can_be_downloaded_at_once(visit) -> None:
+    page = visit(steps=4, images=3)
+    generate(page, PROMPT)
+    expect(status(page)).to_have_text("Done")
+    found: list[str] = []
+    page.on("download", lambda download: found.append(download.suggested_filename))
+    page.get_by_role("button", name="Download all").click()
+    page.wait_for_function("document.querySelectorAll('.tile a[download]').length === 3")
+    while len(found) < 3:
+        page.wait_for_event("download")
+    assert len(set(found)) == 3
+
+
+def test_what_the_model_does_not_allow_is_said_on_its_field(visit) -> None:
+    page = visit(steps=500)
+    generate(page, PROMPT)
+    words = "Inference steps: input should be less than or equal to 150"
+    expect(page.locator("#num_inference_steps .field-error")).to_contain_text(words)
+    expect(status(page)).to_contain_text(words)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_by_keyboard_on_any_size_without_a_serious_violation(visit, width: int) -> None:
+    page = visit()
+    page.set_viewport_size({"width": width, "height": 844})
+    page.focus("#prompt textarea")
+    page.keyboard.type(PROMPT)
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    for _ in range(20):
+        if page.evaluate("document.activeElement.id") == "cancel":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_text("Cancelled")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = Axe().run(page).response["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
 STAR = "a small red star above a large green ring on a yellow background, watercolor"

@@ -15,7 +15,7 @@ def main() -> int:
     """Send them; 1 if any answer was not as promised."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--examples", type=int, default=1100, help="for each operation in each phase")
+    parser.add_argument("--examples", type=int, default=1600, help="for each operation in each phase")
     args = parser.parse_args()
     with running_service({"queue": {"max_job_cost": A_LITTLE, "max_waiting": 100_000}}) as service:
         found = fuzz(service.address, args.examples, args.seed)

@@ -83,3 +83,25 @@ async def test_a_queue_that_cannot_be_reached_is_a_problem_to_tell(
     assert [_ async for _ in board.changes()]
     assert board.problem is not None
     assert board.problem.message == "The queue does not answer."
+
+
+async def test_a_job_behind_the_stage_that_is_lost_does_not_hide_the_one_on_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.pipeline.go.clear()
+    lost, shown = await submitted(cluster), await submitted(cluster, "a moon")
+    watch = cluster.client.watch
+
+    def half_down(job_id: str) -> AsyncGenerator[Job]:
+        if job_id == lost.id:
+            raise Unavailable("The queue does not answer.")
+        return watch(job_id)  # type: ignore[return-value]
+
+    board = Board(cluster.client, "ada")
+    monkeypatch.setattr(cluster.client, "watch", half_down)
+    board.show(shown)
+    async for _ in board.changes():
+        cluster.pipeline.go.set()
+    assert board.problem is None
+    assert board.shown is not None
+    assert board.shown.status == "succeeded"

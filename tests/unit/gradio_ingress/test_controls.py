@@ -108,9 +108,9 @@ def test_an_example_fills_the_rest_with_what_the_model_prefers() -> None:
     assert "seed" not in filled
 
 
-def test_what_is_empty_is_left_out_of_the_request() -> None:
+def test_what_is_not_chosen_is_left_out_of_the_request_and_what_is_emptied_is_not() -> None:
     request = controls.to_request({"prompt": "a star", "style": "", "negative_prompt": "", "seed": None})
-    assert request.model_fields_set == {"prompt"}
+    assert request.model_fields_set == {"prompt", "negative_prompt"}  # else the model's own would come back
 
 
 def test_numbers_from_the_browser_may_be_floats() -> None:

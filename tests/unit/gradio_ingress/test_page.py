@@ -221,6 +221,43 @@ async def test_a_second_job_takes_the_stage_and_the_first_can_be_recalled(page: 
     assert last[page.mine].count("Done") == 2
 
 
+async def test_who_generates_before_the_old_job_is_back_sees_the_new_one(page: Page, cluster: Cluster) -> None:
+    await generated(page, prompt="a star")
+    old = (await cluster.client.jobs("browser:ada"))[0]
+    cluster.pipeline.go.clear()
+    back = a_request("browser:ada", job=f"{old.id}.{old.link}")
+    updates = page.on_generate(form(page, prompt="a moon"), back)
+    new = await on_stage(page, updates)
+    assert [update async for update in page.on_return(back)] == []
+    assert page._boards["tab"].shown == new
+    await page.on_cancel(back)
+    *_, last = [update async for update in updates]
+    assert "Cancelled" in last[page.status]
+
+
+async def test_a_refusal_stays_while_another_picture_is_drawn(page: Page, cluster: Cluster) -> None:
+    cluster.pipeline.go.clear()
+    updates = page.on_generate(form(page, prompt="a star"), REQUEST)
+    job = await on_stage(page, updates)
+    [refused] = await generated(page, prompt="")
+    assert "Prompt:" in refused[page.status]
+    page._boards["tab"]._put(job)  # a step more
+    assert "Prompt:" in (await anext(updates))[page.status]
+    cluster.pipeline.go.set()
+    *_, last = [update async for update in updates]
+    assert "Done" in last[page.status]
+
+
+async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
+    page: Page, cluster: Cluster, tmp_path: Path
+) -> None:
+    spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
+    filled = await page.on_picture(str(dropped), REQUEST)
+    assert "Model “another” is not served here." in filled[page.status]
+
+
 async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
@@ -257,12 +294,12 @@ async def test_a_dropped_picture_fills_the_form_and_a_stranger_is_refused(page: 
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Sampler: Euler, CFG scale: 3.5, Seed: 9, Size: 64x64"))
-    filled = await page.on_picture(str(dropped))
+    filled = await page.on_picture(str(dropped), REQUEST)
     assert filled[page.controls["prompt"]]["value"] == "a moon"
     assert filled[page.controls["sampler"]]["value"] == "euler"
     assert filled[page.controls["seed"]]["value"] == 9
     dropped.write_bytes(b"no picture")
-    assert 'data-state="problem"' in (await page.on_picture(str(dropped)))[page.status]
+    assert 'data-state="problem"' in (await page.on_picture(str(dropped), REQUEST))[page.status]
 
 
 async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:

@@ -21,12 +21,12 @@ def test_preview_and_picture_take_the_same_tile() -> None:
     )
     drawn = replace(drawn, images=(result(drawn),))
     first, second = pictures.gallery(drawn).split("</figure>")[:2]
-    assert 'src="/v1/files/0.png" alt="a star"' in first
+    assert f'src="/v1/files/0.png?link={drawn.link}" alt="a star"' in first
     assert 'download="darkroom-41.png"' in first
     assert 'src="data:image/webp;base64,AA" alt="Preview of: a star"' in second
 
 
-def test_a_finished_tile_has_its_actions_and_a_guests_files_come_by_link() -> None:
+def test_a_finished_tile_has_its_actions_and_its_file_comes_by_link() -> None:
     drawn = job(status="succeeded")
     drawn = replace(drawn, images=(result(drawn),))
     which = f'data-job="{drawn.id}.{drawn.link}" data-index="0"'
@@ -35,8 +35,7 @@ def test_a_finished_tile_has_its_actions_and_a_guests_files_come_by_link() -> No
     assert f'data-act="settings" {which}' in shown
     assert f'data-copy-link="{drawn.id}.{drawn.link}"' in shown
     assert "data-download-all" not in shown
-    assert 'href="/v1/files/0.png" download' in shown
-    assert f'src="/v1/files/0.png?link={drawn.link}"' in pictures.gallery(drawn, guest=True)
+    assert f'href="/v1/files/0.png?link={drawn.link}" download' in shown
 
 
 def test_several_pictures_can_be_downloaded_at_once() -> None:

@@ -36,7 +36,7 @@ async def test_it_returns_files_seed_and_job(cluster: Cluster) -> None:
     job = await cluster.client.job(about["id"])
     assert [file.path for file in files] == [f"{job.link}/{image.name}" for image in job.images]
     assert seed == 7
-    assert job.owner == "browser:client"
+    assert job.owner == "tab:client"
 
 
 @pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "less than or equal")])

@@ -127,6 +127,7 @@ def test_a_picture_that_shares_its_batch_says_with_how_many() -> None:
 def test_who_comes_back_is_told_when_it_finished() -> None:
     done = job(status="succeeded", timestamps=Timestamps(created=100.0, started=101.0, ended=103.2))
     assert "Welcome back: finished 2 min ago" in status.status(done, back=223.2)
+    assert "in 3.2 s" in status.status(done, back=102.0)  # who came back before it had ended
 
 
 def test_the_status_carries_the_jobs_link_and_a_note_the_field_at_fault() -> None:
@@ -150,7 +151,7 @@ def test_ones_own_jobs_are_listed_with_what_can_be_done() -> None:
     assert "In line" in first
     assert 'data-act="cancel"' not in second
     assert 'aria-current="true"' in second
-    assert 'src="/v1/files/0.png"' in second
+    assert f'src="/v1/files/0.png?link={done.link}"' in second
     assert "Done · just now" in second
 
 
