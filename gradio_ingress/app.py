@@ -22,6 +22,7 @@ from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
+EVENTS = 1000  # that Gradio runs at once, no thread each: a page takes one while its jobs go on
 SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
 MAX_UPLOAD = "32mb"  # a picture whose settings are read
 
@@ -34,14 +35,14 @@ def build(config: UiConfig) -> Application:
 
 
 def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI:
-    """Return the page at "/", closed to what a page of pictures does not need: other origins, files, uploads, MCP."""
+    """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(Visitors, keys=keys)
     app.add_middleware(Narrow)
     app.get(PICTURE)(_picture)
     blocks = Page(client).blocks
-    blocks.max_threads = 200  # Gradio runs no more events than this at once; before queue(), as mounting cannot set it
+    blocks.max_threads = EVENTS  # before queue(), as mounting cannot set it
     blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)
     linger(blocks)

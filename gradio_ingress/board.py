@@ -73,7 +73,8 @@ class Board:
                 self._follow(job)
         except DarkroomError as error:
             logger.warning("a page's jobs cannot be listed: %s", error.message)
-            self.problem = self.problem or (error if self.shown is None else None)
+            if self.shown is None and self.problem is None:
+                self.problem = error
         if self.shown is None:
             self.shown = next((job for job in self.own if not job.ended), None)
 

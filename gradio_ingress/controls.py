@@ -66,8 +66,7 @@ def aspects(card: ModelCard) -> dict[str, tuple[int, int]]:
     for wide, high in SHAPES:
         width = round(math.sqrt(area * wide / high) / multiple) * multiple
         height = round(math.sqrt(area * high / wide) / multiple) * multiple
-        sides = {"width": width, "height": height}
-        if all(low <= sides[name] <= most for name in sides for low, most in (_bounds(name, card),)):
+        if _within("width", width, card) and _within("height", height, card):
             found[f"{wide}:{high}"] = width, height
     return found if len(set(found.values())) > 1 else {}
 
@@ -98,9 +97,9 @@ def to_request(values: Mapping[str, Any]) -> GenerationRequest:
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
-        greatest = _extra(field).get("page_maximum")
-        if greatest is not None and getattr(request, name) > greatest:
-            raise InvalidRequest(f"{label(name)}: at most {greatest} here (got {getattr(request, name)}).", name)
+        most = _extra(field).get("page_maximum")
+        if most is not None and getattr(request, name) > most:
+            raise InvalidRequest(f"{label(name)}: at most {most} here (got {getattr(request, name)}).", name)
     return request
 
 
@@ -185,6 +184,11 @@ def _bounds(name: str, card: ModelCard | None) -> tuple[Any, Any]:
     high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
     high = _extra(field).get("page_maximum", high)
     return card.bounds.get(name, (low, high)) if card else (low, high)
+
+
+def _within(name: str, value: int, card: ModelCard) -> bool:
+    low, high = _bounds(name, card)
+    return low <= value <= high
 
 
 def _step(name: str, card: ModelCard | None) -> float:

@@ -16,8 +16,8 @@ LINGER_S = 60.0  # a browser has six connections for all tabs of a page: an idle
 PENDING = "lingering"  # an event that never ran
 
 
-def linger(blocks: gr.Blocks, linger_s: float = LINGER_S) -> None:
-    """Make the queue of some Blocks keep each page's stream until so long after its last event."""
+def linger(blocks: gr.Blocks) -> None:
+    """Make the queue of some Blocks keep each page's stream open for `LINGER_S` after its last event."""
     queue: Any = blocks._queue
     push: Callable[..., Awaitable[tuple[bool, Any, Any]]] = queue.push
     timers: dict[str, asyncio.TimerHandle] = {}
@@ -29,7 +29,7 @@ def linger(blocks: gr.Blocks, linger_s: float = LINGER_S) -> None:
         if session not in queue.pending_messages_per_session:  # the page was closed
             pending.discard(PENDING)
         elif len(pending) > 1:
-            timers[session] = asyncio.get_running_loop().call_later(linger_s, end, session)
+            timers[session] = asyncio.get_running_loop().call_later(LINGER_S, end, session)
         else:
             done = ProcessCompletedMessage(event_id=PENDING, output={}, success=True)
             queue.pending_messages_per_session[session].put_nowait(done)
@@ -42,7 +42,7 @@ def linger(blocks: gr.Blocks, linger_s: float = LINGER_S) -> None:
             queue.pending_event_ids_session[session].add(PENDING)
             if session in timers:
                 timers[session].cancel()
-            timers[session] = asyncio.get_running_loop().call_later(linger_s, end, session)
+            timers[session] = asyncio.get_running_loop().call_later(LINGER_S, end, session)
         return answer
 
     queue.push = push_and_linger

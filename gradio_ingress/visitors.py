@@ -6,6 +6,7 @@ from html import escape
 import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,7 +59,7 @@ class Visitors:
         try:
             async with request.form(max_files=0, max_fields=1) as form:
                 key = str(form.get("key", "")).strip()
-        except HTTPException:  # no such form
+        except (HTTPException, MultiPartException):  # no such form
             return _form(WRONG, 400)
         if owner_of_cookie(key, self._keys) is None:
             return _form(WRONG, 401)

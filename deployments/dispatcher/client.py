@@ -157,8 +157,10 @@ class DispatcherClient:
         except TimeoutError as error:
             raise Unavailable("The queue does not answer. Try again later.") from error
 
-    async def watch(self, job_id: str, owner: str | None = None, link: str = "") -> AsyncIterator[Job]:
+    async def watch(self, job_id: str) -> AsyncIterator[Job]:
         """Yield a job's newest state when it differs from the one yielded last, until it has ended: five a second.
+
+        For who may look at it: `job` tells.
 
         Raises:
             NotFound, Gone: no such job, or not any more.
@@ -169,7 +171,7 @@ class DispatcherClient:
             # In a context of its own: with a request that is cut, Serve cancels the calls made in that request's.
             self._reader = asyncio.create_task(self._read_feed(), context=Context())
         try:
-            job = await self.job(job_id, owner, link)
+            job = await self.job(job_id)
             yield job
             while not job.ended:
                 newest = await _newest(news, time.monotonic() + WATCH_INTERVAL_S)

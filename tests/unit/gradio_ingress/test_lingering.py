@@ -1,6 +1,8 @@
 """The page's event stream outlives its last event by a while."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +29,37 @@ class Queue:
         return True, "event", "success"
 
 
+@dataclass
+class Timers:
+    """The loop's, which ring when told to."""
+
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+
+    def call_later(self, delay_s: float, call: Callable[[str], None], session: str) -> Any:
+        def ring() -> None:
+            call(session)
+
+        self.waiting.append(ring)
+        return SimpleNamespace(cancel=lambda: self.waiting.remove(ring))
+
+    def ring(self) -> None:
+        [ring] = self.waiting
+        self.waiting.clear()
+        ring()
+
+
+@pytest.fixture
+async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    timers = Timers()
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", timers.call_later)
+    return timers
+
+
 @pytest.fixture
 def blocks() -> Any:
     kinds = ("private", "public")
-    blocks = SimpleNamespace(_queue=Queue(), fns=[SimpleNamespace(api_visibility=kind) for kind in kinds])
-    linger(blocks, 0.05)  # type: ignore[arg-type]
+    blocks: Any = SimpleNamespace(_queue=Queue(), fns=[SimpleNamespace(api_visibility=kind) for kind in kinds])
+    linger(blocks)
     return blocks
 
 
@@ -39,24 +67,33 @@ def event(fn_index: int = 0) -> Any:
     return SimpleNamespace(session_hash="page", fn_index=fn_index)
 
 
-async def test_an_event_that_never_ran_is_pending_until_a_while_after_the_last(blocks: Any) -> None:
+async def test_an_event_that_never_ran_is_pending_until_a_while_after_the_last(blocks: Any, timers: Timers) -> None:
     assert (await blocks._queue.push(event()))[0]
-    assert blocks._queue.pending_event_ids_session["page"] == {"event", PENDING}
-    await asyncio.sleep(0.03)
     await blocks._queue.push(event())
-    await asyncio.sleep(0.03)
+    pending = blocks._queue.pending_event_ids_session["page"]
     messages = blocks._queue.pending_messages_per_session["page"]
-    assert messages.empty()
-    await asyncio.sleep(0.1)
+    assert pending == {"event", PENDING}
+    timers.ring()
     assert messages.empty()  # the event still runs
-    blocks._queue.pending_event_ids_session["page"].discard("event")
-    assert (await asyncio.wait_for(messages.get(), 5)).event_id == PENDING
+    pending.discard("event")
+    timers.ring()
+    assert messages.get_nowait().event_id == PENDING
     assert messages.empty()
+    assert timers.waiting == []
 
 
-async def test_programs_streams_end_as_they_did(blocks: Any) -> None:
+async def test_of_a_page_that_was_closed_nothing_is_kept(blocks: Any, timers: Timers) -> None:
+    await blocks._queue.push(event())
+    del blocks._queue.pending_messages_per_session["page"]
+    timers.ring()
+    assert PENDING not in blocks._queue.pending_event_ids_session["page"]
+    assert timers.waiting == []
+
+
+async def test_programs_streams_end_as_they_did(blocks: Any, timers: Timers) -> None:
     await blocks._queue.push(event(fn_index=1))
     assert blocks._queue.pending_event_ids_session["page"] == {"event"}
+    assert timers.waiting == []
 
 
 async def test_gradios_queue_is_as_this_expects_it(tmp_path: Path) -> None:

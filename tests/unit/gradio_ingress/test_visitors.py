@@ -67,6 +67,23 @@ async def test_with_keys_the_page_asks_for_one(keys: tuple[Keyring, str]) -> Non
         assert (await one.get("/")).text == "key:ada"
 
 
+async def test_with_keys_a_program_sends_one_and_without_them_it_means_nothing(keys: tuple[Keyring, str]) -> None:
+    headers = {"Authorization": f"Bearer {keys[1]}"}
+    async with browser(keys[0]) as one, browser() as open_to_all:
+        assert (await one.post("/gradio_api/queue/join", headers=headers)).text == "key:ada"
+        assert (await open_to_all.post("/gradio_api/queue/join", headers=headers)).text == "None"
+        one.cookies.set("darkroom", keys[1])
+        wrong = await one.post("/gradio_api/queue/join", headers={"Authorization": "Bearer wrong"})
+        assert wrong.status_code == 401
+
+
+async def test_what_is_no_form_is_refused_in_words(keys: tuple[Keyring, str]) -> None:
+    async with browser(keys[0]) as one:
+        for sent in ({"data": {"key": "a", "other": "b"}}, {"files": {"key": ("a.txt", b"a")}}):
+            answer = await one.post("/login", **sent)
+            assert (answer.status_code, WRONG in answer.text) == (400, True)
+
+
 @pytest.mark.parametrize("data", [{}, {"key": ""}, {"key": "wrong"}, {"other": "x"}])
 async def test_what_is_no_key_is_refused_in_words(keys: tuple[Keyring, str], data: Any) -> None:
     async with browser(keys[0]) as one:
