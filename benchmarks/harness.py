@@ -70,10 +70,10 @@ def _changed_config(
     args: Mapping[str, Mapping[str, Any]], denoisers: int | None, deployments: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
-    generation = config["applications"][0]
     for part, values in args.items():
-        generation["args"][part] |= values
-    for deployment in generation["deployments"]:
+        given = next(app["args"] for app in config["applications"] if part in app["args"])
+        given[part] |= values
+    for deployment in (each for app in config["applications"] for each in app["deployments"]):
         deployment |= deployments.get(deployment["name"], {})
         if deployment["name"] == "Denoiser" and denoisers:
             deployment["num_replicas"] = denoisers

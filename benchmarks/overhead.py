@@ -14,6 +14,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from benchmarks.harness import ROOT, Service, finish, milliseconds, running_service
+from ops.config import application
 
 PROMPT = "a red circle on a blue background"
 ROUNDS = 40
@@ -45,7 +46,7 @@ def timed(function, *args: object) -> float:
 def main() -> None:
     """Print the table."""
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    threads = config["applications"][0]["args"]["denoiser"]["threads"]
+    threads = application(config, "shapes")["args"]["denoiser"]["threads"]
     torch.set_num_threads(threads)
     pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "models" / "checkpoints" / "shapes")
     pipeline.set_progress_bar_config(disable=True)

@@ -16,37 +16,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelConfig(Settings):
-    """Which checkpoint is served, and on what."""
-
-    checkpoint: str = Field(
-        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id[@revision]."
-    )
-    id: str | None = Field(default=None, description="The name clients use. Default: the last part of `checkpoint`.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: CUDA where there is one, else CPU."
-    )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="What the weights are computed in.")
-    batch_invariant: bool = Field(
-        default=False, description="Same bits whatever else is being drawn, for some speed. Proved at start."
-    )
-    defaults: Mapping[str, Any] = Field(
-        default={}, description="What requests that leave a field out get, over the checkpoint's own defaults."
-    )
-
-    @field_validator("defaults")
-    @classmethod
-    def _can_be_asked_for(cls, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in ("prompt", "model", "style", "seed", "num_images"):
-            if name in defaults:
-                raise ValueError(f"{name} can have no default")
-        try:
-            GenerationRequest(prompt="a circle", **defaults)
-        except ValidationError as error:
-            raise ValueError(first_problem(error.errors())[1]) from error
-        return defaults
-
-
 class QueueConfig(Settings):
     """How much may wait and run, for how long, and how long what came of it is kept."""
 
@@ -108,6 +77,40 @@ class VaeDecoderConfig(Settings):
     )
 
 
+class ModelConfig(Settings):
+    """`args` of a model's own application: which checkpoint is served, and on what."""
+
+    checkpoint: str = Field(
+        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id[@revision]."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where there is one, else CPU."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="What the weights are computed in.")
+    batch_invariant: bool = Field(
+        default=False, description="Same bits whatever else is being drawn, for some speed. Proved at start."
+    )
+    defaults: Mapping[str, Any] = Field(
+        default={}, description="What requests that leave a field out get, over the checkpoint's own defaults."
+    )
+
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
+
+    @field_validator("defaults")
+    @classmethod
+    def _can_be_asked_for(cls, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in ("prompt", "model", "style", "seed", "num_images"):
+            if name in defaults:
+                raise ValueError(f"{name} can have no default")
+        try:
+            GenerationRequest(prompt="a circle", **defaults)
+        except ValidationError as error:
+            raise ValueError(first_problem(error.errors())[1]) from error
+        return defaults
+
+
 def default_state_dir() -> Path:
     """Return `$XDG_STATE_HOME/darkroom`, else `~/.local/state/darkroom`."""
     home = os.environ.get("XDG_STATE_HOME")
@@ -118,7 +121,10 @@ class AppConfig(Settings):
     """`args` of the application `generation`."""
 
     state_dir: Path | None = Field(
-        default=None, description="Where pictures are kept. Default: see `default_state_dir`."
+        default=None, description="Where pictures and jobs are kept. Default: see `default_state_dir`."
+    )
+    images_url: str | None = Field(
+        default=None, description="Where pictures are kept, as fsspec says it. Default: a folder in `state_dir`."
     )
     database_url: str | None = Field(
         default=None, description="Where jobs are kept, as SQLAlchemy says it. Default: SQLite in `state_dir`."
@@ -127,11 +133,19 @@ class AppConfig(Settings):
         default=None, description="Who may call: see `python -m ops.keys`. Default: whoever reaches the host."
     )
     allow_public: bool = Field(default=False, description="May other machines reach the HTTP host without keys?")
-    model: ModelConfig = ModelConfig()
+    models: tuple[str, ...] = Field(
+        default=("shapes",),
+        min_length=1,
+        description="The applications of models, by the names that requests use. The first is the default.",
+    )
     queue: QueueConfig = QueueConfig()
-    text_encoder: TextEncoderConfig = TextEncoderConfig()
-    denoiser: DenoiserConfig = DenoiserConfig()
-    vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(models)) < len(models):
+            raise ValueError("a model is named twice")
+        return models
 
     @property
     def state_path(self) -> Path:
@@ -142,6 +156,11 @@ class AppConfig(Settings):
     def keys_path(self) -> Path | None:
         """The file of keys in use, absolute."""
         return self.api_keys_file and self.api_keys_file.expanduser().absolute()
+
+    @property
+    def images(self) -> str:
+        """The folder or URL of pictures in use."""
+        return self.images_url or str(self.state_path / "images")
 
     @property
     def database(self) -> str:

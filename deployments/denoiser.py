@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from deployments.config import DenoiserConfig, ModelConfig
+from deployments.config import ModelConfig
 from deployments.liveness import until_dead
 from deployments.work import Work
 from models.checkpoint import locate
@@ -29,10 +29,12 @@ UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a milli
 class Denoiser:
     """One replica: a UNet, and the pictures that share its forwards."""
 
-    def __init__(self, model: ModelConfig, config: DenoiserConfig, card: ModelCard) -> None:
+    def __init__(self, model: ModelConfig, card: ModelCard) -> None:
+        config = model.denoiser
         torch.set_num_threads(config.threads)
         folder, device = locate(model.checkpoint), choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
+        self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)
         self._mailboxes: dict[DenoiseState, Mailbox] = {}
         self._epoch = 0  # of the Dispatcher that this replica works for
@@ -68,7 +70,7 @@ class Denoiser:
         try:
             while True:
                 update = await mailbox.newest()
-                yield update
+                yield replace(update, model_digest=self._digest)
                 if update.latents is not None:
                     break
         finally:

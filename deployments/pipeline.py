@@ -11,10 +11,10 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.dispatcher.lease import Lease
 from deployments.liveness import own_name
-from deployments.ray_errors import translated
+from deployments.ray_errors import handle_of, translated
 from deployments.schema import ImageResult
-from models.errors import ReplicaLost
-from models.spec import ImageSpec, StepUpdate, Tokens
+from models.errors import ReplicaLost, Unavailable
+from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -23,15 +23,22 @@ MAX_DECODES = 3  # of the same latents, each by another replica
 
 
 class Pipeline:
-    """Encode, denoise, decode. Embeddings pass by reference and never come here; latents pass once."""
+    """Encode, denoise, decode, in the application of one model. Embeddings pass by reference and never come here;
+    latents pass once."""
 
-    def __init__(
-        self, text_encoder: DeploymentHandle, denoiser: DeploymentHandle, vae_decoder: DeploymentHandle, digest: str
-    ) -> None:
-        self._text_encoder = text_encoder
-        self._denoiser = denoiser
-        self._vae_decoder = vae_decoder
-        self._digest = digest
+    def __init__(self, app_name: str, images: str) -> None:
+        self._app_name = app_name
+        self._images = images
+
+    async def card(self) -> ModelCard:
+        """Return the card of the model that is served at present; its id is the application's name.
+
+        Raises:
+            Unavailable: there is no such application, or it is still starting.
+        """
+        with translated():
+            card = await self._handle("Model").card.remote()
+        return replace(card, id=self._app_name)
 
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
         """Yield the newest step now and then, and the finished picture last.
@@ -41,10 +48,9 @@ class Pipeline:
         """
         name = lease.file_name(spec.output_format)
         with translated():
-            prompt_embeds = self._text_encoder.encode.remote(spec)  # not awaited: only a reference passes here
-            updates: Any = self._denoiser.options(stream=True).denoise.remote(
-                spec, prompt_embeds, lease.epoch, own_name()
-            )
+            prompt_embeds = self._handle("TextEncoder").encode.remote(spec)  # not awaited: only a reference passes here
+            denoiser = self._handle("Denoiser").options(stream=True)
+            updates: Any = denoiser.denoise.remote(spec, prompt_embeds, lease.epoch, own_name())
             update: StepUpdate | None = None
             try:
                 async for newest in updates:
@@ -61,7 +67,7 @@ class Pipeline:
             name=name,
             seed=spec.seed,
             spec=spec,
-            model_digest=self._digest,
+            model_digest=update.model_digest,
             encode_s=update.encode_s,
             denoise_s=update.denoise_s,
             decode_s=time.monotonic() - start,
@@ -73,7 +79,7 @@ class Pipeline:
     async def tokens(self, text: str) -> Tokens:
         """Count the tokens of a text."""
         with translated():
-            return await self._text_encoder.tokens.remote(text)
+            return await self._handle("TextEncoder").tokens.remote(text)
 
     async def fence(self, epoch: int) -> None:
         """Have every Denoiser drop what Dispatchers before `epoch` asked for.
@@ -81,10 +87,10 @@ class Pipeline:
         One that does not answer in time is dying or starting; where it is neither, the first picture of this epoch
         fences it.
         """
-        answers = self._denoiser.broadcast("fence", epoch)
         try:
+            answers = self._handle("Denoiser").broadcast("fence", epoch)
             problems = await answers.results_async(timeout_s=FENCE_TIMEOUT_S, return_exceptions=True)
-        except DeploymentUnavailableError:  # no Denoiser runs
+        except (DeploymentUnavailableError, Unavailable):  # no Denoiser runs
             return
         except TimeoutError as error:
             problems = [error]
@@ -98,9 +104,12 @@ class Pipeline:
         while True:
             try:
                 with translated():
-                    return await self._vae_decoder.decode.remote(spec, latents, name)
+                    return await self._handle("VaeDecoder").decode.remote(spec, latents, self._images, name)
             except ReplicaLost:
                 if attempt == MAX_DECODES:
                     raise
                 logger.warning("lost the VaeDecoder of %s", name)
                 attempt += 1
+
+    def _handle(self, deployment: str) -> DeploymentHandle:
+        return handle_of(deployment, self._app_name)

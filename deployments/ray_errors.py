@@ -1,9 +1,10 @@
-"""Ray's errors, translated to ours: the one place that knows both."""
+"""Handles of other applications, and Ray's errors translated to ours: the one place that knows both."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray import serve
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -15,6 +16,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from models.errors import DarkroomError, ReplicaLost, Unavailable
 
@@ -52,3 +54,15 @@ def translate(error: RayError) -> DarkroomError:
         return translate(cause)
     logger.error("unexpected error from a replica: %s", error)
     return DarkroomError()
+
+
+def handle_of(deployment: str, app_name: str) -> DeploymentHandle:
+    """Return the handle of a deployment of another application.
+
+    Raises:
+        Unavailable: there is no such application yet.
+    """
+    try:
+        return serve.get_deployment_handle(deployment, app_name)
+    except (RayServeException, KeyError) as error:
+        raise Unavailable(f"{app_name} is still starting.") from error

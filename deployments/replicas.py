@@ -55,10 +55,12 @@ def _deployments(application: ApplicationStatusOverview) -> dict[str, Deployment
     }
 
 
-def stage_replicas() -> dict[str, Replicas]:
-    """Return the replicas of each stage of the calling replica's own application."""
-    application = applications().get(serve.get_replica_context().app_name)
-    found = application.deployments if application else {}
+def stage_replicas() -> dict[str, dict[str, Replicas]]:
+    """Return the replicas of each stage of each application."""
+    return {name: _stages(application) for name, application in applications().items()}
+
+
+def _stages(application: ApplicationState) -> dict[str, Replicas]:
     nothing = DeploymentState("", running=0, wanted=0)
-    states = {stage: found.get(name, nothing) for name, stage in STAGES.items()}
+    states = {stage: application.deployments.get(name, nothing) for name, stage in STAGES.items()}
     return {stage: Replicas(of.running, max(0, of.wanted - of.running)) for stage, of in states.items()}

@@ -217,6 +217,11 @@ class Job:
     version: int = 0  # grows with each change
 
     @property
+    def model(self) -> str:
+        """The model that draws it."""
+        return self.specs[0].model
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.status not in ("queued", "running")

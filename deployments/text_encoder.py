@@ -7,23 +7,24 @@ from typing import Any
 import torch
 from ray import serve
 
-from deployments.config import ModelConfig, TextEncoderConfig
+from deployments.config import ModelConfig
 from deployments.metrics import texts
 from deployments.work import Work
 from models.checkpoint import locate
 from models.loading import choose_device, choose_dtype
-from models.spec import ImageSpec, Tokens
+from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import PromptEmbeds, load_text_encoder
 
 
 class TextEncoder:
     """One replica: the text encoders of a checkpoint, with their tokenizers."""
 
-    def __init__(self, model: ModelConfig, config: TextEncoderConfig, family: str) -> None:
+    def __init__(self, model: ModelConfig, card: ModelCard) -> None:
+        config = model.text_encoder
         torch.set_num_threads(config.threads)
         self._encoder = load_text_encoder(
             locate(model.checkpoint),
-            family,
+            card.family,
             choose_device(model.device),
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,

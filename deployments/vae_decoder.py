@@ -2,27 +2,29 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ray import serve
 
-from deployments.config import ModelConfig, VaeDecoderConfig
+from deployments.config import ModelConfig
 from deployments.image_store import ImageStore
 from deployments.work import Work
 from models.checkpoint import locate
 from models.errors import DarkroomError
 from models.loading import choose_device, choose_dtype
-from models.spec import ImageSpec
+from models.spec import ImageSpec, ModelCard
 from models.vae_decoder import encode_image, load_vae_decoder
+
+Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and which store has it under which name
 
 
 class VaeDecoder:
     """One replica: a VAE's decoder half."""
 
-    def __init__(self, model: ModelConfig, config: VaeDecoderConfig, images: Path, digest: str) -> None:
+    def __init__(self, model: ModelConfig, card: ModelCard) -> None:
+        config = model.vae_decoder
         torch.set_num_threads(config.threads)
         self._decoder = load_vae_decoder(
             locate(model.checkpoint),
@@ -30,20 +32,19 @@ class VaeDecoder:
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,
         )
-        self._images = ImageStore(images)
-        self._digest = digest
+        self._digest = card.digest
         self._work = Work(self._decoder.parameter_bytes)
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
-    async def decode(self, spec: ImageSpec, latents: np.ndarray, name: str) -> int:
-        """Decode float32 [C, h, w] latents and store the picture under `name`; return its size in bytes.
+    async def decode(self, spec: ImageSpec, latents: np.ndarray, images: str, name: str) -> int:
+        """Decode float32 [C, h, w] latents and put the picture into the store `images` as `name`; return its bytes.
 
         Raises:
             NonFinite, StorageFull: nothing was stored.
         """
-        outcome = await self._decode_batch((spec, latents, name))
+        outcome = await self._decode_batch((spec, latents, images, name))
         if isinstance(outcome, DarkroomError):
             raise outcome
         return outcome
@@ -53,21 +54,21 @@ class VaeDecoder:
         return self._work
 
     @serve.batch
-    async def _decode_batch(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[int | DarkroomError]:
+    async def _decode_batch(self, items: Sequence[Item]) -> list[int | DarkroomError]:
         self._work.count(len(items))
         return await asyncio.to_thread(self._decode_and_store, items)
 
-    def _decode_and_store(self, items: Sequence[tuple[ImageSpec, np.ndarray, str]]) -> list[int | DarkroomError]:
-        pictures = self._decoder.decode([latents for _, latents, _ in items])
+    def _decode_and_store(self, items: Sequence[Item]) -> list[int | DarkroomError]:
+        pictures = self._decoder.decode([latents for _, latents, _, _ in items])
         outcomes: list[int | DarkroomError] = []
-        for (spec, _, name), pixels in zip(items, pictures, strict=True):
+        for (spec, _, images, name), pixels in zip(items, pictures, strict=True):
             try:
-                outcomes.append(self._store(pixels, spec, name))
+                outcomes.append(self._store(pixels, spec, ImageStore(images), name))
             except DarkroomError as error:  # of this picture; its neighbours are stored
                 outcomes.append(error)
         return outcomes
 
-    def _store(self, pixels: np.ndarray | DarkroomError, spec: ImageSpec, name: str) -> int:
+    def _store(self, pixels: np.ndarray | DarkroomError, spec: ImageSpec, images: ImageStore, name: str) -> int:
         if isinstance(pixels, DarkroomError):
             raise pixels
-        return self._images.put(name, encode_image(pixels, spec, self._digest))
+        return images.put(name, encode_image(pixels, spec, self._digest))

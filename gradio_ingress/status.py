@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from deployments.dispatcher.overview import QueueState
+from deployments.dispatcher.overview import ModelQueue, QueueState
 from deployments.schema import ImageResult, Job, Progress
 from models.spec import ImageSpec, Tokens
 
@@ -51,16 +51,14 @@ def link_to(job: Job, image: ImageResult) -> str:
     return f"{image.url}?link={job.link}"
 
 
-def why(job: Job, own: Iterable[Job], queue: QueueState) -> str:
+def why(job: Job, own: Iterable[Job], whole: QueueState) -> str:
     """Return what a waiting job waits for: the whole line, who draws, and one's own share."""
     mine = sum(len(each.specs) - len(each.images) for each in own if not each.ended)
     rows = [
-        ("Model", job.specs[0].model),
-        ("Waiting", _pictures(queue.waiting)),
-        ("Being drawn", _pictures(queue.running)),
-        ("Until all is done", about(queue.eta_s, None) if queue.waiting + queue.running else "nothing to do"),
-        *((_stage(name), _replicas(queue, name)) for name in queue.replicas),
-        ("Your share", f"{_pictures(mine)} of yours; {_people(queue.owners)}"),
+        ("Model", job.model),
+        *(_line(whole.models[job.model]) if job.model in whole.models else ()),
+        *((f"Waiting for {name}", _pictures(line.waiting)) for name, line in whole.models.items() if name != job.model),
+        ("Your share", f"{_pictures(mine)} of yours; {_people(whole.owners)}"),
     ]
     rule = "All who wait get an equal share of the work; your own jobs go first come, first served."
     return f"{terms(rows)}<p>{rule}</p>"
@@ -165,7 +163,8 @@ def _words(job: Job, queue: QueueState | None) -> tuple[str, str]:
 def _waiting(job: Job, queue: QueueState | None) -> tuple[str, str]:
     place = job.queue
     starts = f"starts in {about(place.eta_s, place.eta_most_s)}" if place else ""
-    if queue is not None and not all(queue.replicas.values()):
+    line = queue.models.get(job.model) if queue else None
+    if line is not None and not all(line.replicas.values()):
         return "Waking a replica", "your place is kept"
     if any(warning.startswith(LOST) for warning in job.warnings):
         return "A worker stopped; your job restarted at the front", starts
@@ -215,13 +214,22 @@ def _people(owners: int) -> str:
     return "nobody else waits" if owners < 2 else f"{owners} people share the line"
 
 
+def _line(line: ModelQueue) -> list[tuple[str, str]]:
+    return [
+        ("Waiting", _pictures(line.waiting)),
+        ("Being drawn", _pictures(line.running)),
+        ("Until all is done", about(line.eta_s, None) if line.waiting + line.running else "nothing to do"),
+        *((_stage(name), _replicas(line, name)) for name in line.replicas),
+    ]
+
+
 def _stage(name: str) -> str:
     return f"{name.replace('_', ' ').capitalize().replace('Vae', 'VAE')} replicas"
 
 
-def _replicas(queue: QueueState, stage: str) -> str:
-    starting = queue.starting.get(stage, 0)
-    return f"{queue.replicas[stage]} ready" + (f", {starting} starting" if starting else "")
+def _replicas(line: ModelQueue, stage: str) -> str:
+    starting = line.starting.get(stage, 0)
+    return f"{line.replicas[stage]} ready" + (f", {starting} starting" if starting else "")
 
 
 def _item(job: Job, shown: bool, now: float) -> str:

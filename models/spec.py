@@ -160,5 +160,6 @@ class StepUpdate:
     cut: str = ""  # the end of the prompt that the text encoder did not read
     encode_s: float = 0.0
     denoise_s: float = 0.0  # since the picture joined
+    model_digest: str = ""  # of the weights that made the step
     preview: bytes | None = field(default=None, repr=False)  # WebP
     latents: np.ndarray | None = field(default=None, repr=False)  # float32 [C, h, w], when finished

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Set
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,6 +32,7 @@ RAY_SETTINGS = {  # which Ray reads when it is imported
 }
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 OBJECT_STORE_BYTES = 256 * 2**20  # what is on its way between stages: a latent has 32 to 512 KB
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")  # what Serve says of an application or deployment
 FORCE_AFTER_S = 1.0  # `make` hands a SIGTERM on, so that one request to stop may arrive twice
 
 
@@ -137,8 +139,20 @@ def reason(message: str) -> str:
     return re.sub(r"^[\w.]+\.(?=\w+:)", "", "\n".join(lines[raised:]))
 
 
-def wait_until_ready(client: "ServeControllerClient", address: str, stop: Stop) -> None:
-    """Return when every application runs and `/v1/ready` answers 200. Raises StartError when one never will."""
+def why_failed(name: str, app: dict[str, Any]) -> str:
+    """Return the reason of each part of an application that failed, a line each."""
+    parts = {f"{name}/{part}": state for part, state in app["deployments"].items() if state["status"] in FAILED}
+    return "\n".join(f"{part}: {reason(state['message'])}" for part, state in (parts or {name: app}).items())
+
+
+def wait_until_ready(client: "ServeControllerClient", models: Set[str], address: str, stop: Stop) -> None:
+    """Return when every application runs and `/v1/ready` answers 200.
+
+    A model that cannot be served is told, and does without where there is another.
+
+    Raises:
+        StartError: the service will never be ready.
+    """
     said = set[tuple[str, str]]()
     while not stop.wait(0.3):
         apps = applications(client)
@@ -149,11 +163,13 @@ def wait_until_ready(client: "ServeControllerClient", address: str, stop: Stop) 
                 if news and (part, news) not in said:
                     said.add((part, news))
                     print(f"  {part}: {news}", flush=True)
-            if app["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-                broken = {part: state for part, state in parts.items() if state["status"] == app["status"]}
-                lines = [f"{part}: {reason(state['message'])}" for part, state in (broken or {name: app}).items()]
-                raise StartError("\n".join(lines))
-        if all(app["status"] == "RUNNING" for app in apps.values()) and answers(f"{address}/v1/ready"):
+        failed = {name: why_failed(name, app) for name, app in apps.items() if app["status"] in FAILED}
+        if failed and not failed.keys() < models:
+            raise StartError("\n".join(failed.values()))
+        running = all(app["status"] == "RUNNING" for name, app in apps.items() if name not in failed)
+        if running and answers(f"{address}/v1/ready"):
+            for said_of in failed.values():
+                print(f"  NOT SERVED  {said_of}", flush=True)
             return
 
 
@@ -173,13 +189,13 @@ def end_ray() -> None:
     kill(psutil.wait_procs(family, timeout=10)[1])
 
 
-def run(config: "ServeDeploySchema", address: str, stop: Stop) -> None:
+def run(config: "ServeDeploySchema", models: Set[str], address: str, stop: Stop) -> None:
     """Serve until told to stop. Raises StartError."""
     began = time.monotonic()
     print("Starting Ray and Serve ...", flush=True)
     try:
         client = start(config, stop)
-        wait_until_ready(client, address, stop)
+        wait_until_ready(client, models, address, stop)
         if not stop.is_set():
             took = f"after {time.monotonic() - began:.0f} s"
             print(f"Darkroom is ready {took}: {address}  (API: {address}/v1/docs)", flush=True)

@@ -8,25 +8,18 @@ words, with exit code 1.
 import argparse
 import fcntl
 import os
-import reprlib
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-import yaml
-from pydantic import ValidationError
 
-from deployments.config import AppConfig
 from ops.cluster import RAY_SETTINGS, StartError, Stop, run
-from ops.status import ROOT, generation_args, read_holder
-
-if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
-    from ray.serve.schema import ServeDeploySchema
+from ops.config import ROOT, UnusableConfig, read
+from ops.status import read_holder
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -35,32 +28,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "serve_config.yaml", help="Serve config file")
     parser.add_argument("--host", help="in place of http_options.host")
     parser.add_argument("--port", type=int, help="in place of http_options.port")
-    parser.add_argument("--model", help="in place of model.checkpoint: a diffusers folder or a hub id")
+    parser.add_argument("--model", help="in place of all models: a diffusers folder or a hub id")
     args = parser.parse_args(argv)
     args.config = args.config.absolute()
     if args.model and (folder := Path(args.model).expanduser()).exists():
         args.model = str(folder.absolute())
     return args
-
-
-def read_config(args: argparse.Namespace) -> tuple["ServeDeploySchema", AppConfig]:
-    """Return the config file with the overrides in it, checked. Raises StartError with each wrong key."""
-    from ray.serve.schema import ServeDeploySchema
-
-    overrides = {key: value for key, value in (("host", args.host), ("port", args.port)) if value is not None}
-    try:
-        config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
-        app_args = generation_args(config)
-        config["http_options"] = (config.get("http_options") or {}) | overrides
-        if args.model:
-            app_args["model"] = (app_args.get("model") or {}) | {"checkpoint": args.model}
-        app = AppConfig.model_validate(app_args)
-        return ServeDeploySchema.model_validate(config), app
-    except ValidationError as error:
-        wrong = [f"  {'.'.join(map(str, e['loc']))} = {reprlib.repr(e['input'])}: {e['msg']}" for e in error.errors()]
-        raise StartError("\n".join([f"{args.config} cannot be used:", *wrong])) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError) as error:
-        raise StartError(f"{args.config} cannot be used: {error}") from error
 
 
 def check_address(host: str, port: int, allow_public: bool) -> None:
@@ -122,15 +95,15 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     stop.listen()
     try:
-        config, app = read_config(args)
-        http = config.http_options
+        config = read(args.config, args.host, args.port, args.model)
+        app, http = config.generation, config.serve.http_options
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http.host) or http.host
         name = f"[{name}]" if ":" in name else name
         address = f"{'https' if http.ssl_certfile else 'http'}://{name}:{http.port}"
         with hold(app.state_path, address):
             check_address(http.host, http.port, app.allow_public or app.api_keys_file is not None)
-            run(config, address, stop)
-    except StartError as error:
+            run(config.serve, frozenset(app.models), address, stop)
+    except (StartError, UnusableConfig) as error:
         print(f"Darkroom cannot serve.\n{error}", file=sys.stderr)
         return 1
     return 0

@@ -10,7 +10,7 @@ from deployments.image_store import ImageStore
 
 def description() -> dict[str, Any]:
     """Return the OpenAPI document. Nothing is started for it."""
-    return create_api(DispatcherClient(ServeCalls.to_app("")), ImageStore("memory://"), dict).openapi()
+    return create_api(DispatcherClient(ServeCalls.to_app("")), ImageStore("memory://"), dict, []).openapi()
 
 
 if __name__ == "__main__":

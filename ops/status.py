@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
-from deployments.config import AppConfig
+from ops.config import ROOT, UnusableConfig, generation_of, load
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
 TIMEOUT_S = 10.0
 KEY = "DARKROOM_API_KEY"  # an environment variable: where keys are on, this command needs one
 
@@ -35,16 +34,6 @@ def read_holder(state_path: Path) -> Holder | None:
     except (FileNotFoundError, ValueError):
         return None  # never started here; or ended in order, which empties the file
     return Holder(int(pid), address)
-
-
-def generation_args(config: Any) -> dict[str, Any]:
-    """Return the `args` of the application `generation`, to read or to change. Raises LookupError without one."""
-    if isinstance(config, dict):
-        for app in config.get("applications") or []:
-            if isinstance(app, dict) and app.get("name") == "generation":
-                app["args"] = app.get("args") or {}
-                return app["args"]
-    raise LookupError("it has no application named `generation`")
 
 
 def get(url: str, key: str | None = None) -> tuple[int, bytes]:
@@ -95,8 +84,11 @@ def main() -> int:
     """Print the table; 1 when nothing runs or answers."""
     parser = argparse.ArgumentParser(prog="python -m ops.status", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "serve_config.yaml")
-    config = yaml.safe_load(parser.parse_args().config.read_text(encoding="utf-8"))
-    state_path = AppConfig.model_validate(generation_args(config)).state_path
+    try:
+        state_path = generation_of(load(parser.parse_args().config)).state_path
+    except (UnusableConfig, ValidationError) as error:
+        print(error, file=sys.stderr)
+        return 1
     holder = read_holder(state_path)
     if holder is None:
         print(f"Darkroom is not running: nobody holds {state_path}.", file=sys.stderr)

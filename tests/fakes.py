@@ -11,11 +11,13 @@ from typing import Any
 from PIL import Image
 
 from deployments.config import QueueConfig
-from deployments.dispatcher.deployment import Dispatcher, Generates
+from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
+from deployments.dispatcher.served import Stages
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
+from models.errors import Unavailable
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 STEPS = 8
@@ -74,8 +76,11 @@ def a_result(spec: ImageSpec, lease: Lease) -> ImageResult:
 class FakePipeline:
     """Draws as the real one does, but at once. While it is held, each step waits for a permit of `allow`."""
 
-    def __init__(self, images: ImageStore | None = None) -> None:
+    def __init__(self, images: ImageStore | None = None, card: ModelCard = CARD) -> None:
+        self.is_up = True
+        self.max_rows = 2
         self.epoch = 0
+        self.served = card  # may change: new weights
         self.forwards = 0
         self.started: list[Lease] = []
         self.left: list[Lease] = []  # whose generator has ended, however it ended
@@ -107,6 +112,11 @@ class FakePipeline:
         for _ in range(1000 if permits else 0):
             permits.release()
 
+    async def card(self) -> ModelCard:
+        if not self.is_up:
+            raise Unavailable
+        return self.served
+
     async def fence(self, epoch: int) -> None:
         self.epoch = epoch
 
@@ -128,7 +138,7 @@ class FakePipeline:
                     steps=spec.num_inference_steps,
                     batch_rows=spec.rows,
                     batch_images=1,
-                    most_rows=spec.rows,
+                    most_rows=self.max_rows,
                     step_s=0.01,
                     cut=self.cut,
                     denoise_s=0.01 * step,
@@ -157,9 +167,9 @@ class Inline(Executor):
 
 
 def a_dispatcher(
-    pipeline: Generates,
+    pipeline: Stages,
     *,
-    card: ModelCard = CARD,
+    others: Mapping[str, Stages] = {},
     database_url: str = "sqlite://",
     images: Path | str = "memory://darkroom",
     max_rows: int = 2,
@@ -169,14 +179,14 @@ def a_dispatcher(
 ) -> Dispatcher:
     """A Dispatcher whose writes take no time. Two guided pictures are in flight at once, and eight may wait."""
     config = QueueConfig(**{"max_waiting": 8} | queue)
+    models = {CARD.id: pipeline, **others}
     dispatcher = Dispatcher(
-        card,
-        pipeline,
+        models,
         config,
         database_url=database_url,
-        images=images,
+        images=str(images),
         max_rows=max_rows,
-        replicas=replicas,
+        replicas=lambda: dict.fromkeys(models, replicas()),
         keys=keys,
     )
     dispatcher._ledger._thread = Inline()

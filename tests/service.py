@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ops.cluster import RAY_SETTINGS
+from ops.config import application
 
 ROOT = Path(__file__).parents[1]
 READY_WITHIN_S = 180
@@ -34,9 +35,10 @@ class Service:
         from ray.serve.schema import ServeDeploySchema
 
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-        config["applications"][0]["args"]["state_dir"] = str(self._state_dir)
-        config["applications"][0]["args"]["queue"] |= queue
-        for deployment in config["applications"][0]["deployments"]:
+        given = application(config, "generation")["args"]
+        given["state_dir"] = str(self._state_dir)
+        given["queue"] |= queue
+        for deployment in (each for app in config["applications"] for each in app["deployments"]):
             deployment |= deployments.get(deployment["name"], {})
             deployment["ray_actor_options"] = {"num_cpus": 0.01}
         self._client.deploy_apps(ServeDeploySchema.model_validate(config))
@@ -49,7 +51,7 @@ class Service:
             return False
         apps = body["applications"]
         healthy = all(app["status"] == "RUNNING" for app in apps.values())
-        parts = apps["generation"]["deployments"]
+        parts = {name: part for app in apps.values() for name, part in app["deployments"].items()}
         return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
 
     @staticmethod

@@ -1,6 +1,6 @@
 """The HTTP API: stateless, so as many replicas as wanted. Routes are relative to the application's prefix, /v1."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,12 @@ def create_api(
     client: DispatcherClient,
     images: ImageStore,
     applications: Callable[[], Mapping[str, ApplicationState]],
+    models: Sequence[str],
     app_name: str = "generation",
     keys: Keyring | None = None,
 ) -> FastAPI:
-    """Return the API over a client, a store of pictures, what Serve says of its applications, and keys, if on."""
+    """Return the API over a client, a store of pictures, what Serve says of its applications, those of them that are
+    models, and keys, if on."""
     app = Api(
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
@@ -66,7 +68,7 @@ def create_api(
     app.include_router(openai.router(client, images))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
-    app.include_router(service.router(client, applications, app_name))
+    app.include_router(service.router(client, applications, models, app_name))
     return app
 
 
@@ -75,11 +77,14 @@ def create_api(
 class ApiIngress:
     """One replica of the API."""
 
-    def __init__(self, dispatcher: DeploymentHandle, images: Path, keys: Path | None = None) -> None:
+    def __init__(
+        self, dispatcher: DeploymentHandle, models: Sequence[str], images: str, keys: Path | None = None
+    ) -> None:
+        self._models = models
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
         self._keys = None if keys is None else Keyring(keys)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app_name = serve.get_replica_context().app_name
-        return create_api(self._client, self._images, applications, app_name, self._keys)
+        return create_api(self._client, self._images, applications, self._models, app_name, self._keys)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from deployments.dispatcher.overview import QueueState
+from deployments.dispatcher.overview import ModelQueue, QueueState
 from deployments.schema import ImageResult, Job, QueuePlace, Timestamps, job_body
 from models.spec import ImageSpec, Tokens
 
@@ -75,6 +75,15 @@ QUEUE = asdict(
         batch_rows_mean=6.5,
         starting={"text_encoder": 0, "denoiser": 1, "vae_decoder": 0},
         owners=3,
+        models={
+            "shapes": ModelQueue(
+                waiting=5,
+                running=2,
+                eta_s=14.2,
+                replicas={"text_encoder": 1, "denoiser": 2, "vae_decoder": 1},
+                starting={"text_encoder": 0, "denoiser": 1, "vae_decoder": 0},
+            )
+        },
     )
 )
 MODEL = {

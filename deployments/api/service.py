@@ -1,7 +1,7 @@
 """What is served and how it is doing: models, tokens, queue, health, readiness."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -62,13 +62,16 @@ class Readiness(BaseModel):
 
 
 def router(
-    client: DispatcherClient, applications: Callable[[], Mapping[str, ApplicationState]], app_name: str
+    client: DispatcherClient,
+    applications: Callable[[], Mapping[str, ApplicationState]],
+    models: Sequence[str],
+    app_name: str,
 ) -> APIRouter:
     """Return the routes, over what Serve says of its applications."""
     routes = APIRouter(tags=["service"])
     _add_models(routes, client)
     _add_state(routes, client)
-    _add_ready(routes, client, applications, app_name)
+    _add_ready(routes, client, applications, models, app_name)
     return routes
 
 
@@ -121,12 +124,14 @@ def _add_ready(
     routes: APIRouter,
     client: DispatcherClient,
     applications: Callable[[], Mapping[str, ApplicationState]],
+    models: Sequence[str],
     app_name: str,
 ) -> None:
     @routes.get(
         "/ready",
-        summary="200 when every stage can take work, else 503",
-        description="Details are for callers with a key, where keys are on.",
+        summary="200 when every stage of a model can take work, else 503",
+        description="`missing` also names what the other models lack. Details are for callers with a key, where keys "
+        "are on.",
         responses={
             200: answer(Readiness, READY),
             503: {"model": Readiness, "description": "What is missing, in words."},
@@ -134,14 +139,20 @@ def _add_ready(
     )
     async def ready(request: Request) -> JSONResponse:
         states = await asyncio.to_thread(applications)
-        own = states[app_name].deployments if app_name in states else {}
-        missing = [name for name in ("Dispatcher", *STAGES) if name not in own or not own[name].ready]
-        problem = None if "Dispatcher" in missing else await _problem(client)
-        is_ready = not missing and problem is None
-        body: dict[str, Any] = {"ready": is_ready, "missing": missing}
+        no_queue = _missing(states, app_name, ["Dispatcher"])
+        lacking = [_missing(states, model, STAGES) for model in models]
+        problem = None if no_queue else await _problem(client)
+        is_ready = not no_queue and not all(lacking) and problem is None
+        body: dict[str, Any] = {"ready": is_ready, "missing": sum(lacking, no_queue)}
         if request.state.owner is not None:
             body |= {"problem": problem, "applications": {name: asdict(state) for name, state in states.items()}}
         return JSONResponse(body, 200 if is_ready else 503)
+
+
+def _missing(states: Mapping[str, ApplicationState], app_name: str, needed: Iterable[str]) -> list[str]:
+    """Return the deployments that an application needs and that cannot take work."""
+    found = states[app_name].deployments if app_name in states else {}
+    return [f"{app_name}/{name}" for name in needed if name not in found or not found[name].ready]
 
 
 async def _problem(client: DispatcherClient) -> str | None:

@@ -1,37 +1,35 @@
 """The Dispatcher: owns the queue, runs each picture through the pipeline when there is room, and tells who watches.
 
 What a client has seen of a job's beginning, its pictures or its end is on disk before. A Dispatcher that begins takes
-over from those before it, wherever they still run, and goes on with the jobs that they did not end.
+over from those before it, wherever they still run, and goes on with the jobs that they did not end. Models come and go
+beside it, as applications of their own; jobs of one that is not up yet wait for it.
 """
 
 import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import dropwhile, islice
-from math import ceil
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from deployments.config import QueueConfig
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
 from deployments.dispatcher.feed import Feed
-from deployments.dispatcher.forecast import rows_in_flight
-from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import DAY_S, JobStore, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
 from deployments.dispatcher.overview import Allowance, QueueState, Replicas
+from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.image_store import ImageStore
 from deployments.keys import OWNER, ApiKey, Keyring
 from deployments.schema import (
     GenerationRequest,
-    ImageResult,
     Job,
     Progress,
     QueuePlace,
@@ -47,6 +45,7 @@ from models.errors import (
     ReplicaLost,
     Superseded,
     Unauthorized,
+    Unavailable,
     UnknownModel,
 )
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
@@ -56,17 +55,10 @@ Told = TypeVar("Told", QueuePlace, Progress)
 
 FORECAST_INTERVAL_S = 0.5
 FORECAST_SHARE = 0.05  # of the event loop's time, at most: beyond, forecasts are fewer
-MOST_RETRY_AFTER_S = 3600
 COUNT_INTERVAL_S = 2.0
+ASK_INTERVAL_S = 1.0  # for the card of a model
+MAX_ROWS = 16  # of a forward, until a Denoiser has said
 CONFIRM_INTERVAL_S = 1.0
-
-
-class Generates(Protocol):
-    """What draws a picture: `deployments.pipeline.Pipeline`, or a fake."""
-
-    def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
-    async def fence(self, epoch: int) -> None: ...
-    async def tokens(self, text: str) -> Tokens: ...
 
 
 class Dispatcher:
@@ -78,18 +70,16 @@ class Dispatcher:
 
     def __init__(
         self,
-        card: ModelCard,
-        pipeline: Generates,
+        models: Mapping[str, Stages],
         config: QueueConfig,
         *,
         database_url: str,
-        images: Path | str,
-        max_rows: int,
-        replicas: Callable[[], Mapping[str, Replicas]],
+        images: str,
+        replicas: Callable[[], Mapping[str, Mapping[str, Replicas]]],
+        max_rows: int = MAX_ROWS,
         keys: Path | None = None,
     ) -> None:
-        self._card = card
-        self._pipeline = pipeline
+        self._models = {name: Served(name, stages, max_rows) for name, stages in models.items()}
         self._config = config
         self._keys = None if keys is None else Keyring(keys)
         store = JobStore(database_url)
@@ -98,12 +88,8 @@ class Dispatcher:
         self._queue = JobQueue(limits, store.epoch)
         self._ledger = Ledger(store, self._stop)
         self._accepting = asyncio.Lock()
-        self._max_rows = max_rows
         self._count_replicas = replicas
-        self._replicas: Mapping[str, Replicas] = {}
         self._counted_at = 0.0
-        self._forecaster = Forecaster(max_rows)
-        self._outlook = Outlook()  # the newest
         self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._feeds: set[Feed] = set()
@@ -111,7 +97,10 @@ class Dispatcher:
         self._in_charge = False
         self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
         sweeper = Sweeper(self._ledger, ImageStore(images), config)
-        self._background = [asyncio.create_task(sweeper.keep_sweeping()), asyncio.create_task(self._keep_confirming())]
+        self._background = [
+            asyncio.create_task(work)
+            for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_asking())
+        ]
 
     # -- what ingresses call
 
@@ -119,10 +108,12 @@ class Dispatcher:
         """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
 
         Raises:
-            Unauthorized, UnknownModel, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing was queued.
+            Unauthorized, UnknownModel, Unavailable, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing
+                was queued.
         """
         if self._keys is not None and not owner.startswith(OWNER):
             raise Unauthorized
+        await asyncio.shield(self._beginning)
         specs = resolve(request, self._card_of(request.model))
         check_cost(specs, self._config)
         job = new_job(specs, owner, time.time(), deadline_s(request, self._config))
@@ -173,10 +164,13 @@ class Dispatcher:
         """Count what the text encoder reads of prompt and negative prompt, a style's words with them.
 
         Raises:
-            UnknownModel, InvalidRequest: the model knows no such style.
+            UnknownModel, Unavailable, InvalidRequest: the model knows no such style.
         """
-        prompt, negative_prompt = words(request, self._card_of(request.model))
-        return await asyncio.gather(self._pipeline.tokens(prompt), self._pipeline.tokens(negative_prompt))
+        await asyncio.shield(self._beginning)
+        card = self._card_of(request.model)
+        prompt, negative_prompt = words(request, card)
+        stages = self._models[card.id].stages
+        return await asyncio.gather(stages.tokens(prompt), stages.tokens(negative_prompt))
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its pictures leave the denoiser within one step."""
@@ -194,24 +188,36 @@ class Dispatcher:
 
     async def problem(self) -> str | None:
         """Say what keeps jobs from being accepted, if anything does."""
+        if not any(model.card for model in self._models.values()):
+            return "No model is up yet."
         return self._ledger.problem
 
     async def models(self) -> list[ModelCard]:
-        """Return the cards of the served models."""
-        return [self._card]
+        """Return the cards of the models that can be used, the default first.
+
+        Raises:
+            Unavailable: there is none yet.
+        """
+        await asyncio.shield(self._beginning)
+        cards = [model.card for model in self._models.values() if model.card]
+        if not cards:
+            raise Unavailable("No model is up yet. Try again soon.")
+        return cards
 
     async def queue(self) -> QueueState:
         """Return the whole queue at a glance."""
+        await self._count()
         updates = [update for _, _, update in self._queue.running if update]
-        counted = await self._counted()
+        models = {name: model.state(self._queue) for name, model in self._models.items()}
         return QueueState(
             waiting=self._queue.waiting,
             running=len(self._queue.running),
-            eta_s=self._drained_s(),
-            replicas={stage: of.running for stage, of in counted.items()},
+            eta_s=max(model.eta_s for model in models.values()),
+            replicas=_total(model.replicas for model in models.values()),
             batch_rows_mean=sum(update.batch_rows for update in updates) / len(updates) if updates else 0.0,
-            starting={stage: of.starting for stage, of in counted.items()},
+            starting=_total(model.starting for model in models.values()),
             owners=self._queue.owners_waiting,
+            models=models,
         )
 
     async def feed(self) -> AsyncIterator[list[Job]]:
@@ -234,11 +240,12 @@ class Dispatcher:
 
     async def _begin(self, epoch: int, unfinished: list[Job]) -> None:
         """Take the denoisers over, and go on with what is unfinished."""
-        await self._pipeline.fence(epoch)
+        models = self._models.values()
+        await asyncio.gather(*(model.stages.fence(epoch) for model in models), *(model.ask() for model in models))
         for job in unfinished:
             self._queue.restore(job)
-            if job.specs[0].model != self._card.id:
-                error = UnknownModel(f"model: {job.specs[0].model} is no longer served.", "model")
+            if job.model not in self._models:
+                error = UnknownModel(f"model: {job.model} is no longer served.", "model")
                 await self._book(self._queue.reject(job.id, error, time.time()))
         if unfinished:
             logger.info("%d jobs go on", len(unfinished))
@@ -246,10 +253,14 @@ class Dispatcher:
         self._pump()
 
     def _card_of(self, model: str | None) -> ModelCard:
-        """Return the card of a model. Raises UnknownModel."""
-        if model not in (None, self._card.id):
-            raise UnknownModel(f"model: there is no {model[:200]}; served: {self._card.id}.", "model")
-        return self._card
+        """Return the card of a model; of the first one where none is named. Raises UnknownModel, Unavailable."""
+        name = next(iter(self._models)) if model is None else model
+        if name not in self._models:
+            raise UnknownModel(f"model: there is no {name[:200]}; served: {', '.join(self._models)}.", "model")
+        card = self._models[name].card
+        if card is None:
+            raise Unavailable(f"model: {name} is not up. Its application's status says why.")
+        return card
 
     def _key_of(self, owner: str) -> ApiKey | None:
         return None if self._keys is None else self._keys.of_owner(owner)
@@ -262,10 +273,11 @@ class Dispatcher:
                 known = await self._ledger.call(self._ledger.store.find, job.owner, request_key)
                 if known is not None:
                     return await self.job(known, job.owner)
-            check_backlog(self._drained_s(), self._config)
+            model = self._models[job.model]
+            check_backlog(model.drained_s(self._queue), self._config)
             key = self._key_of(job.owner)
             own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
-            self._queue.check_room(job.owner, len(job.specs), self._retry_after_s, own_most)
+            self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
             await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
             self._queue.submit(job)
         self._pump()
@@ -300,40 +312,52 @@ class Dispatcher:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
 
+    async def _keep_asking(self) -> None:
+        """Learn of models that come up, and of new weights under an old name."""
+        while True:
+            await asyncio.sleep(ASK_INTERVAL_S)
+            await asyncio.gather(*(model.ask() for model in self._models.values()))
+            self._pump()
+
     def _pump(self) -> None:
-        """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
+        """Start pictures where there is room, of each model that is up."""
         if not self._in_charge:
             return
-        limit = rows_in_flight(self._max_rows, self._replicas.get("denoiser", Replicas(1)).running)
+        for model in self._models.values():
+            if model.card is not None:
+                self._fill(model)
+        if self._forecasting is None or self._forecasting.done():
+            self._forecasting = asyncio.create_task(self._keep_forecasting())
+
+    def _fill(self, model: Served) -> None:
+        """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
         unforeseen = False
-        while self._queue.rows < limit or not self._queue.rows:
-            granted = self._queue.grant(time.time())
+        while self._queue.rows(model.name) < model.rows_in_flight or not self._queue.rows(model.name):
+            granted = self._queue.grant(model.name, time.time())
             if granted is None:
                 break
             lease, job = granted
             unforeseen = unforeseen or not (job.progress and job.progress.eta_s)
-            self._forecaster.started(job.id, time.monotonic())
-            task = asyncio.create_task(self._run(lease, job.specs[lease.index]))
+            model.forecaster.started(job.id, time.monotonic())
+            task = asyncio.create_task(self._run(model, lease, job.specs[lease.index]))
             self._tasks[lease] = task
             task.add_done_callback(lambda _, lease=lease: self._left(lease))
             self._changed(job)
         if unforeseen:  # what never waited has no forecast yet
-            self._forecast(time.monotonic())
-        if self._forecasting is None or self._forecasting.done():
-            self._forecasting = asyncio.create_task(self._keep_forecasting())
+            self._forecast(model)
 
-    async def _run(self, lease: Lease, spec: ImageSpec) -> None:
+    async def _run(self, model: Served, lease: Lease, spec: ImageSpec) -> None:
         """Draw one picture and book what came of it."""
         last_at = time.monotonic()
         ended: Job | None = None
         try:
-            async for word in self._pipeline.generate(spec, lease):
+            async for word in model.stages.generate(spec, lease):
                 if isinstance(word, StepUpdate):
-                    self._forecaster.measure_step(spec, word)
+                    model.forecaster.measure_step(spec, word)
                     last_at = time.monotonic()
                     self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
                 else:
-                    self._forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
+                    model.forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
                     ended = self._queue.finish(lease, word, time.time())
         except Superseded:
             self._ledger.step_down()
@@ -362,7 +386,9 @@ class Dispatcher:
 
     def _as_of_now(self, job: Job) -> Job:
         """Take the time that has passed since the newest forecast off a job's times."""
-        since_s = time.monotonic() - self._outlook.made_at
+        if job.ended or job.model not in self._models:
+            return job
+        since_s = time.monotonic() - self._models[job.model].outlook.made_at
         if job.queue:
             end_eta_s = max(0.0, job.queue.end_eta_s - since_s)
             return replace(job, queue=replace(_sooner(job.queue, since_s), end_eta_s=end_eta_s))
@@ -379,42 +405,41 @@ class Dispatcher:
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
-            running = {stage: of.running for stage, of in (await self._counted()).items()}
-            self._forecaster.see_replicas(running, self._queue.running, time.monotonic())
+            await self._count()
             for job in self._queue.expire(time.time()):
                 await self._book(job)
             self._pump()  # there may be more replicas than before
             start = time.monotonic()
-            self._forecast(start)
+            for model in self._models.values():
+                model.take_stock(self._queue)
+                if model.has_work(self._queue):
+                    self._forecast(model)
             took_s = time.monotonic() - start
             await asyncio.sleep(max(FORECAST_INTERVAL_S, took_s / FORECAST_SHARE))
-        self._outlook = Outlook()
-        self._forecaster.rest()
+        for model in self._models.values():
+            model.take_stock(self._queue)
 
-    def _forecast(self, now: float) -> None:
-        queue = self._queue
-        self._asked = {job_id for job_id in self._asked if queue.is_open(job_id)}
-        told = self._asked | {lease.job_id for lease, _, _ in queue.running}
-        wanted = {job_id: count for job_id in told if (count := queue.in_line(job_id))}
-        self._outlook = self._forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, wanted, now)
-        for job in queue.estimate(self._outlook):
+    def _forecast(self, model: Served) -> None:
+        self._asked = {job_id for job_id in self._asked if self._queue.is_open(job_id)}
+        for job in model.foresee(self._queue, self._asked):
             if job.status == "running" or job.id in self._asked:
                 self._changed(job)
 
-    async def _counted(self) -> Mapping[str, Replicas]:
-        """Return how many replicas each stage has, as of the last few seconds."""
+    async def _count(self) -> None:
+        """See how many replicas each stage of each model has, unless that is known as of the last few seconds."""
         if time.monotonic() - self._counted_at > COUNT_INTERVAL_S:
-            self._replicas = await asyncio.to_thread(self._count_replicas)
+            counted = await asyncio.to_thread(self._count_replicas)
             self._counted_at = time.monotonic()
-        return self._replicas
+            for name, model in self._models.items():
+                model.replicas = counted.get(name, {})
 
-    def _drained_s(self) -> float:
-        if not (self._queue.waiting or self._queue.running):
-            return 0.0
-        return self._outlook.drained_in_s(time.monotonic(), self._queue.waiting_cost)
 
-    def _retry_after_s(self, pictures: int) -> int:
-        return max(1, min(MOST_RETRY_AFTER_S, ceil(self._outlook.room_in_s(time.monotonic(), pictures))))
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for of_model in counts:
+        for stage, count in of_model.items():
+            total[stage] = total.get(stage, 0) + count
+    return total
 
 
 def _sooner(told: Told, by_s: float) -> Told:

@@ -6,7 +6,7 @@ Within an owner: first come, first served. A turn costs the logarithm of the own
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from heapq import heapify, heappop, heappush
 from itertools import count
 
@@ -39,9 +39,9 @@ class FairLine:
         return len(self._pictures)
 
     @property
-    def owners(self) -> int:
+    def owners(self) -> Set[str]:
         """Who waits. Pictures that a dead replica gave back do not count: they are taken at once."""
-        return len(self._lines)
+        return self._lines.keys()
 
     def __iter__(self) -> Iterator[Waiting]:
         """Walk the line in the order in which it will be taken if nobody else comes and all may run."""

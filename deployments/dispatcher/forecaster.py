@@ -55,7 +55,7 @@ class Forecaster:
     """Learns from what happens; `outlook` tells what will."""
 
     def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
+        self._max_rows = max_rows  # of one forward, until a Denoiser has said
         self._curve = StepCurve()
         self._batch_rows: dict[Size, int] = {}  # rows that a forward may have
         self._decode_s = DECODE_S
@@ -65,6 +65,11 @@ class Forecaster:
         self._awake_since = 0.0
         self._told: dict[str, tuple[float, float]] = {}  # job -> when it was first told a time, and the moment foretold
         self._unsure = UNKNOWN
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that a forward may have."""
+        return max(self._batch_rows.values(), default=self._max_rows)
 
     # -- learning
 
@@ -90,8 +95,9 @@ class Forecaster:
             self._asleep_since = None
 
     def rest(self) -> None:
-        """Take in that there is no work: what sleeps now is not waking."""
+        """Take in that there is no work: what sleeps now is not waking, and Denoisers may come back otherwise."""
         self._asleep_since = None
+        self._max_rows, self._batch_rows = self.max_rows, {}
 
     def started(self, job_id: str, now: float) -> None:
         """Hold what a job was told first against the clock."""
@@ -148,8 +154,8 @@ class Forecaster:
         waking_s = 0.0 if self._asleep_since is None else max(1.0, self._waking_s - (now - self._asleep_since))
         return Fleet(
             replicas=self._replicas,
-            rows_in_flight=rows_in_flight(self._max_rows, self._replicas),
-            batch_rows=lambda size: self._batch_rows.get(size, self._max_rows),
+            rows_in_flight=rows_in_flight(self.max_rows, self._replicas),
+            batch_rows=lambda size: self._batch_rows.get(size, self.max_rows),
             step_s=lambda rows, size: self._curve.step_s(rows, size[0] * size[1]),
             decode_s=self._decode_s,
             awake_in_s=waking_s,

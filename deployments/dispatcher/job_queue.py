@@ -1,6 +1,9 @@
-"""The cluster's one queue, pure: jobs and leases. Time is handed in, changes are handed back."""
+"""The cluster's one queue, pure: jobs and leases. Time is handed in, changes are handed back.
 
-from collections import Counter, deque
+Each model has a line of its own, fair between owners, so that one that is busy holds up no other's pictures.
+"""
+
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
@@ -35,11 +38,11 @@ class JobQueue:
         self._epoch = epoch
         self._jobs: dict[str, Job] = {}
         self._ended: deque[str] = deque()  # jobs, in the order of their ends
-        self._line = FairLine()
+        self._lines: defaultdict[str, FairLine] = defaultdict(FairLine)  # by model
         self._deadlines: list[tuple[float, str]] = []  # a heap, of jobs that have ended too
         self._running: dict[Place, Lease] = {}
         self._running_of: Counter[str] = Counter()  # owner -> pictures in the making
-        self._rows = 0
+        self._rows: Counter[str] = Counter()  # model -> rows of its pictures in the making
         self._updates: dict[Place, StepUpdate] = {}
 
     # -- reading
@@ -61,18 +64,21 @@ class JobQueue:
 
     @property
     def waiting(self) -> int:
-        """Pictures in line."""
-        return len(self._line)
+        """Pictures in line, for all models."""
+        return sum(map(len, self._lines.values()))
 
     @property
     def owners_waiting(self) -> int:
         """Owners with pictures in line."""
-        return self._line.owners
+        return len(set[str]().union(*(line.owners for line in self._lines.values())))
 
-    @property
-    def rows(self) -> int:
-        """Rows of the pictures in the making."""
-        return self._rows
+    def waiting_for(self, model: str) -> int:
+        """Pictures in line for a model."""
+        return len(self._lines[model])
+
+    def rows(self, model: str) -> int:
+        """Rows of a model's pictures in the making."""
+        return self._rows[model]
 
     @property
     def running(self) -> list[tuple[Lease, ImageSpec, StepUpdate | None]]:
@@ -82,26 +88,29 @@ class JobQueue:
             for place, lease in self._running.items()
         ]
 
+    def running_of(self, model: str) -> list[tuple[Lease, ImageSpec, StepUpdate | None]]:
+        """A model's pictures in the making, with the newest word on each."""
+        return [one for one in self.running if one[1].model == model]
+
     def waiting_of(self, owner: str) -> int:
         """An owner's pictures in line."""
-        return self._line.of(owner)
+        return sum(line.of(owner) for line in self._lines.values())
 
-    @property
-    def waiting_cost(self) -> float:
-        """Work in line, in `ImageSpec.cost`."""
-        return self._line.cost
+    def waiting_cost(self, model: str) -> float:
+        """Work in line for a model, in `ImageSpec.cost`."""
+        return self._lines[model].cost
 
     def in_line(self, job_id: str) -> int:
         """How many of a job's pictures are in line."""
-        return self._line.of_job(job_id)
+        return self._lines[self._jobs[job_id].model].of_job(job_id)
 
     def is_open(self, job_id: str) -> bool:
         """Whether a job is here and has not ended."""
         return job_id in self._jobs and not self._jobs[job_id].ended
 
-    def line(self) -> Iterator[Waiting]:
-        """Walk the pictures in line, in the order in which they will be granted if nobody else comes."""
-        return iter(self._line)
+    def line(self, model: str) -> Iterator[Waiting]:
+        """Walk the pictures in line for a model, in the order in which they will be granted if nobody else comes."""
+        return iter(self._lines[model])
 
     # -- changing
 
@@ -123,7 +132,7 @@ class JobQueue:
         if self.waiting + pictures > most:
             over = self.waiting + pictures - most
             raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s(over))
-        if owner_most is not None and self._line.of(owner) + pictures > owner_most:
+        if owner_most is not None and self.waiting_of(owner) + pictures > owner_most:
             message = f"At most {owner_most} of your pictures may wait at a time. Nothing was queued."
             raise QueueFull(message, retry_after_s(1))
 
@@ -131,7 +140,7 @@ class JobQueue:
         """Put a new job's pictures at the end of its owner's line."""
         drawn = {image.index for image in job.images}
         missing = [(index, spec) for index, spec in enumerate(job.specs) if index not in drawn]
-        self._line.put(
+        self._lines[job.model].put(
             job.owner, (Waiting(Lease(job.id, index, self._epoch), job.owner, spec) for index, spec in missing)
         )
         self._jobs[job.id] = job
@@ -149,15 +158,15 @@ class JobQueue:
         self.submit(replace(job, status=status, version=self._epoch << 32, warnings=warnings))
         return self._put(self._with_progress(self._jobs[job.id]))
 
-    def grant(self, now: float) -> tuple[Lease, Job] | None:
-        """Start the next picture, or return None where none waits that may run."""
-        waiting = self._line.take(self._may_run)
+    def grant(self, model: str, now: float) -> tuple[Lease, Job] | None:
+        """Start the next picture of a model, or return None where none waits that may run."""
+        waiting = self._lines[model].take(self._may_run)
         if waiting is None:
             return None
         lease = waiting.lease
         self._running[lease.place] = lease
         self._running_of[waiting.owner] += 1
-        self._rows += waiting.spec.rows
+        self._rows[model] += waiting.spec.rows
         job = self._jobs[lease.job_id]
         times = job.timestamps if job.timestamps.started else replace(job.timestamps, started=now)
         job = self._with_progress(replace(job, status="running", timestamps=times))
@@ -201,7 +210,7 @@ class JobQueue:
             return self._stop(lease.job_id, "failed", now, JobError(code=ReplicaLost.code, message=message))
         job = self._jobs[lease.job_id]
         again = replace(lease, attempt=lease.attempt + 1)
-        self._line.put_first(Waiting(again, job.owner, job.specs[lease.index]))
+        self._lines[job.model].put_first(Waiting(again, job.owner, job.specs[lease.index]))
         warnings = job.warnings if LOST in job.warnings else (*job.warnings, LOST)
         alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
@@ -241,7 +250,7 @@ class JobQueue:
             if job.status == "queued":
                 place = QueuePlace(
                     position=outlook.places[job_id],
-                    size=self._line.jobs,
+                    size=self._lines[job.model].jobs,
                     eta_s=expected.start_s,
                     eta_most_s=outlook.most_s(expected.start_s),
                     end_eta_s=expected.end_s,
@@ -278,7 +287,7 @@ class JobQueue:
         self._running_of[job.owner] -= 1
         if not self._running_of[job.owner]:
             del self._running_of[job.owner]
-        self._rows -= job.specs[lease.index].rows
+        self._rows[job.model] -= job.specs[lease.index].rows
         return True
 
     def _may_run(self, owner: str) -> bool:
@@ -291,7 +300,7 @@ class JobQueue:
         for index in range(len(job.specs)):
             if (lease := self._running.get((job_id, index))) is not None:
                 self._end(lease)
-        self._line.remove(job_id, job.owner)
+        self._lines[job.model].remove(job_id, job.owner)
         times = replace(job.timestamps, ended=now)
         return self._put(replace(job, status=status, error=error, queue=None, progress=None, timestamps=times))
 

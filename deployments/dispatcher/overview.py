@@ -13,16 +13,28 @@ class Replicas(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelQueue:
+    """What there is to do for one model, and who does it. Counts are pictures."""
+
+    waiting: int
+    running: int
+    eta_s: float  # until everything is done
+    replicas: Mapping[str, int]  # of each stage
+    starting: Mapping[str, int]  # replicas that are on their way
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
     """The whole queue at a glance. Counts are pictures."""
 
     waiting: int
     running: int
     eta_s: float  # until everything in it is done
-    replicas: Mapping[str, int]
+    replicas: Mapping[str, int]  # of each stage, of all models
     batch_rows_mean: float
     starting: Mapping[str, int]  # replicas that are on their way
     owners: int  # who wait
+    models: Mapping[str, ModelQueue]
 
 
 @dataclass(frozen=True, slots=True)

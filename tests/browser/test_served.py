@@ -149,7 +149,7 @@ def test_a_picture_whose_replica_is_killed_restarts_and_is_drawn(service, visit)
     generate(page, PROMPT)
     expect(page.get_by_role("progressbar")).to_be_visible()
     for process in psutil.process_iter(["cmdline"]):
-        if "ServeReplica:generation:Denoiser" in " ".join(process.info["cmdline"] or ()):
+        if "ServeReplica:shapes:Denoiser" in " ".join(process.info["cmdline"] or ()):
             process.kill()
     expect(page.locator("#status")).to_contain_text("A worker stopped", timeout=60_000)
     expect(picture(page)).to_be_visible(timeout=120_000)

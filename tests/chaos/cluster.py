@@ -25,6 +25,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ops.config import application
+
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "models/checkpoints/shapes"
 POISON = "tree"  # the word whose embedding is not a number
@@ -45,11 +47,11 @@ class Cluster:
         self._state = state
         self._config = state / "config.yaml"
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
-        given = config["applications"][0]["args"]
+        given, model = (application(config, name)["args"] for name in ("generation", "shapes"))
         given["database_url"] = database_url
-        given["model"]["batch_invariant"] = True  # pictures can be compared bit by bit
-        given["model"]["checkpoint"] = str(poisoned_checkpoint(state))
-        given["denoiser"]["max_rows"] = 4  # to which every forward is filled up: a lone picture is no slower for it
+        model["batch_invariant"] = True  # pictures can be compared bit by bit
+        model["checkpoint"] = str(poisoned_checkpoint(state))
+        model["denoiser"]["max_rows"] = 4  # to which every forward is filled up: a lone picture is no slower for it
         given["queue"]["max_waiting"] = MAX_WAITING
         given["queue"]["result_ttl_s"] = 86400
         self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -118,7 +120,7 @@ class Cluster:
         if not self._replicas(name):
             return False
         try:
-            parts = self.ask("/v1/ready")[1]["applications"]["generation"]["deployments"]
+            parts = self.ask("/v1/ready")[1]["applications"]["shapes"]["deployments"]
             return parts[name]["running"] >= 1 and parts[name]["status"] == "HEALTHY"
         except (OSError, HTTPException, ValueError, KeyError, TypeError):
             return False

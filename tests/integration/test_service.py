@@ -162,8 +162,8 @@ def test_a_stage_scaled_to_zero_wakes_on_the_first_job_and_its_wait_is_in_the_es
 
     def denoisers() -> int:
         status, ready = service.get("/v1/ready")
-        assert status == 200, ready["applications"]["generation"]["deployments"]["Denoiser"]
-        return ready["applications"]["generation"]["deployments"]["Denoiser"]["running"]
+        assert status == 200, ready["applications"]["shapes"]["deployments"]["Denoiser"]
+        return ready["applications"]["shapes"]["deployments"]["Denoiser"]["running"]
 
     service.wait(lambda: denoisers() == 0)
     _, job = service.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 4})
@@ -210,7 +210,7 @@ def test_each_stage_scales_on_its_own_and_its_replicas_share_batched_work(servic
     from ray import serve
 
     service.deploy(**{stage: {"num_replicas": 2}})
-    handle = serve.get_deployment_handle(stage, "generation")
+    handle = serve.get_deployment_handle(stage, "shapes")
     before = sum(work.pictures for work in handle.broadcast("work").results())
     with ThreadPoolExecutor(24) as pool:
         prompts = [f"a red circle on a blue background {k} {stage}" for k in range(24)]

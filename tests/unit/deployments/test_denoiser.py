@@ -21,7 +21,7 @@ from tests.fakes import PATIENCE_S
 def denoiser(shapes: Path) -> Iterator[Denoiser]:
     threads = torch.get_num_threads()
     card = read_card(str(shapes))
-    denoiser = Denoiser(ModelConfig(checkpoint=str(shapes)), DenoiserConfig(threads=threads, max_rows=2), card)
+    denoiser = Denoiser(ModelConfig(checkpoint=str(shapes), denoiser=DenoiserConfig(threads=threads, max_rows=2)), card)
     yield denoiser
     denoiser._engine.stop()
 

@@ -316,6 +316,7 @@ async def test_a_cut_prompt_gives_a_warning_that_quotes_it(cluster: Cluster) -> 
 @pytest.mark.parametrize(("max_rows", "in_flight"), [(1, 1), (2, 2), (4, 4)])
 async def test_twice_the_rows_of_the_denoiser_are_in_flight_and_no_more(max_rows: int, in_flight: int) -> None:
     cluster = Cluster(max_rows=max_rows)
+    cluster.pipeline.max_rows = max_rows
     job = await cluster.submit(pictures=8)
     await settled()
     assert cluster.pipeline.running == in_flight

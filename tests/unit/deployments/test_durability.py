@@ -20,7 +20,7 @@ from deployments.dispatcher.job_store import jobs
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
 from models.errors import Gone, InvalidRequest, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded
-from tests.fakes import CARD, PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
+from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
 
@@ -124,7 +124,8 @@ async def test_the_state_of_a_job_never_goes_back(home: Home) -> None:
 
 async def test_a_job_for_a_model_that_is_no_longer_served_fails_with_the_reason(home: Home) -> None:
     job = await submit(home.dispatcher(held()))
-    second = home.dispatcher(FakePipeline(), card=replace(CARD, id="other"))
+    second = home.dispatcher(FakePipeline())
+    second._models["other"] = second._models.pop("shapes")
     end = await end_of(second, job)
     assert (end.status, end.error.code) == ("failed", "model_not_found")
     assert "shapes is no longer served" in end.error.message
@@ -257,6 +258,7 @@ async def test_what_is_wrong_with_the_database_is_said_until_it_can_be_written_a
 
 async def test_a_caller_who_leaves_while_a_job_is_accepted_leaves_it_in_line(home: Home) -> None:
     dispatcher = home.dispatcher(held())
+    await dispatcher.models()
     caller = asyncio.create_task(submit(dispatcher))
     await asyncio.sleep(0)
     caller.cancel()

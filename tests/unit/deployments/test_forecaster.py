@@ -33,7 +33,7 @@ def a_queue(jobs: int, owners: int = 1, pictures: int = 1) -> tuple[JobQueue, li
 
 def outlook(forecaster: Forecaster, queue: JobQueue, *asked: Job, now: float = 0.0) -> Outlook:
     wanted = {job.id: queue.in_line(job.id) for job in asked}
-    return forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, wanted, now)
+    return forecaster.outlook(queue.running, queue.line("shapes"), queue.waiting_cost("shapes"), wanted, now)
 
 
 def test_jobs_are_told_their_places_and_times(forecaster: Forecaster) -> None:
@@ -55,7 +55,7 @@ def test_a_job_starts_with_its_first_picture_and_ends_with_its_last(forecaster: 
 
 def test_what_has_been_drawn_of_a_picture_counts(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1)
-    lease, _ = queue.grant(0.0)
+    lease, _ = queue.grant("shapes", 0.0)
     alone = outlook(forecaster, queue).jobs[job.id].end_s
     queue.progress(lease, StepUpdate(step=STEPS // 2, steps=STEPS))
     assert outlook(forecaster, queue).jobs[job.id].end_s == pytest.approx(alone / 2, abs=0.01)
@@ -87,8 +87,8 @@ def test_the_line_is_walked_no_further_than_to_the_last_who_is_asked_for(
 ) -> None:
     queue, jobs = a_queue(40)
     monkeypatch.setattr(module, "HORIZON", 10)
-    line = queue.line()
-    forecaster.outlook([], line, queue.waiting_cost, {jobs[20].id: 1}, 0.0)
+    line = queue.line("shapes")
+    forecaster.outlook([], line, queue.waiting_cost("shapes"), {jobs[20].id: 1}, 0.0)
     assert next(line).lease.job_id == jobs[21].id
 
 
@@ -97,7 +97,7 @@ def test_a_job_that_runs_ends_with_its_last_picture_however_far_that_is(
 ) -> None:
     monkeypatch.setattr(module, "HORIZON", 10)
     queue, [job] = a_queue(1, pictures=60)
-    queue.grant(0.0)
+    queue.grant("shapes", 0.0)
     end_s = outlook(forecaster, queue, job).jobs[job.id].end_s
     assert end_s == pytest.approx(30 * STEPS * STEP_S, rel=0.1)
 
@@ -108,9 +108,9 @@ def test_time_goes_by_between_two_forecasts(forecaster: Forecaster) -> None:
     assert found.room_in_s(100.5, 5) == pytest.approx(STEPS * STEP_S - 0.5, abs=0.01)
     assert found.room_in_s(100.0, 99) == pytest.approx(STEPS * STEP_S, abs=0.01)
     assert found.room_in_s(200.0, 5) == 0
-    assert found.drained_in_s(101.0, queue.waiting_cost) == pytest.approx(found.drained_s - 1)
-    assert found.drained_in_s(100.0, 2 * queue.waiting_cost) == pytest.approx(2 * found.drained_s, rel=0.01)
-    assert found.drained_in_s(500.0, queue.waiting_cost) == 0
+    assert found.drained_in_s(101.0, queue.waiting_cost("shapes")) == pytest.approx(found.drained_s - 1)
+    assert found.drained_in_s(100.0, 2 * queue.waiting_cost("shapes")) == pytest.approx(2 * found.drained_s, rel=0.01)
+    assert found.drained_in_s(500.0, queue.waiting_cost("shapes")) == 0
 
 
 def test_where_nothing_is_in_the_queue_nothing_is_foretold() -> None:
@@ -123,7 +123,7 @@ def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_to
     forecaster: Forecaster,
 ) -> None:
     queue, [job] = a_queue(1)
-    queue.grant(0.0)
+    queue.grant("shapes", 0.0)
     awake = outlook(forecaster, queue).jobs[job.id].end_s
     forecaster.see_replicas({"denoiser": 0, "vae_decoder": 1}, queue.running, 100.0)
     found = outlook(forecaster, queue, now=110.0)
@@ -138,7 +138,7 @@ def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_to
 
 def test_a_stage_that_sleeps_and_is_not_waited_for_delays_nothing(forecaster: Forecaster) -> None:
     queue, _ = a_queue(1)
-    lease, _ = queue.grant(0.0)
+    lease, _ = queue.grant("shapes", 0.0)
     asleep = {"text_encoder": 0, "denoiser": 1, "vae_decoder": 0}
     for step, waiting in ((0, True), (1, False), (STEPS, True)):
         if step:
@@ -150,7 +150,7 @@ def test_a_stage_that_sleeps_and_is_not_waited_for_delays_nothing(forecaster: Fo
 
 def test_a_stage_that_sleeps_while_there_is_no_work_is_not_waking(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1)
-    queue.grant(0.0)
+    queue.grant("shapes", 0.0)
     awake = outlook(forecaster, queue).jobs[job.id].end_s
     forecaster.see_replicas({"denoiser": 0}, queue.running, 100.0)
     forecaster.rest()
@@ -160,7 +160,7 @@ def test_a_stage_that_sleeps_while_there_is_no_work_is_not_waking(forecaster: Fo
 
 def test_a_decode_that_waited_for_its_stage_to_wake_is_no_measure_of_decoding(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1)
-    lease, _ = queue.grant(0.0)
+    lease, _ = queue.grant("shapes", 0.0)
     before = outlook(forecaster, queue).jobs[job.id].end_s
     queue.progress(lease, StepUpdate(step=STEPS, steps=STEPS))
     forecaster.see_replicas({"vae_decoder": 0}, queue.running, 10.0)
@@ -197,10 +197,10 @@ def test_estimates_that_come_true_are_told_as_one_number_others_as_a_range(
 
 def test_how_far_off_estimates_are_is_learnt_from_the_first_picture_of_a_job_alone(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1, pictures=9)
-    queue.grant(0.0)
+    queue.grant("shapes", 0.0)
     forecaster.started(job.id, 0.0)
     outlook(forecaster, queue, now=0.5)
-    queue.grant(60.0)
+    queue.grant("shapes", 60.0)
     forecaster.started(job.id, 60.0)
     assert outlook(forecaster, queue, now=60.0).unsure == module.UNKNOWN
 

@@ -45,7 +45,7 @@ def a_queue(*jobs: Job, max_waiting: int = 100) -> JobQueue:
 
 def granted(queue: JobQueue) -> Lease:
     """The lease of the next picture, of which there is one."""
-    grant = queue.grant(1.0)
+    grant = queue.grant("shapes", 1.0)
     assert grant is not None
     return grant[0]
 
@@ -53,7 +53,7 @@ def granted(queue: JobQueue) -> Lease:
 def owners(queue: JobQueue) -> list[str]:
     """Whose pictures are granted, one after the other."""
     found = []
-    while grant := queue.grant(1.0):
+    while grant := queue.grant("shapes", 1.0):
         found.append(grant[1].owner)
     return found
 
@@ -69,7 +69,7 @@ def finish(queue: JobQueue, lease: Lease) -> Job | None:
 
 def seen(queue: JobQueue) -> object:
     """All that can be seen of a queue."""
-    return copy.deepcopy((queue._jobs, list(queue.line()), queue.running, queue.waiting))
+    return copy.deepcopy((queue._jobs, list(queue.line("shapes")), queue.running, queue.waiting))
 
 
 # -- order
@@ -85,7 +85,7 @@ def test_within_an_owner_first_come_is_first_served() -> None:
         (jobs[1].id, 0),
         (jobs[2].id, 0),
     ]
-    assert queue.grant(1.0) is None
+    assert queue.grant("shapes", 1.0) is None
 
 
 def test_an_owner_with_many_pictures_does_not_hold_up_one_with_few() -> None:
@@ -121,12 +121,12 @@ def test_owners_who_are_gone_leave_no_trace() -> None:
     for k in range(200):
         queue.submit(a_job(f"owner {k}"))
         finish(queue, granted(queue))
-    assert (queue._line._served, queue._line._lines) == ({}, {})
+    assert (queue._lines["shapes"]._served, queue._lines["shapes"]._lines) == ({}, {})
 
 
 def test_the_line_tells_the_order_of_the_grants() -> None:
     queue = a_queue(a_job("ada", 3), a_job("bob", 2), a_job("ada", 1), a_job("cy", 4))
-    foretold = [waiting.lease for waiting in queue.line()]
+    foretold = [waiting.lease for waiting in queue.line("shapes")]
     assert [granted(queue) for _ in range(10)] == foretold
 
 
@@ -142,8 +142,8 @@ def test_a_full_line_queues_nothing_of_the_job_and_says_when_to_come_back() -> N
     assert caught.value.retry_after_s == 17
     assert "(4)" in caught.value.message
     assert seen(queue) == before
-    assert "bob" not in queue._line._lines
-    assert "bob" not in queue._line._served
+    assert "bob" not in queue._lines["shapes"]._lines
+    assert "bob" not in queue._lines["shapes"]._served
     with pytest.raises(NotFound):
         queue.job(late.id)
     assert owners(queue) == ["ada"] * 3
@@ -164,10 +164,10 @@ def test_an_owner_at_their_cap_of_running_pictures_lets_others_pass_and_goes_on_
     queue.submit(a_job("bob", 1))
     leases = [granted(queue) for _ in range(3)]
     assert [queue.job(lease.job_id).owner for lease in leases] == ["ada", "bob", "ada"]
-    assert queue.grant(1.0) is None
+    assert queue.grant("shapes", 1.0) is None
     queue.lose(leases[0], 2.0)
     assert granted(queue).attempt == 2
-    assert queue.grant(1.0) is None
+    assert queue.grant("shapes", 1.0) is None
     finish(queue, leases[2])
     assert granted(queue).index == 2
 
@@ -218,7 +218,7 @@ def test_a_failed_picture_ends_its_job_and_takes_the_others_out() -> None:
         "The picture turned into NaN.",
     )
     assert (queue.running, finish(queue, second)) == ([], None)
-    assert [waiting.lease.job_id for waiting in queue.line()] == [other.id]
+    assert [waiting.lease.job_id for waiting in queue.line("shapes")] == [other.id]
     assert queue.job(job.id).status == "failed"
 
 
@@ -271,7 +271,7 @@ def test_cancelling_takes_a_job_out_of_the_line_and_leaves_the_owners_others() -
     lease = granted(queue)
     state = queue.cancel(job.id, "ada", 3.0)
     assert (state.status, state.queue, state.progress, state.timestamps.ended) == ("cancelled", None, None, 3.0)
-    assert [waiting.lease.job_id for waiting in queue.line()] == [other.id]
+    assert [waiting.lease.job_id for waiting in queue.line("shapes")] == [other.id]
     assert queue.progress(lease, update(4)) is None
 
 
@@ -369,7 +369,7 @@ def test_a_time_that_is_unsure_is_told_with_how_long_it_may_take() -> None:
 def test_a_job_that_starts_is_told_the_end_that_was_foretold_while_it_waited() -> None:
     queue = a_queue(job := a_job())
     queue.estimate(Outlook(places={job.id: 1}, jobs={job.id: Estimate(3, 8)}))
-    _, started = queue.grant(1.0)
+    _, started = queue.grant("shapes", 1.0)
     assert (started.queue, started.progress.eta_s) == (None, 8)
 
 
@@ -436,9 +436,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=leases)
     def grant(self):
-        line = list(self.queue.line())
-        urgent = bool(self.queue._line._urgent)
-        grant = self.queue.grant(1.0)
+        line = list(self.queue.line("shapes"))
+        urgent = bool(self.queue._lines["shapes"]._urgent)
+        grant = self.queue.grant("shapes", 1.0)
         if grant is None:
             assert not line
             return multiple()
@@ -505,12 +505,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def estimate(self) -> None:
         outlook = Forecaster(max_rows=2).outlook(
-            self.queue.running, self.queue.line(), self.queue.waiting_cost, {}, now=1.0
+            self.queue.running, self.queue.line("shapes"), self.queue.waiting_cost("shapes"), {}, now=1.0
         )
         changed = self.queue.estimate(outlook)
         assert all(job == self.queue.job(job.id) for job in changed)
         assert self.queue.estimate(outlook) == []
-        in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.line()))
+        in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.line("shapes")))
         for job in map(self.queue.job, self.accepted):
             if job.status == "queued":
                 assert (job.queue.position, job.queue.size) == (in_line.index(job.id) + 1, len(in_line))
@@ -520,9 +520,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def the_line_foretells_the_grants(self) -> None:
         queue = copy.deepcopy(self.queue)
-        foretold = [waiting.lease for waiting in queue.line()]
+        foretold = [waiting.lease for waiting in queue.line("shapes")]
         assert [granted(queue) for _ in foretold] == foretold
-        assert queue.grant(1.0) is None
+        assert queue.grant("shapes", 1.0) is None
 
     # -- what they have in common
 
@@ -552,7 +552,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_picture_is_in_one_place(self) -> None:
-        line = [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.line()]
+        line = [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.line("shapes")]
         running = [(lease.job_id, lease.index) for lease, _, _ in self.queue.running]
         places = line + running
         for job in map(self.queue.job, self.accepted):
@@ -568,7 +568,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job.status == "queued") == (not job.ended and not done and job.id not in dict(running))
             assert (job.progress is not None) == (job.status == "running")
         assert self.queue.waiting == len(line)
-        assert self.queue.waiting_cost == pytest.approx(sum(waiting.spec.cost for waiting in self.queue.line()))
+        cost = sum(waiting.spec.cost for waiting in self.queue.line("shapes"))
+        assert self.queue.waiting_cost("shapes") == pytest.approx(cost)
         in_line = Counter(job_id for job_id, _ in line)
         assert all(self.queue.in_line(job_id) == in_line[job_id] for job_id in self.accepted)
         waiting = {job_id for job_id, _ in line}

@@ -52,7 +52,7 @@ def test_a_job_comes_back_as_it_was_saved(store: JobStore) -> None:
     queue = JobQueue(Limits(9), epoch=3)
     queue.submit(job := a_job(pictures=2, spec=a_spec(prompt="a “cat”\n🐈", seed=2**32 - 1)))
     store.add(job)
-    lease, running = queue.grant(1.0)
+    lease, running = queue.grant("shapes", 1.0)
     drawn = queue.finish(lease, a_result(job.specs[0], lease), 2.0)
     store.save(drawn)
     assert store.job(job.id) == replace(drawn, progress=None)

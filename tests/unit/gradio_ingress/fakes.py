@@ -59,11 +59,16 @@ def _settings(spec: ImageSpec) -> str:
 class FakePipeline:
     """Draws at once; while `go` is cleared, it stops after half the steps."""
 
-    def __init__(self, images: ImageStore) -> None:
+    def __init__(self, images: ImageStore, card: ModelCard) -> None:
+        self._card = card
         self.go = threading.Event()
         self.go.set()
         self.specs: list[ImageSpec] = []
         self._images = images
+
+    async def card(self) -> ModelCard:
+        """What may be asked for."""
+        return self._card
 
     async def fence(self, epoch: int) -> None:
         """Nobody was there before."""
@@ -83,6 +88,7 @@ class FakePipeline:
                 steps=steps,
                 batch_rows=2,
                 batch_images=1,
+                most_rows=2,
                 step_s=0.01,
                 denoise_s=0.01 * step,
                 preview=preview,
@@ -110,6 +116,6 @@ class Cluster:
     """A Dispatcher over a fake pipeline, and a client of it."""
 
     def __init__(self, images: ImageStore, card: ModelCard = CARD, max_waiting: int = 8) -> None:
-        self.pipeline = FakePipeline(images)
-        self.dispatcher = a_dispatcher(self.pipeline, card=card, max_waiting=max_waiting)
+        self.pipeline = FakePipeline(images, card)
+        self.dispatcher = a_dispatcher(self.pipeline, max_waiting=max_waiting)
         self.client = DispatcherClient(LocalCalls(self.dispatcher))

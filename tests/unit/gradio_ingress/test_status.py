@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deployments.dispatcher.job_queue import LOST
-from deployments.dispatcher.overview import QueueState
+from deployments.dispatcher.overview import ModelQueue, QueueState
 from deployments.schema import (
     GenerationRequest,
     ImageResult,
@@ -102,11 +102,14 @@ def test_warnings_stand_below_the_status() -> None:
     assert "did not read “&lt;b&gt;”" in status.status(job(warnings=("The encoder did not read “<b>”.",)))
 
 
-QUEUE = QueueState(5, 2, 14.2, {"text_encoder": 1, "denoiser": 2, "vae_decoder": 1}, 6.5, {"denoiser": 1}, 3)
+REPLICAS = {"text_encoder": 1, "denoiser": 2, "vae_decoder": 1}
+LINE = ModelQueue(waiting=5, running=2, eta_s=14.2, replicas=REPLICAS, starting={"denoiser": 1})
+OTHER = ModelQueue(waiting=8, running=0, eta_s=90, replicas=REPLICAS | {"denoiser": 0}, starting={})
+QUEUE = QueueState(13, 2, 90, REPLICAS, 6.5, {"denoiser": 1}, 3, {"shapes": LINE, "sdxl": OTHER})
 
 
 def test_a_job_that_nobody_is_awake_to_draw_says_so() -> None:
-    asleep = replace(QUEUE, replicas=QUEUE.replicas | {"denoiser": 0})
+    asleep = replace(QUEUE, models={"shapes": replace(LINE, replicas=REPLICAS | {"denoiser": 0})})
     waiting = job(queue=QueuePlace(position=1, size=1, eta_s=40))
     assert "Waking a replica" in status.status(waiting, asleep)
     assert "your place is kept" in status.status(waiting, asleep)
@@ -140,6 +143,7 @@ def test_why_it_waits_names_the_line_the_replicas_and_ones_own_share() -> None:
     shown = status.why(job(num_images=3), [job(num_images=3)], QUEUE)
     for words in ("5 pictures", "2 pictures", "2 ready, 1 starting", "3 pictures of yours; 3 people share the line"):
         assert words in shown
+    assert "Waiting for sdxl</dt><dd>8 pictures" in shown
 
 
 def test_ones_own_jobs_are_listed_with_what_can_be_done() -> None:

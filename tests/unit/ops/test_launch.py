@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from deployments.config import AppConfig
 from ops import cluster, launch, status
@@ -21,31 +22,10 @@ def written(tmp_path: Path, **args: object) -> Path:
     return path
 
 
-def refusal(path: Path, *options: str) -> str:
-    """Return why the config file at `path` is refused."""
-    with pytest.raises(StartError) as caught:
-        launch.read_config(launch.parse_args([str(path), *options]))
-    return str(caught.value)
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def test_host_port_and_model_of_the_command_line_replace_those_of_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, model={"checkpoint": "old", "id": "kept"})
-    options = ["--host", "::1", "--port", "8123", "--model", "owner/name@main"]
-    config, app = launch.read_config(launch.parse_args([str(path), *options]))
-    assert (config.http_options.host, config.http_options.port) == ("::1", 8123)
-    assert (app.model.checkpoint, app.model.id) == ("owner/name@main", "kept")
-    assert config.applications[0].args["model"]["checkpoint"] == "owner/name@main"
-
-
-def test_without_options_the_file_stands(tmp_path: Path) -> None:
-    config, app = launch.read_config(launch.parse_args([str(written(tmp_path, model={"checkpoint": "old"}))]))
-    assert (config.http_options.host, config.http_options.port, app.model.checkpoint) == ("127.0.0.1", 8000, "old")
 
 
 def test_a_model_folder_is_taken_from_where_the_command_was_given(
@@ -56,47 +36,6 @@ def test_a_model_folder_is_taken_from_where_the_command_was_given(
     assert launch.parse_args(["--model", "weights"]).model == str(tmp_path / "weights")
 
 
-def test_the_config_of_the_checkout_is_valid_and_private() -> None:
-    config, app = launch.read_config(launch.parse_args([]))
-    assert config.http_options.host == "127.0.0.1"
-    assert not app.allow_public
-
-
-def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
-    message = refusal(written(tmp_path, denoiser={"max_rows": 1}))
-    assert "denoiser.max_rows = 1: Input should be greater than or equal to 2" in message
-
-
-def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:
-    lines = refusal(written(tmp_path, queue={"max_wating": 3}, text_encoder={"threads": "many"})).splitlines()
-    assert [line.split(" = ")[0].strip() for line in lines[1:]] == ["queue.max_wating", "text_encoder.threads"]
-
-
-def test_a_key_of_serve_itself_is_checked_too(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    path.write_text(path.read_text().replace("port: 8000", "port: http"))
-    assert "http_options.port = 'http'" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("applications: [", "cannot be used"),
-        ("applications: []", "no application named `generation`"),
-        ("just words", "no application named `generation`"),
-        ("{http_options: words, applications: [{name: generation, import_path: a.b}]}", "cannot be used"),
-    ],
-)
-def test_a_file_that_is_no_config_is_refused_in_words(tmp_path: Path, content: str, said: str) -> None:
-    path = tmp_path / "serve.yaml"
-    path.write_text(content)
-    assert said in refusal(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert str(tmp_path / "none.yaml") in refusal(tmp_path / "none.yaml")
-
-
 def test_ray_is_given_cpus_for_every_replica_that_may_run(tmp_path: Path) -> None:
     path = written(tmp_path)
     config = yaml.safe_load(path.read_text())
@@ -105,8 +44,8 @@ def test_ray_is_given_cpus_for_every_replica_that_may_run(tmp_path: Path) -> Non
         {"name": "B", "num_replicas": 3, "ray_actor_options": {"num_cpus": 0.5}},
         {"name": "C", "autoscaling_config": {"min_replicas": 1, "max_replicas": 4}},
     ]
-    path.write_text(yaml.safe_dump(config))
-    assert cluster.cpus_wanted(launch.read_config(launch.parse_args([str(path)]))[0]) == 6  # 0.1 + 1.5 + 4
+    schema = ServeDeploySchema.model_validate(config)
+    assert cluster.cpus_wanted(schema) == 6  # 0.1 + 1.5 + 4
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:

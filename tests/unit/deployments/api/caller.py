@@ -19,7 +19,8 @@ from tests.fakes import FakePipeline, a_dispatcher
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
 STARTS = DeploymentState(status="UPDATING", running=0, wanted=1)
 SLEEPS = DeploymentState(status="HEALTHY", running=0, wanted=0)
-ALL_RUN = dict.fromkeys(("Dispatcher", "TextEncoder", "Denoiser", "VaeDecoder", "ApiIngress"), RUNS)
+STAGES_RUN = dict.fromkeys(("Model", "TextEncoder", "Denoiser", "VaeDecoder"), RUNS)
+GENERATION = ApplicationState("RUNNING", {"Dispatcher": RUNS, "ApiIngress": RUNS})
 
 
 class Api:
@@ -29,9 +30,9 @@ class Api:
         images = ImageStore(root)
         self.pipeline = FakePipeline(images)
         self.dispatcher = a_dispatcher(self.pipeline, keys=keys, **queue)
-        self.applications = {"generation": ApplicationState("RUNNING", dict(ALL_RUN))}
+        self.applications = {"generation": GENERATION, "shapes": ApplicationState("RUNNING", STAGES_RUN)}
         client = DispatcherClient(LocalCalls(self.dispatcher))
-        self.app = create_api(client, images, lambda: self.applications, keys=keys and Keyring(keys))
+        self.app = create_api(client, images, lambda: self.applications, ["shapes"], keys=keys and Keyring(keys))
         self.http = self.caller("127.0.0.1")
 
     def caller(self, address: str) -> httpx.AsyncClient:

@@ -160,6 +160,6 @@ async def test_a_wrong_method_is_a_405_in_the_same_shape_that_names_the_right_on
 
 
 async def test_an_unexpected_error_is_a_500_without_details(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.dispatcher, "_card", None)
+    monkeypatch.setattr(api.dispatcher, "_models", None)
     error = problem(await api.http.get("/models"), 500)
     assert (error["message"], error["code"]) == ("Something went wrong on our side.", "internal_error")

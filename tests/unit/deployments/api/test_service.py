@@ -18,7 +18,7 @@ from models.errors import (
     Unavailable,
 )
 from tests.fakes import STEPS
-from tests.unit.deployments.api.caller import ALL_RUN, RUNS, SLEEPS, STARTS, Api, problem
+from tests.unit.deployments.api.caller import SLEEPS, STAGES_RUN, STARTS, Api, problem
 
 
 async def test_models_are_listed_with_what_they_allow(api: Api) -> None:
@@ -48,20 +48,20 @@ async def test_health_says_that_the_api_answers(api: Api) -> None:
 @pytest.mark.parametrize(
     ("deployments", "missing"),
     [
-        (ALL_RUN, []),
-        (ALL_RUN | {"Denoiser": SLEEPS}, []),
-        (ALL_RUN | {"Denoiser": STARTS}, ["Denoiser"]),
-        ({"Dispatcher": RUNS, "VaeDecoder": STARTS}, ["TextEncoder", "Denoiser", "VaeDecoder"]),
+        (STAGES_RUN, []),
+        (STAGES_RUN | {"Denoiser": SLEEPS}, []),
+        (STAGES_RUN | {"Denoiser": STARTS}, ["shapes/Denoiser"]),
+        ({"VaeDecoder": STARTS}, ["shapes/TextEncoder", "shapes/Denoiser", "shapes/VaeDecoder"]),
     ],
 )
 async def test_ready_names_what_is_missing(
     api: Api, deployments: dict[str, DeploymentState], missing: list[str]
 ) -> None:
-    api.applications = {"generation": ApplicationState("DEPLOYING", deployments)}
+    api.applications["shapes"] = ApplicationState("DEPLOYING", deployments)
     answer = await api.http.get("/ready")
     body = answer.json()
     assert (answer.status_code, body["ready"], body["missing"]) == (503 if missing else 200, not missing, missing)
-    assert body["applications"]["generation"]["status"] == "DEPLOYING"
+    assert body["applications"]["shapes"]["status"] == "DEPLOYING"
 
 
 async def test_ready_is_false_before_the_application_is_known(api: Api) -> None:
@@ -69,7 +69,7 @@ async def test_ready_is_false_before_the_application_is_known(api: Api) -> None:
     answer = await api.http.get("/ready")
     assert (answer.status_code, answer.json()["missing"]) == (
         503,
-        ["Dispatcher", "TextEncoder", "Denoiser", "VaeDecoder"],
+        ["generation/Dispatcher", "shapes/TextEncoder", "shapes/Denoiser", "shapes/VaeDecoder"],
     )
 
 

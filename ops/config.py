@@ -1,0 +1,154 @@
+"""`python -m ops.config FILE ...`: check config files as a whole, each wrong key with its value and bound.
+
+Serve checks its own keys, and `args` only once it builds an application; what two applications say of each other nobody
+would check.
+"""
+
+import argparse
+import reprlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from deployments.config import AppConfig, ModelConfig, Settings, UiConfig
+
+if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
+    from ray.serve.schema import ServeDeploySchema
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout
+MODEL_APP = "deployments.model:build"
+ARGS: dict[str, type[Settings]] = {
+    "deployments.app:build": AppConfig,
+    MODEL_APP: ModelConfig,
+    "gradio_ingress.app:build": UiConfig,
+}
+
+
+class UnusableConfig(Exception):
+    """What is wrong with a config file, in words."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config file that can be served."""
+
+    serve: "ServeDeploySchema"
+    generation: AppConfig  # the args of the application of that name
+
+
+def read(path: Path, host: str | None = None, port: int | None = None, model: str | None = None) -> Config:
+    """Return the config of a file, with the command line's words in place of its own.
+
+    Raises:
+        UnusableConfig: each wrong key in a line.
+    """
+    from ray.serve.schema import ServeDeploySchema
+
+    config = load(path)
+    try:
+        overrides = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+        config["http_options"] = (config.get("http_options") or {}) | overrides
+        if model is not None:
+            serve_only(config, model)
+        serve = ServeDeploySchema.model_validate(config)
+        problems = list(_problems(config))
+    except ValidationError as error:
+        problems = [_line("", each) for each in error.errors()]
+    except (LookupError, TypeError) as error:
+        raise UnusableConfig(f"{path} cannot be used: {error}") from error
+    if problems:
+        raise UnusableConfig("\n  ".join([f"{path} cannot be used:", *problems]))
+    return Config(serve, generation_of(config))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return a config file as it stands. Raises UnusableConfig."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        application(config if isinstance(config, dict) else {}, "generation")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError) as error:
+        raise UnusableConfig(f"{path} cannot be used: {error}") from error
+    return config
+
+
+def generation_of(config: Mapping[str, Any]) -> AppConfig:
+    """Return the args of the application `generation`. Raises ValidationError."""
+    return AppConfig.model_validate(args_of(application(config, "generation")))
+
+
+def application(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an application of a config by name. Raises LookupError."""
+    for app in config.get("applications") or []:
+        if isinstance(app, dict) and app.get("name") == name:
+            return app
+    raise LookupError(f"it has no application named `{name}`")
+
+
+def args_of(app: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an application's `args`; a file may leave them out."""
+    return app.get("args") or {}
+
+
+def serve_only(config: dict[str, Any], checkpoint: str) -> None:
+    """Let the config serve one checkpoint, with the settings of its first model, under the checkpoint's own name."""
+    generation = application(config, "generation")
+    served = generation_of(config).models
+    first = application(config, served[0])
+    others = [app for app in config["applications"] if app.get("name") not in served]
+    name = Path(checkpoint.partition("@")[0]).name
+    first = first | {"name": name, "args": args_of(first) | {"checkpoint": checkpoint, "defaults": {}}}
+    generation["args"] = args_of(generation) | {"models": [name]}
+    config["applications"] = [*others, first]
+
+
+def _problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong with the applications' args, or between them."""
+    apps = {app["name"]: app for app in config["applications"]}
+    wrong = False
+    for name, app in apps.items():
+        kind = ARGS.get(app["import_path"])
+        if kind is None:
+            continue  # somebody's own application beside ours
+        try:
+            kind.model_validate(args_of(app))
+        except ValidationError as error:
+            wrong = True
+            yield from (_line(f"{name}.", each) for each in error.errors())
+    if not wrong:
+        for name in generation_of(config).models:
+            if apps.get(name, {}).get("import_path") != MODEL_APP:
+                yield f"generation.models: there is no application `{name}` with import_path {MODEL_APP}"
+        for name, app in apps.items():
+            if ARGS.get(app["import_path"]) is UiConfig:
+                of = UiConfig.model_validate(args_of(app)).generation_app
+                if of not in apps:
+                    yield f"{name}.generation_app: there is no application `{of}`"
+
+
+def _line(prefix: str, error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    return f"{prefix}{key} = {reprlib.repr(error['input'])}: {error['msg']}"
+
+
+def main() -> int:
+    """Check files; 1 if one cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m ops.config", description="Check config files.")
+    parser.add_argument("files", nargs="+", type=Path)
+    failed = 0
+    for path in parser.parse_args().files:
+        try:
+            read(path)
+            print(f"{path}: can be used")
+        except UnusableConfig as error:
+            failed = 1
+            print(error, file=sys.stderr)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

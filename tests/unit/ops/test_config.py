@@ -1,0 +1,119 @@
+"""What a config file may say, and what is said of one that cannot be used."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ops import config
+from ops.config import ROOT, UnusableConfig
+
+FILES = [ROOT / "serve_config.yaml", *sorted((ROOT / "ops" / "configs").glob("*.yaml"))]
+
+
+def written(tmp_path: Path, served: dict[str, dict[str, Any]] | None = None, **args: Any) -> Path:
+    """Return a config file whose application `generation` has `args`, and one for each model."""
+    apps = [
+        {"name": "generation", "route_prefix": "/v1", "import_path": "deployments.app:build", "args": args},
+        *(
+            {"name": name, "route_prefix": None, "import_path": "deployments.model:build", "args": given}
+            for name, given in (served or {"shapes": {}}).items()
+        ),
+    ]
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump({"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": apps}))
+    return path
+
+
+def refusal(path: Path, **options: Any) -> str:
+    """Return why a config file is refused."""
+    with pytest.raises(UnusableConfig) as caught:
+        config.read(path, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_config_of_the_checkout_is_valid_and_private(path: Path) -> None:
+    found = config.read(path)
+    assert found.serve.http_options.host == "127.0.0.1"
+    assert not found.generation.allow_public
+
+
+def test_host_and_port_of_the_command_line_replace_those_of_the_file(tmp_path: Path) -> None:
+    http = config.read(written(tmp_path), host="::1", port=8123).serve.http_options
+    assert (http.host, http.port) == ("::1", 8123)
+    http = config.read(written(tmp_path)).serve.http_options
+    assert (http.host, http.port) == ("127.0.0.1", 8000)
+
+
+def test_a_model_of_the_command_line_is_served_alone_under_its_own_name(tmp_path: Path) -> None:
+    served = {"old": {"dtype": "bfloat16", "defaults": {"guidance_scale": 3}}, "other": {}}
+    found = config.read(written(tmp_path, served, models=["old", "other"]), model="owner/name@main")
+    assert found.generation.models == ("name",)
+    assert [app.name for app in found.serve.applications] == ["generation", "name"]
+    given = found.serve.applications[1].args
+    assert given == {"checkpoint": "owner/name@main", "dtype": "bfloat16", "defaults": {}}
+
+
+def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, {"shapes": {"vae_decoder": {"threads": 0}}}))
+    assert "shapes.vae_decoder.threads = 0: Input should be greater than or equal to 1" in message
+
+
+def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:
+    path = written(tmp_path, {"shapes": {"text_encoder": {"threads": "many"}}}, queue={"max_wating": 3})
+    lines = refusal(path).splitlines()
+    assert [line.split(" = ")[0].strip() for line in lines[1:]] == [
+        "generation.queue.max_wating",
+        "shapes.text_encoder.threads",
+    ]
+
+
+def test_a_key_of_serve_itself_is_checked_too(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("port: 8000", "port: http"))
+    assert "http_options.port = 'http'" in refusal(path)
+
+
+def test_a_model_that_is_no_application_is_named(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, models=["shapes", "sdxl"]))
+    assert "generation.models: there is no application `sdxl` with import_path deployments.model:build" in message
+
+
+def test_a_page_of_another_application_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    page = {"name": "ui", "import_path": "gradio_ingress.app:build", "args": {"generation_app": "images"}}
+    content["applications"].append(page)
+    path.write_text(yaml.safe_dump(content))
+    assert "ui.generation_app: there is no application `images`" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("applications: [", "cannot be used"),
+        ("applications: []", "no application named `generation`"),
+        ("just words", "no application named `generation`"),
+        ("{http_options: words, applications: [{name: generation, import_path: a.b}]}", "cannot be used"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_words(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(content)
+    assert said in refusal(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / "none.yaml") in refusal(tmp_path / "none.yaml")
+
+
+def test_the_command_says_of_each_file_whether_it_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["config", str(FILES[0]), str(written(tmp_path, models=["sdxl"]))])
+    assert config.main() == 1
+    said = capsys.readouterr()
+    assert f"{FILES[0]}: can be used" in said.out
+    assert "`sdxl`" in said.err
