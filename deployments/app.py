@@ -1,18 +1,24 @@
-"""Wires the application `generation`: the Dispatcher and the HTTP API. Models are applications of their own."""
+"""Wires the applications: `generation`, which is the Dispatcher and the HTTP API, and one for each model."""
 
 from ray import serve
 from ray.serve import Application
 
 from deployments.api.deployment import ApiIngress
-from deployments.config import AppConfig
+from deployments.config import AppConfig, ModelConfig
+from deployments.denoiser import Denoiser
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
+from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
+from deployments.schema import GenerationRequest, resolve
+from deployments.text_encoder import TextEncoder
+from deployments.vae_decoder import VaeDecoder
+from models.checkpoint import read_card
 
 
 def build(config: AppConfig) -> Application:
-    """Return the application.
+    """Return the application `generation`.
 
     Raises:
         UnusableKeys: the file of API keys, and why.
@@ -28,3 +34,20 @@ def build(config: AppConfig) -> Application:
         keys=config.keys_path,
     )
     return ApiIngress.bind(dispatcher, config.models, config.images, config.keys_path)
+
+
+def build_model(config: ModelConfig) -> Application:
+    """Return the application of one model; a checkpoint that cannot be served is refused here, before a replica starts.
+
+    Raises:
+        UnusableCheckpoint: which file, and why.
+        InvalidRequest: the model does not allow one of its defaults.
+    """
+    card = read_card(config.checkpoint, operators=config.defaults)
+    resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
+    return serve.deployment(Model).bind(
+        card,
+        serve.deployment(TextEncoder).bind(config, card),
+        serve.deployment(Denoiser).bind(config, card),
+        serve.deployment(VaeDecoder).bind(config, card),
+    )

@@ -16,7 +16,7 @@ from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
-from models.errors import DarkroomError, Superseded
+from models.errors import DarkroomError, OtherWeights, Superseded
 from models.loading import choose_device, choose_dtype
 from models.sampling import plan_for
 from models.spec import ImageSpec, ModelCard, StepUpdate
@@ -60,9 +60,12 @@ class Denoiser:
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
+            OtherWeights: the embeddings are of another checkpoint.
             Superseded: the Dispatcher that asked is not in charge any more.
         """
         self._loop = asyncio.get_running_loop()
+        if embeds.model_digest != self._digest:
+            raise OtherWeights
         state = await asyncio.to_thread(self._start, spec, embeds)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)

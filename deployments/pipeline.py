@@ -1,24 +1,29 @@
 """One picture through the three stages: the diffusers pipeline's call, with handles for modules."""
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.autoscaling import Demand
 from deployments.dispatcher.lease import Lease
 from deployments.liveness import own_name
 from deployments.ray_errors import handle_of, translated
 from deployments.schema import ImageResult
-from models.errors import ReplicaLost, Unavailable
+from models.errors import OtherWeights, ReplicaLost, Unavailable
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 FENCE_TIMEOUT_S = 10.0
+REPLACED_WITHIN_S = 300.0  # a model, from the first stage with its new weights to the last
+AGAIN_S = 0.5
 MAX_DECODES = 3  # of the same latents, each by another replica
 
 
@@ -30,22 +35,39 @@ class Pipeline:
         self._app_name = app_name
         self._images = images
 
-    async def card(self) -> ModelCard:
-        """Return the card of the model that is served at present; its id is the application's name.
+    async def meet(self, demand: Demand) -> ModelCard:
+        """Say what there is to do; return the card of the model that is served. Its id is the application's name.
 
         Raises:
             Unavailable: there is no such application, or it is still starting.
         """
         with translated():
-            card = await self._handle("Model").card.remote()
+            card = await self._handle("Model").meet.remote(demand)
         return replace(card, id=self._app_name)
 
-    async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]:
+    async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         """Yield the newest step now and then, and the finished picture last.
 
+        All of it is made by the same weights: where a model is replaced meanwhile, it is begun again.
+
         Raises:
-            DarkroomError: what a stage raised; `ReplicaLost` where a replica died.
+            DarkroomError: what a stage raised; `ReplicaLost` where a replica died, `OtherWeights` where the stages do
+                not come to have the same ones.
         """
+        patient_until = time.monotonic() + REPLACED_WITHIN_S
+        while True:
+            try:
+                async with aclosing(self._generate(spec, lease)) as words:
+                    async for word in words:
+                        yield word
+                return
+            except OtherWeights:
+                if time.monotonic() > patient_until:
+                    raise
+                logger.info("%s: begun again, as its model is being replaced", lease.job_id)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         name = lease.file_name(spec.output_format)
         with translated():
             prompt_embeds = self._handle("TextEncoder").encode.remote(spec)  # not awaited: only a reference passes here
@@ -60,7 +82,7 @@ class Pipeline:
                 updates.cancel()  # leaving the loop does not stop a producer
         assert update is not None  # a stream that ends without a step has raised
         start = time.monotonic()
-        size = await self._decode(spec, update.latents, name)
+        size = await self._decode(spec, update, name)
         yield ImageResult(
             index=lease.index,
             url=f"/v1/files/{name}",
@@ -98,13 +120,14 @@ class Pipeline:
             if isinstance(problem, Exception):
                 logger.warning("a Denoiser was not fenced: %r", problem)
 
-    async def _decode(self, spec: ImageSpec, latents: Any, name: str) -> int:
+    async def _decode(self, spec: ImageSpec, last: StepUpdate, name: str) -> int:
         """Decode and store; where the replica dies, again by another: the latents are still in hand."""
         attempt = 1
         while True:
             try:
                 with translated():
-                    return await self._handle("VaeDecoder").decode.remote(spec, latents, self._images, name)
+                    decode = self._handle("VaeDecoder").decode
+                    return await decode.remote(spec, last.latents, last.model_digest, self._images, name)
             except ReplicaLost:
                 if attempt == MAX_DECODES:
                     raise

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class TextEncoder:
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,
         )
+        self._digest = card.digest
         self._work = Work(self._encoder.parameter_bytes)
         self._texts = texts()
         batch: Any = self._encode_batch
@@ -37,7 +39,7 @@ class TextEncoder:
 
     async def encode(self, spec: ImageSpec) -> PromptEmbeds:
         """Encode one picture's prompts, together with those that arrive at the same time."""
-        return await self._encode_batch(spec)
+        return replace(await self._encode_batch(spec), model_digest=self._digest)
 
     async def tokens(self, text: str) -> Tokens:
         """Count the tokens of a text, and find what is not read."""
@@ -47,11 +49,16 @@ class TextEncoder:
         """Return what this replica holds and has done."""
         return self._work
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell the autoscaling policy what a picture takes."""
+        return {"picture_s": self._work.picture_s}
+
     @serve.batch
     async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
         self._work.count(len(specs))
         asked, cached = self._encoder.asked, self._encoder.cached
         embeds = await asyncio.to_thread(self._encoder.encode, specs)
+        self._work.took(len(specs), embeds[0].encode_s)
         cached = self._encoder.cached - cached
         for known, count in (("yes", cached), ("no", self._encoder.asked - asked - cached)):
             if count:

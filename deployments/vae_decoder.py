@@ -1,6 +1,7 @@
 """Serves `models.vae_decoder`: latents in, pictures out to the image store, in batches."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from deployments.config import ModelConfig
 from deployments.image_store import ImageStore
 from deployments.work import Work
 from models.checkpoint import locate
-from models.errors import DarkroomError
+from models.errors import DarkroomError, OtherWeights
 from models.loading import choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
 from models.vae_decoder import encode_image, load_vae_decoder
@@ -38,12 +39,15 @@ class VaeDecoder:
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
-    async def decode(self, spec: ImageSpec, latents: np.ndarray, images: str, name: str) -> int:
+    async def decode(self, spec: ImageSpec, latents: np.ndarray, model_digest: str, images: str, name: str) -> int:
         """Decode float32 [C, h, w] latents and put the picture into the store `images` as `name`; return its bytes.
 
         Raises:
             NonFinite, StorageFull: nothing was stored.
+            OtherWeights: the latents are of another checkpoint than the one with this digest.
         """
+        if model_digest != self._digest:
+            raise OtherWeights
         outcome = await self._decode_batch((spec, latents, images, name))
         if isinstance(outcome, DarkroomError):
             raise outcome
@@ -53,10 +57,17 @@ class VaeDecoder:
         """Return what this replica holds and has done."""
         return self._work
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell the autoscaling policy what a picture takes."""
+        return {"picture_s": self._work.picture_s}
+
     @serve.batch
     async def _decode_batch(self, items: Sequence[Item]) -> list[int | DarkroomError]:
         self._work.count(len(items))
-        return await asyncio.to_thread(self._decode_and_store, items)
+        start = time.perf_counter()
+        outcomes = await asyncio.to_thread(self._decode_and_store, items)
+        self._work.took(len(items), time.perf_counter() - start)
+        return outcomes
 
     def _decode_and_store(self, items: Sequence[Item]) -> list[int | DarkroomError]:
         pictures = self._decoder.decode([latents for _, latents, _, _ in items])

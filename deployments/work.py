@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+SMOOTHING = 0.1  # weight of the newest batch
+
 
 @dataclass(slots=True)
 class Work:
@@ -11,9 +13,15 @@ class Work:
     pictures: int = 0
     batches: int = 0
     largest: int = 0  # pictures of the largest batch
+    picture_s: float = 0.0  # of this replica that a picture takes, of late; 0 until one has been made
 
     def count(self, pictures: int) -> None:
         """Take in one batch."""
         self.pictures += pictures
         self.batches += 1
         self.largest = max(self.largest, pictures)
+
+    def took(self, pictures: int, seconds: float) -> None:
+        """Take in how long a batch took."""
+        share = seconds / pictures
+        self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (share - self.picture_s)

@@ -172,6 +172,13 @@ class ReplicaLost(DarkroomError):
     code = "replica_lost"
 
 
+class OtherWeights(DarkroomError):
+    """The stages of a picture had different weights, as while a model is being replaced; it should be drawn again."""
+
+    status = 503
+    code = "other_weights"
+
+
 class NonFinite(DarkroomError):
     """A picture turned into NaN or Inf."""
 

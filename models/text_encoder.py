@@ -34,6 +34,7 @@ class PromptEmbeds:
     negative_prompt_embeds: TextEmbeds | None
     cut: str = ""  # the end of the prompt that did not fit
     encode_s: float = 0.0  # of the whole batch
+    model_digest: str = ""  # of the checkpoint
 
 
 class TextEncoder:

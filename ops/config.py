@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that c
     from ray.serve.schema import ServeDeploySchema
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
-MODEL_APP = "deployments.model:build"
+MODEL_APP = "deployments.app:build_model"
 ARGS: dict[str, type[Settings]] = {
     "deployments.app:build": AppConfig,
     MODEL_APP: ModelConfig,

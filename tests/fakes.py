@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from deployments.autoscaling import Demand
 from deployments.config import QueueConfig
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.lease import Lease
@@ -80,6 +81,7 @@ class FakePipeline:
         self.is_up = True
         self.max_rows = 2
         self.epoch = 0
+        self.demand = Demand()
         self.served = card  # may change: new weights
         self.forwards = 0
         self.started: list[Lease] = []
@@ -112,7 +114,8 @@ class FakePipeline:
         for _ in range(1000 if permits else 0):
             permits.release()
 
-    async def card(self) -> ModelCard:
+    async def meet(self, demand: Demand) -> ModelCard:
+        self.demand = demand
         if not self.is_up:
             raise Unavailable
         return self.served

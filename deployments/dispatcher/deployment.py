@@ -56,7 +56,7 @@ Told = TypeVar("Told", QueuePlace, Progress)
 FORECAST_INTERVAL_S = 0.5
 FORECAST_SHARE = 0.05  # of the event loop's time, at most: beyond, forecasts are fewer
 COUNT_INTERVAL_S = 2.0
-ASK_INTERVAL_S = 1.0  # for the card of a model
+MEET_INTERVAL_S = 1.0  # each model
 MAX_ROWS = 16  # of a forward, until a Denoiser has said
 CONFIRM_INTERVAL_S = 1.0
 
@@ -99,7 +99,7 @@ class Dispatcher:
         sweeper = Sweeper(self._ledger, ImageStore(images), config)
         self._background = [
             asyncio.create_task(work)
-            for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_asking())
+            for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
         ]
 
     # -- what ingresses call
@@ -241,7 +241,9 @@ class Dispatcher:
     async def _begin(self, epoch: int, unfinished: list[Job]) -> None:
         """Take the denoisers over, and go on with what is unfinished."""
         models = self._models.values()
-        await asyncio.gather(*(model.stages.fence(epoch) for model in models), *(model.ask() for model in models))
+        await asyncio.gather(
+            *(model.stages.fence(epoch) for model in models), *(model.meet(self._queue) for model in models)
+        )
         for job in unfinished:
             self._queue.restore(job)
             if job.model not in self._models:
@@ -280,6 +282,7 @@ class Dispatcher:
             self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
             await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
             self._queue.submit(job)
+            model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
 
@@ -312,11 +315,11 @@ class Dispatcher:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
 
-    async def _keep_asking(self) -> None:
-        """Learn of models that come up, and of new weights under an old name."""
+    async def _keep_meeting(self) -> None:
+        """Learn of models that come up, and of new weights under an old name; tell each what there is to do."""
         while True:
-            await asyncio.sleep(ASK_INTERVAL_S)
-            await asyncio.gather(*(model.ask() for model in self._models.values()))
+            await asyncio.sleep(MEET_INTERVAL_S)
+            await asyncio.gather(*(model.meet(self._queue) for model in self._models.values()))
             self._pump()
 
     def _pump(self) -> None:

@@ -59,6 +59,7 @@ class Forecaster:
         self._curve = StepCurve()
         self._batch_rows: dict[Size, int] = {}  # rows that a forward may have
         self._decode_s = DECODE_S
+        self.cost_s = 0.0  # that a unit of cost takes of one Denoiser, in full batches; 0 until one has worked
         self._replicas = 1  # of the denoiser
         self._waking_s = WAKING_S
         self._asleep_since: float | None = None  # some stage that is needed has no replica
@@ -129,6 +130,7 @@ class Forecaster:
         for one in near:
             places.setdefault(one.lease.job_id, len(places) + 1)
         pace_s = _pace_s([one.spec for one in near] or [spec for _, spec, _ in running], fleet)
+        self.cost_s = pace_s * fleet.replicas or self.cost_s
         near_cost = start_cost = sum(one.spec.cost for one in near)
         for one in _until_seen(line, Counter(wanted) - Counter(one.lease.job_id for one in near)):
             places.setdefault(one.lease.job_id, len(places) + 1)

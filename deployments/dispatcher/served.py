@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from math import ceil
 from typing import Protocol
 
+from deployments.autoscaling import Demand
+from deployments.dispatcher.arrivals import Arrivals
 from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import JobQueue
@@ -25,7 +27,7 @@ MOST_RETRY_AFTER_S = 3600
 class Stages(Protocol):
     """What draws a model's pictures: `deployments.pipeline.Pipeline`, or a fake."""
 
-    async def card(self) -> ModelCard: ...
+    async def meet(self, demand: Demand) -> ModelCard: ...
     async def fence(self, epoch: int) -> None: ...
     async def tokens(self, text: str) -> Tokens: ...
     def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
@@ -39,20 +41,33 @@ class Served:
         self.stages = stages
         self.forecaster = Forecaster(max_rows)
         self.outlook = Outlook()  # the newest
+        self.arrivals = Arrivals()
         self.card: ModelCard | None = None  # None until the model's application has told
         self.replicas: Mapping[str, Replicas] = {}
 
-    async def ask(self) -> None:
-        """Read the model's card; without an answer what was known before holds."""
+    async def meet(self, queue: JobQueue) -> None:
+        """Tell the model what there is to do, and learn its card; without an answer what was known before holds."""
         try:
             async with asyncio.timeout(CARD_WITHIN_S):
-                card = await self.stages.card()
+                card = await self.stages.meet(self.demand(queue))
         except (DarkroomError, TimeoutError) as error:
             logger.debug("%s does not tell its card: %r", self.name, error)
             return
         if self.card is None or self.card.digest != card.digest:
             logger.info("model %s, digest %s", self.name, card.digest)
         self.card = card
+
+    def demand(self, queue: JobQueue) -> Demand:
+        """Return what there is to do for the model."""
+        running = queue.running_of(self.name)
+        left = sum(spec.cost * (1 - update.step / update.steps if update else 1) for _, spec, update in running)
+        pictures_per_s, cost_per_s = self.arrivals.per_s(time.monotonic())
+        return Demand(
+            pictures=queue.waiting_for(self.name) + len(running),
+            pictures_per_s=pictures_per_s,
+            denoise_s=self.forecaster.cost_s * (queue.waiting_cost(self.name) + left),
+            denoise_load=self.forecaster.cost_s * cost_per_s,
+        )
 
     @property
     def rows_in_flight(self) -> int:

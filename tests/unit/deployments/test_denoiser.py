@@ -11,7 +11,7 @@ import torch
 from deployments.config import DenoiserConfig, ModelConfig
 from deployments.denoiser import Denoiser
 from models.checkpoint import read_card
-from models.errors import Superseded
+from models.errors import OtherWeights, Superseded
 from models.spec import ImageSpec
 from models.text_encoder import PromptEmbeds, load_text_encoder
 from tests.fakes import PATIENCE_S
@@ -34,8 +34,9 @@ def spec(shapes: Path) -> ImageSpec:
 
 @pytest.fixture(scope="module")
 def embeds(shapes: Path, spec: ImageSpec) -> PromptEmbeds:
-    [embeds] = load_text_encoder(shapes, read_card(str(shapes)).family, torch.device("cpu")).encode([spec])
-    return embeds
+    card = read_card(str(shapes))
+    [embeds] = load_text_encoder(shapes, card.family, torch.device("cpu")).encode([spec])
+    return replace(embeds, model_digest=card.digest)
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,12 @@ async def test_the_death_of_one_that_was_taken_over_from_touches_nothing(
     assert steps[-1] == 10
     with pytest.raises(Superseded):
         await anext(first)
+
+
+async def test_embeddings_of_other_weights_are_refused(
+    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds
+) -> None:
+    updates = denoiser.denoise(spec, replace(embeds, model_digest="f" * 64), 1, "nobody")
+    with pytest.raises(OtherWeights):
+        await anext(updates)
+    assert not denoiser._mailboxes

@@ -8,6 +8,7 @@ import pytest
 
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import served as served_module
+from deployments.dispatcher.arrivals import MEMORY_S
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.schema import GenerationRequest, Job
@@ -19,7 +20,7 @@ SDXL = replace(CARD, id="sdxl", digest="e" * 64)
 
 @pytest.fixture(autouse=True)
 def _ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment_module, "ASK_INTERVAL_S", 0)
+    monkeypatch.setattr(deployment_module, "MEET_INTERVAL_S", 0)
 
 
 def a_request(model: str | None = None, **fields: object) -> GenerationRequest:
@@ -131,6 +132,20 @@ async def test_new_weights_under_an_old_name_are_noticed() -> None:
 async def test_a_model_that_does_not_answer_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_module, "CARD_WITHIN_S", 0.01)
     stuck = FakePipeline(card=SDXL)
-    monkeypatch.setattr(stuck, "card", asyncio.Event().wait)
+    monkeypatch.setattr(stuck, "meet", lambda demand: asyncio.Event().wait())
     dispatcher = a_dispatcher(FakePipeline(), others={"sdxl": stuck})
     assert [card.id for card in await dispatcher.models()] == ["shapes"]
+
+
+async def test_a_model_is_told_what_there_is_to_do_for_it() -> None:
+    pipeline = FakePipeline()
+    dispatcher = a_dispatcher(pipeline)
+    await end_of(dispatcher, await dispatcher.submit(a_request(), "ada"))  # so that a step has been measured
+    pipeline.hold()
+    await dispatcher.submit(a_request(num_images=5), "ada")
+    await until(lambda: pipeline.demand.pictures == 5 and pipeline.demand.denoise_s > 0)
+    assert pipeline.demand.pictures_per_s == pytest.approx(6 / MEMORY_S, rel=0.05)
+    assert 0 < pipeline.demand.denoise_load < pipeline.demand.denoise_s
+    pipeline.let_go()
+    await until(lambda: pipeline.demand.pictures == 0)
+    assert pipeline.demand.denoise_s == 0

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from deployments.autoscaling import Demand
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
@@ -66,7 +67,7 @@ class FakePipeline:
         self.specs: list[ImageSpec] = []
         self._images = images
 
-    async def card(self) -> ModelCard:
+    async def meet(self, demand: Demand) -> ModelCard:
         """What may be asked for."""
         return self._card
 

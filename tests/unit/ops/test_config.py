@@ -17,7 +17,7 @@ def written(tmp_path: Path, served: dict[str, dict[str, Any]] | None = None, **a
     apps = [
         {"name": "generation", "route_prefix": "/v1", "import_path": "deployments.app:build", "args": args},
         *(
-            {"name": name, "route_prefix": None, "import_path": "deployments.model:build", "args": given}
+            {"name": name, "route_prefix": None, "import_path": "deployments.app:build_model", "args": given}
             for name, given in (served or {"shapes": {}}).items()
         ),
     ]
@@ -78,7 +78,7 @@ def test_a_key_of_serve_itself_is_checked_too(tmp_path: Path) -> None:
 
 def test_a_model_that_is_no_application_is_named(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, models=["shapes", "sdxl"]))
-    assert "generation.models: there is no application `sdxl` with import_path deployments.model:build" in message
+    assert "generation.models: there is no application `sdxl` with import_path deployments.app:build_model" in message
 
 
 def test_a_page_of_another_application_is_named(tmp_path: Path) -> None:
