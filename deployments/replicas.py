@@ -29,16 +29,17 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationState:
-    """One application: Serve's word for its state, and its deployments by name."""
+    """One application: Serve's word for its state and why, and its deployments by name."""
 
     status: str
     deployments: dict[str, DeploymentState]
+    message: str = ""
 
 
 def applications() -> dict[str, ApplicationState]:
     """Return every application by name; a blocking call to Serve's controller (a few ms)."""
     return {
-        name: ApplicationState(str(overview.status.value), _deployments(overview))
+        name: ApplicationState(str(overview.status.value), _deployments(overview), overview.message)
         for name, overview in serve.status().applications.items()
     }
 

@@ -7,7 +7,6 @@ import ctypes
 import logging
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from ops.status import answers
+from ops.status import FAILED, answers, reason
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve._private.client import ServeControllerClient
@@ -32,7 +31,6 @@ RAY_SETTINGS = {  # which Ray reads when it is imported
 }
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 OBJECT_STORE_BYTES = 256 * 2**20  # what is on its way between stages: a latent has 32 to 512 KB
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")  # what Serve says of an application or deployment
 FORCE_AFTER_S = 1.0  # `make` hands a SIGTERM on, so that one request to stop may arrive twice
 
 
@@ -129,14 +127,6 @@ def applications(client: "ServeControllerClient") -> dict[str, Any]:
         with suppress(GetTimeoutError):  # this is `serve.status()` with a timeout: without one it hangs if Ray dies
             details: Any = ray.get(client._controller.get_serve_instance_details.remote(), timeout=5)
             return details["applications"]
-
-
-def reason(message: str) -> str:
-    """Return the last exception of a traceback, without its module; or the message, if there is no traceback."""
-    lines = message.strip().splitlines()
-    last_frame = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
-    raised = next((at for at, line in enumerate(lines) if at > last_frame and not line.startswith(" ")), 0)
-    return re.sub(r"^[\w.]+\.(?=\w+:)", "", "\n".join(lines[raised:]))
 
 
 def why_failed(name: str, app: dict[str, Any]) -> str:

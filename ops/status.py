@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import ssl
 import sys
 import urllib.error
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from ops.config import ROOT, UnusableConfig, generation_of, load
 
 TIMEOUT_S = 10.0
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")  # what Serve says of an application or deployment
 KEY = "DARKROOM_API_KEY"  # an environment variable: where keys are on, this command needs one
 
 
@@ -58,11 +60,20 @@ def answers(url: str) -> bool:
         return False
 
 
+def reason(message: str) -> str:
+    """Return the last exception of a traceback, without its module; or the message, if there is no traceback."""
+    lines = message.strip().splitlines()
+    last_frame = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    raised = next((at for at, line in enumerate(lines) if at > last_frame and not line.startswith(" ")), 0)
+    return re.sub(r"^[\w.]+\.(?=\w+:)", "", "\n".join(lines[raised:]))
+
+
 def table(ready: dict[str, Any], queue: dict[str, Any]) -> str:
     """Return what `/v1/ready` and `/v1/queue` say, for a terminal."""
     lines = [f"{'':<34}{'replicas':>9}  status"]
     for app, state in ready["applications"].items():
-        lines.append(f"{app:<34}{'':>9}  {state['status']}")
+        failed = state["status"] in FAILED and state.get("message")
+        lines.append(f"{app:<34}{'':>9}  {state['status']}{': ' + reason(state['message']) if failed else ''}")
         for name, deployment in state["deployments"].items():
             replicas = f"{deployment['running']}/{deployment['wanted']}"
             lines.append(f"  {name:<32}{replicas:>9}  {deployment['status']}")

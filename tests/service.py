@@ -1,5 +1,6 @@
 """One Ray cluster and one Serve for the whole session: starting them takes longer than most tests."""
 
+import copy
 import json
 import logging
 import os
@@ -30,18 +31,40 @@ class Service:
         self._state_dir = state_dir
         self.address = f"http://127.0.0.1:{port}"
 
-    def deploy(self, queue: Mapping[str, Any] = {}, **deployments: dict[str, Any]) -> None:
-        """Deploy the config with its `queue` and `deployments` changed, these by name; return when it is so."""
+    def deploy(
+        self,
+        queue: Mapping[str, Any] = {},
+        models: Mapping[str, Mapping[str, Any]] = {},
+        policy: str | None = None,
+        wait: bool = True,
+        **deployments: dict[str, Any],
+    ) -> None:
+        """Deploy the config with its `queue` and `deployments` changed, these by name; return when it is so.
+
+        `models`: more models, or `shapes` itself -> args that differ; `policy`: of autoscaling, of each of them.
+        """
         from ray.serve.schema import ServeDeploySchema
 
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
         given = application(config, "generation")["args"]
         given["state_dir"] = str(self._state_dir)
         given["queue"] |= queue
+        shapes = application(config, "shapes")
+        served = {"shapes": {}, **models}
+        given["models"] = list(served)
+        config["applications"].remove(shapes)
+        for name, args in served.items():
+            app = copy.deepcopy(shapes) | {"name": name}
+            app["args"] |= args
+            if policy is not None:
+                app["autoscaling_policy"] = {"policy_function": policy}
+            config["applications"].append(app)
         for deployment in (each for app in config["applications"] for each in app["deployments"]):
             deployment |= deployments.get(deployment["name"], {})
             deployment["ray_actor_options"] = {"num_cpus": 0.01}
         self._client.deploy_apps(ServeDeploySchema.model_validate(config))
+        if not wait:
+            return
         wanted = {name: count for name, change in deployments.items() if (count := change.get("num_replicas"))}
         self.wait(lambda: self._is_as_wanted(wanted))
 
@@ -51,7 +74,9 @@ class Service:
             return False
         apps = body["applications"]
         healthy = all(app["status"] == "RUNNING" for app in apps.values())
-        parts = {name: part for app in apps.values() for name, part in app["deployments"].items()}
+        parts = {
+            name: part for app in ("generation", "ui", "shapes") for name, part in apps[app]["deployments"].items()
+        }
         return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
 
     @staticmethod

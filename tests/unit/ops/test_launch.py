@@ -128,7 +128,7 @@ models.errors.UnusableCheckpoint: unet/config.json is missing"""
     ],
 )
 def test_a_failure_is_reduced_to_its_reason(message: str, said: str) -> None:
-    assert cluster.reason(message) == said
+    assert status.reason(message) == said
 
 
 def test_the_status_table_shows_replicas_and_queue() -> None:
@@ -138,6 +138,12 @@ def test_the_status_table_shows_replicas_and_queue() -> None:
     assert "Denoiser" in shown
     assert "1/2  UPSCALING" in shown
     assert "3 waiting, 1 running, the line is done in 12 s" in shown
+
+
+def test_the_status_table_says_why_an_application_failed() -> None:
+    apps = {"sdxl": {"status": "DEPLOY_FAILED", "message": TRACEBACK, "deployments": {}}}
+    shown = status.table({"applications": apps}, {"waiting": 0, "running": 0, "eta_s": 0})
+    assert "DEPLOY_FAILED: UnusableCheckpoint: unet/config.json is missing" in shown
 
 
 def test_status_says_when_nothing_runs(
