@@ -9,7 +9,7 @@ PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status test test-full test-gpu check bench fuzz chaos eval-demo pictures clean
+.PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos eval-demo pictures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -19,6 +19,9 @@ serve: .venv/.serve  ## Darkroom on this machine [CONFIG=file HOST=address PORT=
 
 status: .venv/.serve  ## applications, replicas and queue of what runs [CONFIG=file]
 	@$(RUN) ops.status '$(CONFIG)'
+
+reload: .venv/.serve  ## deploy what has changed in the config of what runs [CONFIG=file]
+	@$(RUN) ops.reload '$(CONFIG)'
 
 test: .venv/.dev  ## the tests of every day
 	$(RUN) pytest -m "not full and not gpu" tests

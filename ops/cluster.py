@@ -1,6 +1,7 @@
-"""Ray and Serve on this machine, from the first process to the last: start, watch, drain, end.
+"""Ray and Serve on this machine, from the first process to the last: start, watch, deploy anew, drain, end.
 
-Ctrl-C and SIGTERM drain and end all of it, with exit code 0; a second one ends it at once, with 130 or 143.
+SIGHUP has the config file read and deployed again: Serve changes what differs, and the rest goes on. Ctrl-C and SIGTERM
+drain and end all of it, with exit code 0; a second one ends it at once, with 130 or 143.
 """
 
 import ctypes
@@ -11,13 +12,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
+from ops.config import Config, UnusableConfig
 from ops.status import FAILED, answers, reason
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
@@ -41,10 +43,15 @@ class StartError(Exception):
 class Stop(threading.Event):
     """Set by the first SIGINT or SIGTERM. The second ends all processes at once."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.reload = threading.Event()  # set by SIGHUP
+
     def listen(self) -> None:
-        """Take both signals. `ray.init` takes SIGTERM back, so this is called again after it."""
+        """Take the signals. `ray.init` takes SIGTERM back, so this is called again after it."""
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGHUP, lambda number, frame: self.reload.set())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.is_set():
@@ -163,6 +170,17 @@ def wait_until_ready(client: "ServeControllerClient", models: Set[str], address:
             return
 
 
+def deploy_again(client: "ServeControllerClient", read: Callable[[], Config]) -> None:
+    """Deploy the config as it reads by now; one that cannot be used changes nothing."""
+    try:
+        config = read()
+    except UnusableConfig as error:
+        print(f"Nothing was changed.\n{error}", file=sys.stderr, flush=True)
+        return
+    client.deploy_apps(config.serve)
+    print("Deployed again; `make status` shows how it goes.", flush=True)
+
+
 def drain(client: "ServeControllerClient") -> None:
     """Let replicas finish what they have begun, each within its graceful_shutdown_timeout_s."""
     client.delete_apps(list(applications(client)), blocking=False)
@@ -179,18 +197,21 @@ def end_ray() -> None:
     kill(psutil.wait_procs(family, timeout=10)[1])
 
 
-def run(config: "ServeDeploySchema", models: Set[str], address: str, stop: Stop) -> None:
-    """Serve until told to stop. Raises StartError."""
+def run(config: Config, read: Callable[[], Config], address: str, stop: Stop) -> None:
+    """Serve `config` until told to stop, and what `read` returns when told to reload. Raises StartError."""
     began = time.monotonic()
     print("Starting Ray and Serve ...", flush=True)
     try:
-        client = start(config, stop)
-        wait_until_ready(client, models, address, stop)
+        client = start(config.serve, stop)
+        wait_until_ready(client, frozenset(config.generation.models), address, stop)
         if not stop.is_set():
             took = f"after {time.monotonic() - began:.0f} s"
             print(f"Darkroom is ready {took}: {address}  (API: {address}/v1/docs)", flush=True)
-            while not stop.wait(2):
+            while not stop.wait(1):
                 check_ray()
+                if stop.reload.is_set():
+                    stop.reload.clear()
+                    deploy_again(client, read)
             drain(client)
     finally:
         end_ray()

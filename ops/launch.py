@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -95,14 +96,15 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     stop.listen()
     try:
-        config = read(args.config, args.host, args.port, args.model)
+        read_again = partial(read, args.config, args.host, args.port, args.model)
+        config = read_again()
         app, http = config.generation, config.serve.http_options
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http.host) or http.host
         name = f"[{name}]" if ":" in name else name
         address = f"{'https' if http.ssl_certfile else 'http'}://{name}:{http.port}"
         with hold(app.state_path, address):
             check_address(http.host, http.port, app.allow_public or app.api_keys_file is not None)
-            run(config.serve, frozenset(app.models), address, stop)
+            run(config, read_again, address, stop)
     except (StartError, UnusableConfig) as error:
         print(f"Darkroom cannot serve.\n{error}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """What the launcher checks before it starts anything, and what it says."""
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.config import AppConfig
-from ops import cluster, launch, status
+from ops import cluster, config, launch, status
+from ops import reload as reload_module
 from ops.cluster import StartError
+from ops.config import ROOT
 
 
 def written(tmp_path: Path, **args: object) -> Path:
@@ -185,3 +188,36 @@ def test_with_keys_other_machines_may_reach_it() -> None:
         launch.check_address("0.0.0.0", free_port(), allow_public=False)
     app = AppConfig.model_validate({"api_keys_file": "keys.json"})
     launch.check_address("0.0.0.0", free_port(), app.allow_public or app.api_keys_file is not None)
+
+
+def test_reload_signals_the_holder_and_only_with_a_config_that_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    content = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    path = tmp_path / "serve.yaml"
+
+    def reload(max_waiting: int) -> int:
+        args = {"state_dir": str(tmp_path / "state"), "queue": {"max_waiting": max_waiting}}
+        content["applications"][0]["args"] |= args
+        path.write_text(yaml.safe_dump(content))
+        monkeypatch.setattr("sys.argv", ["reload", str(path)])
+        return reload_module.main()
+
+    assert reload(5) == 1
+    assert "not running" in capsys.readouterr().err
+    with launch.hold(tmp_path / "state", "http://127.0.0.1:1"):
+        assert reload(0) == 1
+        assert "generation.queue.max_waiting = 0" in capsys.readouterr().err
+        assert signals == []
+        assert reload(5) == 0
+    assert signals == [(os.getpid(), signal.SIGHUP)]
+
+
+def test_a_config_that_became_unusable_changes_nothing_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    def read() -> config.Config:
+        raise config.UnusableConfig("serve.yaml cannot be used: words")
+
+    cluster.deploy_again(None, read)
+    assert "Nothing was changed.\nserve.yaml cannot be used" in capsys.readouterr().err
