@@ -47,6 +47,7 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.queue
 	$(RUN) benchmarks.http --slow
 	$(RUN) benchmarks.page
+	$(RUN) benchmarks.metrics
 
 fuzz: .venv/.dev  ## 20,000 requests that nobody would write, to a service of its own
 	$(RUN) tests.fuzz

@@ -9,6 +9,7 @@ import torch
 
 from deployments.config import ModelConfig
 from deployments.liveness import until_dead
+from deployments.metrics import DenoiserMetrics
 from deployments.work import Work
 from models.checkpoint import locate
 from models.denoiser.capacity import Capacity
@@ -17,7 +18,7 @@ from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
 from models.errors import DarkroomError, OtherWeights, Superseded
-from models.loading import choose_device, choose_dtype
+from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.sampling import plan_for
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import PromptEmbeds
@@ -36,6 +37,7 @@ class Denoiser:
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
         self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)
+        self._metrics = DenoiserMetrics()
         self._mailboxes: dict[DenoiseState, Mailbox] = {}
         self._epoch = 0  # of the Dispatcher that this replica works for
         self._guard: asyncio.Task[None] | None = None  # over that Dispatcher's life
@@ -69,16 +71,19 @@ class Denoiser:
         state = await asyncio.to_thread(self._start, spec, embeds)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)
+        self._count_rows()
         self._engine.submit(state)
         try:
             while True:
                 update = await mailbox.newest()
                 yield replace(update, model_digest=self._digest)
                 if update.latents is not None:
+                    self._metrics.seconds.observe(update.denoise_s)
                     break
         finally:
             state.cancelled = True
             del self._mailboxes[state]
+            self._count_rows()
 
     def fence(self, epoch: int) -> None:
         """Work for the Dispatcher of `epoch` alone: pictures of earlier ones leave the engine within one step.
@@ -96,6 +101,7 @@ class Denoiser:
 
     def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs."""
+        self._metrics.gpu_memory.set(allocated_bytes(self._unet.device))
         self._engine.check_health()
 
     def work(self) -> Work:
@@ -129,7 +135,13 @@ class Denoiser:
         """Hand a step's outcomes to the event loop, in one call."""
         assert self._loop is not None
         self._work.count(len(outcomes))
+        step = next((outcome for _, outcome in outcomes if isinstance(outcome, StepUpdate)), None)
+        if step is not None:
+            self._metrics.step(step)
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
+
+    def _count_rows(self) -> None:
+        self._metrics.rows_in_use.set(sum(state.rows for state in self._mailboxes))
 
     def _deliver(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         for state, outcome in outcomes:

@@ -9,10 +9,10 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig
-from deployments.metrics import texts
+from deployments.metrics import TextEncoderMetrics
 from deployments.work import Work
 from models.checkpoint import locate
-from models.loading import choose_device, choose_dtype
+from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import PromptEmbeds, load_text_encoder
 
@@ -23,16 +23,17 @@ class TextEncoder:
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
         config = model.text_encoder
         torch.set_num_threads(config.threads)
+        self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
             locate(model.checkpoint),
             card.family,
-            choose_device(model.device),
+            self._device,
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,
         )
         self._digest = card.digest
         self._work = Work(self._encoder.parameter_bytes)
-        self._texts = texts()
+        self._metrics = TextEncoderMetrics()
         batch: Any = self._encode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
@@ -59,8 +60,7 @@ class TextEncoder:
         asked, cached = self._encoder.asked, self._encoder.cached
         embeds = await asyncio.to_thread(self._encoder.encode, specs)
         self._work.took(len(specs), embeds[0].encode_s)
-        cached = self._encoder.cached - cached
-        for known, count in (("yes", cached), ("no", self._encoder.asked - asked - cached)):
-            if count:
-                self._texts.inc(count, {"cached": known})
+        self._metrics.texts(self._encoder.asked - asked, self._encoder.cached - cached)
+        self._metrics.seconds.observe(embeds[0].encode_s)
+        self._metrics.gpu_memory.set(allocated_bytes(self._device))
         return embeds

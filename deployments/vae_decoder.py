@@ -11,10 +11,11 @@ from ray import serve
 
 from deployments.config import ModelConfig
 from deployments.image_store import ImageStore
+from deployments.metrics import StageMetrics
 from deployments.work import Work
 from models.checkpoint import locate
 from models.errors import DarkroomError, OtherWeights
-from models.loading import choose_device, choose_dtype
+from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
 from models.vae_decoder import encode_image, load_vae_decoder
 
@@ -27,14 +28,16 @@ class VaeDecoder:
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
         config = model.vae_decoder
         torch.set_num_threads(config.threads)
+        self._device = choose_device(model.device)
         self._decoder = load_vae_decoder(
             locate(model.checkpoint),
-            choose_device(model.device),
+            self._device,
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,
         )
         self._digest = card.digest
         self._work = Work(self._decoder.parameter_bytes)
+        self._metrics = StageMetrics()
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
@@ -66,7 +69,10 @@ class VaeDecoder:
         self._work.count(len(items))
         start = time.perf_counter()
         outcomes = await asyncio.to_thread(self._decode_and_store, items)
-        self._work.took(len(items), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._work.took(len(items), seconds)
+        self._metrics.seconds.observe(seconds)
+        self._metrics.gpu_memory.set(allocated_bytes(self._device))
         return outcomes
 
     def _decode_and_store(self, items: Sequence[Item]) -> list[int | DarkroomError]:

@@ -22,6 +22,11 @@ def choose_dtype(name: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
+def allocated_bytes(device: torch.device) -> int:
+    """Return what this process's tensors take on a GPU; 0 on the CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 def parameter_bytes(*modules: torch.nn.Module) -> int:
     """Return what the parameters of modules take in memory."""
     return sum(parameter.numel() * parameter.element_size() for each in modules for parameter in each.parameters())

@@ -155,6 +155,7 @@ class StepUpdate:
     steps: int
     batch_rows: int = 0  # rows of the forward that made this step
     batch_images: int = 0  # pictures of that forward
+    forward_rows: int = 0  # that it had with those that only filled it up
     most_rows: int = 1  # that such a forward may have at present
     step_s: float = 0.0  # what this step took
     cut: str = ""  # the end of the prompt that the text encoder did not read

@@ -49,6 +49,7 @@ class DenoisingEngine:
         self._thread = threading.Thread(target=self._run, name="denoising-engine", daemon=True)
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
+        self._slots = 0  # rows that it was filled up to
         self._images = 0  # pictures of that forward
         self._most_rows = 0  # that it might have had
         self._step_s = 0.0  # what that step took, and all that lies between two steps
@@ -90,6 +91,7 @@ class DenoisingEngine:
         sums = latents.sum((1, 2, 3))  # finite only if all that is summed is
         finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
         self._rows, self._images = len(output), len(batch)
+        self._slots = self._capacity.slots(batch[0].key, self._rows)
         now = time.perf_counter()
         self._capacity.curve.measure(self._rows, batch[0].key.cells, now - start)
         self._step_s, self._stepped_at = now - self._stepped_at, now
@@ -173,6 +175,7 @@ class DenoisingEngine:
             steps=len(state.plan),
             batch_rows=self._rows,
             batch_images=self._images,
+            forward_rows=self._slots,
             most_rows=self._most_rows,
             step_s=self._step_s,
             cut=state.cut,

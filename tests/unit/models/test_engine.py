@@ -70,6 +70,14 @@ def test_an_update_says_how_many_pictures_shared_the_forward(stages):
     assert shares == [(3, 2), (2, 1)]  # the other leaves after its only step
 
 
+def test_an_update_says_how_many_rows_a_forward_was_filled_up_to(tiny_sd):
+    padded = Stages(tiny_sd, padded=True)
+    guided, unguided = (padded.state(padded.spec(num_inference_steps=1, guidance_scale=scale)) for scale in (4.0, 1.0))
+    padded.denoise(guided, unguided)
+    [update] = padded.outcomes(guided)
+    assert (update.batch_rows, update.forward_rows) == (3, 4)
+
+
 def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages, monkeypatch):
     predict = stages.unet.predict
     good, bad = (stages.state(stages.spec(seed=seed, num_inference_steps=3)) for seed in (1, 2))
