@@ -7,6 +7,7 @@ MODEL =
 
 PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
+PROMTOOL = promtool check config ops/prometheus/prometheus.yml && promtool test rules ops/prometheus/rules_test.yml
 
 .DEFAULT_GOAL = help
 .PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos eval-demo pictures clean
@@ -32,11 +33,13 @@ test-full: .venv/.dev  ## the long rest that needs no GPU
 test-gpu: .venv/.dev  ## those that need a CUDA device
 	$(RUN) pytest -m gpu tests
 
-check: .venv/.dev  ## lint, format, types, import laws
+check: .venv/.dev  ## lint, format, types, import laws, alert rules
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+	@if command -v promtool >/dev/null; then $(PROMTOOL); else \
+	    echo "No promtool (Debian: prometheus), so the alert rules were not checked."; [ "$$CI" != true ]; fi
 
 bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.overhead

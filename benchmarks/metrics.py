@@ -30,7 +30,7 @@ def main() -> None:
     update = StepUpdate(step=1, steps=20, batch_rows=6, forward_rows=8, most_rows=16, step_s=0.02)
     figures = {
         "a histogram": microseconds(lambda: denoiser.seconds.observe(0.05)),
-        "a gauge": microseconds(lambda: denoiser.rows_in_use.set(6)),
+        "a gauge": microseconds(lambda: denoiser.gpu_memory.set(6.0)),
         "a counter with a tag": microseconds(lambda: encoder.texts(2, 2)),
         "a denoising step": microseconds(lambda: denoiser.step(update)),
     }

@@ -71,7 +71,6 @@ class Denoiser:
         state = await asyncio.to_thread(self._start, spec, embeds)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)
-        self._count_rows()
         self._engine.submit(state)
         try:
             while True:
@@ -83,7 +82,6 @@ class Denoiser:
         finally:
             state.cancelled = True
             del self._mailboxes[state]
-            self._count_rows()
 
     def fence(self, epoch: int) -> None:
         """Work for the Dispatcher of `epoch` alone: pictures of earlier ones leave the engine within one step.
@@ -102,6 +100,7 @@ class Denoiser:
     def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs."""
         self._metrics.gpu_memory.set(allocated_bytes(self._unet.device))
+        self._metrics.rows(sum(state.rows for state in self._mailboxes))
         self._engine.check_health()
 
     def work(self) -> Work:
@@ -139,9 +138,6 @@ class Denoiser:
         if step is not None:
             self._metrics.step(step)
         self._loop.call_soon_threadsafe(self._deliver, outcomes)
-
-    def _count_rows(self) -> None:
-        self._metrics.rows_in_use.set(sum(state.rows for state in self._mailboxes))
 
     def _deliver(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         for state, outcome in outcomes:

@@ -46,6 +46,10 @@ class TextEncoder:
         """Count the tokens of a text, and find what is not read."""
         return await asyncio.to_thread(self._encoder.tokens, text)
 
+    def check_health(self) -> None:
+        """Tell what the replica holds: Serve asks every `health_check_period_s`."""
+        self._metrics.gpu_memory.set(allocated_bytes(self._device))
+
     def work(self) -> Work:
         """Return what this replica holds and has done."""
         return self._work
@@ -62,5 +66,4 @@ class TextEncoder:
         self._work.took(len(specs), embeds[0].encode_s)
         self._metrics.texts(self._encoder.asked - asked, self._encoder.cached - cached)
         self._metrics.seconds.observe(embeds[0].encode_s)
-        self._metrics.gpu_memory.set(allocated_bytes(self._device))
         return embeds

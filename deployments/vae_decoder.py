@@ -56,6 +56,10 @@ class VaeDecoder:
             raise outcome
         return outcome
 
+    def check_health(self) -> None:
+        """Tell what the replica holds: Serve asks every `health_check_period_s`."""
+        self._metrics.gpu_memory.set(allocated_bytes(self._device))
+
     def work(self) -> Work:
         """Return what this replica holds and has done."""
         return self._work
@@ -72,7 +76,6 @@ class VaeDecoder:
         seconds = time.perf_counter() - start
         self._work.took(len(items), seconds)
         self._metrics.seconds.observe(seconds)
-        self._metrics.gpu_memory.set(allocated_bytes(self._device))
         return outcomes
 
     def _decode_and_store(self, items: Sequence[Item]) -> list[int | DarkroomError]:

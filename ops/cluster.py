@@ -5,6 +5,7 @@ drain and end all of it, with exit code 0; a second one ends it at once, with 13
 """
 
 import ctypes
+import json
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Set
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -107,10 +109,19 @@ def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
         logging_level=logging.WARNING,
     )
     stop.listen()
-    print(f"  logs: {context.address_info['session_dir']}/logs/serve", flush=True)
+    node = context.address_info
+    metrics = f"127.0.0.1:{node['metrics_export_port']}"
+    tell_prometheus(metrics, Path(node["session_dir"]))
+    print(f"  logs: {node['session_dir']}/logs/serve\n  metrics: http://{metrics}/metrics", flush=True)
     client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
     client.deploy_apps(config)
     return client
+
+
+def tell_prometheus(target: str, session: Path) -> None:
+    """Write the file by which Prometheus finds what to scrape; Ray does so only where its dashboard runs."""
+    services = [{"labels": {"job": "ray"}, "targets": [target]}]
+    (session / "prom_metrics_service_discovery.json").write_text(json.dumps(services), encoding="utf-8")
 
 
 def check_ray() -> None:
