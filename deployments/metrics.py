@@ -139,7 +139,7 @@ class DispatcherMetrics:
 
     def started(self, job: Job, eta_error: float | None) -> None:
         """Take in that a job's first picture starts, and how far off the time was that it had been told."""
-        model, times = {"model": job.specs[0].model}, job.timestamps
+        model, times = {"model": job.model}, job.timestamps
         assert times.started is not None
         self._queue_wait.observe(max(0.0, times.started - times.created), model)
         if eta_error is not None:
@@ -174,7 +174,7 @@ class DispatcherMetrics:
 
     def ended(self, job: Job) -> None:
         """Take in what became of a job."""
-        model, times = job.specs[0].model, job.timestamps
+        model, times = job.model, job.timestamps
         self._jobs.inc(1, {"model": model, "status": job.status, "code": job.error.code if job.error else ""})
         if job.status == "succeeded" and times.ended is not None:
             self._job_seconds.observe(max(0.0, times.ended - times.created), {"model": model})

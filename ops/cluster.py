@@ -113,7 +113,12 @@ def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
     metrics = f"127.0.0.1:{node['metrics_export_port']}"
     tell_prometheus(metrics, Path(node["session_dir"]))
     print(f"  logs: {node['session_dir']}/logs/serve\n  metrics: http://{metrics}/metrics", flush=True)
-    client = serve_start(http_options=config.http_options.model_dump(), proxy_location=config.proxy_location)
+    client = serve_start(
+        http_options=config.http_options.model_dump(),
+        global_logging_config=config.logging_config,
+        global_tracing_config=config.tracing_config,
+        proxy_location=config.proxy_location,
+    )
     client.deploy_apps(config)
     return client
 

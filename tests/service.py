@@ -80,11 +80,11 @@ class Service:
         return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
 
     @staticmethod
-    def wait(condition: Callable[[], bool]) -> None:
-        """Ask again and again until `condition` holds."""
+    def wait(condition: Callable[[], bool], otherwise: Callable[[], object] = lambda: "it does not happen") -> None:
+        """Ask again and again until `condition` holds; `otherwise` says what is wrong where it never does."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not condition():
-            assert time.monotonic() < deadline, "it does not happen"
+            assert time.monotonic() < deadline, otherwise()
             time.sleep(0.2)
 
     @staticmethod
@@ -93,6 +93,15 @@ class Service:
         from ray._private.worker import _global_node
 
         return Path(_global_node.get_session_dir_path()) / "logs"
+
+    @staticmethod
+    def metrics() -> str:
+        """What Prometheus would scrape."""
+        from ray._private.worker import _global_node
+
+        address = f"http://127.0.0.1:{_global_node.metrics_export_port}/metrics"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return answer.read().decode()
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET JSON; (0, None) where nothing answers, and the text where it is no JSON."""

@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import replace
 from itertools import dropwhile, islice
 from pathlib import Path
 from typing import TypeVar
 
 from deployments.config import QueueConfig
+from deployments.dispatcher import journal
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.job_queue import JobQueue, Limits
@@ -27,7 +29,9 @@ from deployments.dispatcher.overview import Allowance, QueueState, Replicas
 from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.image_store import ImageStore
+from deployments.job_context import context_of
 from deployments.keys import OWNER, ApiKey, Keyring
+from deployments.metrics import DispatcherMetrics
 from deployments.schema import (
     GenerationRequest,
     Job,
@@ -92,6 +96,8 @@ class Dispatcher:
         self._counted_at = 0.0
         self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._contexts: dict[str, Context] = {}  # of the jobs that have not ended
+        self._metrics = DispatcherMetrics()
         self._feeds: set[Feed] = set()
         self._forecasting: asyncio.Task[None] | None = None
         self._in_charge = False
@@ -111,15 +117,16 @@ class Dispatcher:
             Unauthorized, UnknownModel, Unavailable, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing
                 was queued.
         """
-        if self._keys is not None and not owner.startswith(OWNER):
-            raise Unauthorized
-        await asyncio.shield(self._beginning)
-        specs = resolve(request, self._card_of(request.model))
-        check_cost(specs, self._config)
-        job = new_job(specs, owner, time.time(), deadline_s(request, self._config))
-        request_key = None if key is None else RequestKey(key, hash_of(request))
-        # Shielded: a caller who leaves must not leave a job on disk that is in no line.
-        return await asyncio.shield(self._accept(job, request_key))
+        with self._metrics.refusals():
+            if self._keys is not None and not owner.startswith(OWNER):
+                raise Unauthorized
+            await asyncio.shield(self._beginning)
+            specs = resolve(request, self._card_of(request.model))
+            check_cost(specs, self._config)
+            job = new_job(specs, owner, time.time(), deadline_s(request, self._config))
+            request_key = None if key is None else RequestKey(key, hash_of(request))
+            # Shielded: a caller who leaves must not leave a job on disk that is in no line.
+            return await asyncio.shield(self._accept(job, request_key))
 
     async def job(self, job_id: str, owner: str | None, link: str = "") -> Job:
         """Return a job's present state; `NotFound` if it is somebody else's and `link` is not its own."""
@@ -246,6 +253,7 @@ class Dispatcher:
         )
         for job in unfinished:
             self._queue.restore(job)
+            self._contexts[job.id] = context_of(job.id)
             if job.model not in self._models:
                 error = UnknownModel(f"model: {job.model} is no longer served.", "model")
                 await self._book(self._queue.reject(job.id, error, time.time()))
@@ -281,8 +289,10 @@ class Dispatcher:
             own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
             self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
             await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
+            self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
+        journal.accepted(job)
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
 
@@ -292,6 +302,9 @@ class Dispatcher:
             return
         if job.ended:
             self._drop_tasks(job.id)
+            self._contexts.pop(job.id, None)
+            self._metrics.ended(job)
+            journal.ended(job)
 
         def newest() -> Job:
             with suppress(NotFound):  # it has ended, and the queue has forgotten it already
@@ -314,6 +327,19 @@ class Dispatcher:
         while not self._ledger.superseded:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
+            self._measure()
+
+    def _measure(self) -> None:
+        """Set the gauges: they are forgotten unless that is done again and again."""
+        for model in self._models.values():
+            state = model.state(self._queue)
+            self._metrics.line(model.name, state.waiting, state.running, state.eta_s)
+        self._metrics.whole(
+            epoch=self._ledger.store.epoch,
+            store_problem=self._ledger.problem is not None,
+            owners=self._queue.owners_waiting,
+            most_waiting=self._config.max_waiting,
+        )
 
     async def _keep_meeting(self) -> None:
         """Learn of models that come up, and of new weights under an old name; tell each what there is to do."""
@@ -336,32 +362,38 @@ class Dispatcher:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
         unforeseen = False
         while self._queue.rows(model.name) < model.rows_in_flight or not self._queue.rows(model.name):
-            granted = self._queue.grant(model.name, time.time())
+            now = time.time()
+            granted = self._queue.grant(model.name, now)
             if granted is None:
                 break
             lease, job = granted
             unforeseen = unforeseen or not (job.progress and job.progress.eta_s)
-            model.forecaster.started(job.id, time.monotonic())
-            task = asyncio.create_task(self._run(model, lease, job.specs[lease.index]))
+            off = model.forecaster.started(job.id, time.monotonic())
+            if job.timestamps.started == now:
+                self._metrics.started(job, off)
+            drawing = self._run(model, lease, job.specs[lease.index], job.timestamps.created)
+            task = asyncio.create_task(drawing, context=self._contexts[job.id].copy())
             self._tasks[lease] = task
             task.add_done_callback(lambda _, lease=lease: self._left(lease))
             self._changed(job)
         if unforeseen:  # what never waited has no forecast yet
             self._forecast(model)
 
-    async def _run(self, model: Served, lease: Lease, spec: ImageSpec) -> None:
-        """Draw one picture and book what came of it."""
+    async def _run(self, model: Served, lease: Lease, spec: ImageSpec, accepted: float) -> None:
+        """Draw one picture and book what came of it; `accepted` is when its job was."""
         last_at = time.monotonic()
         ended: Job | None = None
         try:
-            async for word in model.stages.generate(spec, lease):
-                if isinstance(word, StepUpdate):
-                    model.forecaster.measure_step(spec, word)
-                    last_at = time.monotonic()
-                    self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
-                else:
-                    model.forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
-                    ended = self._queue.finish(lease, word, time.time())
+            with self._metrics.drawing(spec, lease, accepted) as hear:
+                async for word in model.stages.generate(spec, lease):
+                    hear(word)
+                    if isinstance(word, StepUpdate):
+                        model.forecaster.measure_step(spec, word)
+                        last_at = time.monotonic()
+                        self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
+                    else:
+                        model.forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
+                        ended = self._queue.finish(lease, word, time.time())
         except Superseded:
             self._ledger.step_down()
         except ReplicaLost:

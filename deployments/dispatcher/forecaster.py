@@ -100,12 +100,14 @@ class Forecaster:
         self._asleep_since = None
         self._max_rows, self._batch_rows = self.max_rows, {}
 
-    def started(self, job_id: str, now: float) -> None:
-        """Hold what a job was told first against the clock."""
+    def started(self, job_id: str, now: float) -> float | None:
+        """Hold what a job was told first against the clock; return how far off that was, relatively, if it matters."""
         told_at, foretold = self._told.pop(job_id, (now, now))
-        if max(now, foretold) - told_at >= MATTERS_S:
-            off = abs(now - foretold) / max(foretold - told_at, MATTERS_S)
-            self._unsure += SMOOTHING * (off - self._unsure)
+        if max(now, foretold) - told_at < MATTERS_S:
+            return None
+        off = abs(now - foretold) / max(foretold - told_at, MATTERS_S)
+        self._unsure += SMOOTHING * (off - self._unsure)
+        return off
 
     # -- telling
 

@@ -4,19 +4,22 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
+from ray.serve.context import _get_serve_request_context
 
 from deployments.dispatcher import client as client_module
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.forecaster import WAKING_S
+from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
 from deployments.schema import GenerationRequest, Job, new_job
 from models.errors import JobEnded, NonFinite, NotFound, QueueFull, ReplicaLost, Unavailable
+from models.spec import ImageSpec
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, a_spec, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
@@ -243,13 +246,36 @@ async def test_cancelling_ends_a_watch_and_lets_the_next_in_line_start(cluster: 
 async def test_a_job_cancelled_in_the_moment_of_its_grant_lets_the_next_in_line_start(cluster: Cluster) -> None:
     await cluster.dispatcher._beginning
     job, other = new_job([a_spec()] * 2, "ada", 0.0), new_job([a_spec()], "ada", 0.0)
-    cluster.dispatcher._queue.submit(job)
-    cluster.dispatcher._queue.submit(other)
+    for each in (job, other):
+        cluster.dispatcher._contexts[each.id] = Context()
+        cluster.dispatcher._queue.submit(each)
     cluster.dispatcher._pump()
     await cluster.client.cancel(job.id)  # its pictures have had no turn of the event loop yet
     assert job.id not in {lease.job_id for lease in cluster.pipeline.started}
     assert (await cluster.ended(other)).status == "succeeded"
     assert cluster.dispatcher._tasks == {}
+
+
+async def test_a_picture_is_drawn_in_its_jobs_name_and_trace_whoevers_request_starts_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace: ContextVar[str] = ContextVar("trace")
+    drawn: dict[str, tuple[str, str]] = {}
+    generate = cluster.pipeline.generate
+
+    def noted(spec: ImageSpec, lease: Lease) -> AsyncIterator[Any]:
+        drawn[lease.job_id] = _get_serve_request_context().request_id, trace.get()
+        return generate(spec, lease)
+
+    monkeypatch.setattr(cluster.pipeline, "generate", noted)
+    jobs = []
+    for request in ("the first request", "the second"):
+        trace.set(request)
+        jobs.append(await cluster.submit(pictures=2))
+    trace.set("a third")
+    await cluster.ended(jobs[1])
+    assert drawn == {jobs[0].id: (jobs[0].id, "the first request"), jobs[1].id: (jobs[1].id, "the second")}
+    assert cluster.dispatcher._contexts == {}
 
 
 # -- what goes wrong
