@@ -1,9 +1,12 @@
 """What operators are woken by, and what they then read. Whether the rules fire, `promtool` tests in `make check`."""
 
+import json
 import re
+from pathlib import Path
 
 import yaml
 
+from ops.cluster import tell_prometheus
 from tests.operations import DASHBOARD, OPERATIONS, RULES, expressions
 
 
@@ -31,6 +34,14 @@ def test_every_panel_of_the_dashboard_has_a_title_a_description_and_a_unit() -> 
             assert panel["title"]
             assert panel["description"].endswith(".")
             assert panel["fieldConfig"]["defaults"]["unit"]
+
+
+def test_make_serve_writes_the_file_by_which_prometheus_finds_it(tmp_path: Path) -> None:
+    [scraped] = yaml.safe_load(RULES.with_name("prometheus.yml").read_text())["scrape_configs"]
+    [file] = scraped["file_sd_configs"][0]["files"]
+    tell_prometheus("127.0.0.1:1234", tmp_path)
+    services = json.loads((tmp_path / Path(file).name).read_text())
+    assert services == [{"labels": {"job": "ray"}, "targets": ["127.0.0.1:1234"]}]
 
 
 def test_the_parser_of_expressions_sees_all_of_them() -> None:
