@@ -38,7 +38,7 @@ def _identity(job: Job) -> dict[str, object]:
     """A job's id, what it asks for in figures, and of what kind its owner is: who that is does not go into logs."""
     spec = job.specs[0]
     return {
-        "job_id": job.id,
+        "job": job.id,  # `job_id` is a word of Ray's, which Serve takes out of lines
         "owner_kind": job.owner.partition(":")[0],
         "model": spec.model,
         "pictures": len(job.specs),

@@ -38,7 +38,7 @@ def lines(service, deployment: str) -> list[dict]:
 def test_a_jobs_life_can_be_followed_by_its_id_from_the_request_to_its_last_stage(service):
     _, job = service.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 6, "num_images": 2})
     service.wait(lambda: service.get(f"/v1/jobs/{job['id']}")[1]["status"] == "succeeded")
-    said = {line["message"]: line for line in lines(service, "Dispatcher") if line.get("job_id") == job["id"]}
+    said = {line["message"]: line for line in lines(service, "Dispatcher") if line.get("job") == job["id"]}
     assert said.keys() == {"job accepted", "job ended"}
     ended = said["job ended"]
     assert (ended["status"], ended["error_code"], ended["pictures"], ended["drawn"]) == ("succeeded", None, 2, 2)

@@ -35,7 +35,7 @@ def test_a_jobs_life_is_one_line(job: Job, caplog: pytest.LogCaptureFixture) -> 
     times = Timestamps(created=100.0, started=102.5, ended=110.0)
     journal.ended(replace(job, status="succeeded", images=images, timestamps=times))
     assert line(caplog) == {
-        "job_id": job.id,
+        "job": job.id,
         "owner_kind": "browser",
         "model": "shapes",
         "pictures": 2,
