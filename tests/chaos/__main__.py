@@ -45,7 +45,7 @@ def main() -> int:
     print("kills: " + ", ".join(f"{kill['what']} at {kill['s']} s" for kill in kills))
     print(f"seed {args.seed}\n\n{table(outcomes)}\n")
     print(json.dumps({"chaos": [asdict(o) for o in outcomes], "seed": args.seed, "kills": kills}))
-    return 0 if all(outcome.held for outcome in outcomes) else 1
+    return 0 if all(outcome.held and outcome.in_time for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

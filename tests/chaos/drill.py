@@ -13,11 +13,22 @@ SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m", "heun")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a drill found: whether the promise held, and the figures."""
+    """What a drill found: whether the promise held, and the figures.
+
+    `in_time` is what it says of seconds: that is only asked of a machine that does nothing else, by `make chaos`.
+    """
 
     promise: str
     held: bool
     figures: dict[str, Any]
+    in_time: bool = True
+
+    @property
+    def word(self) -> str:
+        """The outcome in a word."""
+        if not self.held:
+            return "BROKEN"
+        return "held" if self.in_time else "LATE"
 
 
 def a_body(number: int) -> dict[str, Any]:
@@ -42,5 +53,5 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines = []
     for outcome in outcomes:
         figures = ", ".join(f"{name} {value}" for name, value in outcome.figures.items() if value != [])
-        lines.append(f"{'held' if outcome.held else 'BROKEN':8}{outcome.promise}: {figures}")
+        lines.append(f"{outcome.word:8}{outcome.promise}: {figures}")
     return "\n".join(lines)
