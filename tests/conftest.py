@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two would wait for each other, spinning, wherever anything else runs
 
 
 @pytest.hookimpl(hookwrapper=True)

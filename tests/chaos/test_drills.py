@@ -1,7 +1,4 @@
-"""A tenth of the drills that hold whatever else the machine does; those that wait for replicas are long tests.
-
-Drills that are about seconds run in `make chaos` alone.
-"""
+"""A tenth of the drills that hold whatever else the machine does. Those about seconds run in `make chaos` alone."""
 
 from collections.abc import Iterator
 
@@ -11,6 +8,8 @@ from benchmarks.chromium import MISSING, find_chromium
 from tests.chaos import clients, deaths, load, page
 from tests.chaos.cluster import Cluster, running_cluster
 from tests.chaos.drill import Outcome, table
+
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +28,14 @@ def holds(cluster: Cluster, capsys: pytest.CaptureFixture[str]):
     return check
 
 
-@pytest.mark.full
 def test_accepted_jobs_outlive_their_replicas(cluster: Cluster, holds) -> None:
     holds(deaths.replica_deaths(cluster, jobs=100, kills=6))
 
 
-@pytest.mark.full
 def test_accepted_jobs_outlive_every_process(cluster: Cluster, holds) -> None:
     holds(deaths.cluster_deaths(cluster, times=1))
 
 
-@pytest.mark.full
 def test_an_overload_is_refused_and_loses_nothing(cluster: Cluster, holds) -> None:
     holds(load.overload(cluster, seconds=60))
 
@@ -56,7 +52,6 @@ def test_a_watch_that_was_cut_goes_on(cluster: Cluster, holds) -> None:
     holds(clients.cut_watches(cluster, times=20))
 
 
-@pytest.mark.full
 @pytest.mark.skipif(find_chromium() is None, reason=MISSING)
 def test_a_page_that_is_loaded_again_shows_its_picture(cluster: Cluster, holds) -> None:
     holds(page.reloads(cluster, times=10))

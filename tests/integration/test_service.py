@@ -205,7 +205,14 @@ def watch_until_the_end(service, job_id: str) -> list[dict]:
     return states
 
 
-@pytest.mark.parametrize("stage", ["TextEncoder", "Denoiser", "VaeDecoder"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "Denoiser",
+        pytest.param("TextEncoder", marks=pytest.mark.full),
+        pytest.param("VaeDecoder", marks=pytest.mark.full),
+    ],
+)
 def test_each_stage_scales_on_its_own_and_its_replicas_share_batched_work(service, stage):
     from ray import serve
 
