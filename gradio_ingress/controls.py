@@ -13,7 +13,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
-from deployments.schema import GenerationRequest, read_request
+from deployments.schema import GenerationRequest, read_request, resolve
 from models.errors import InvalidRequest
 from models.spec import SAMPLER_NAMES, ModelCard
 
@@ -54,6 +54,15 @@ def fill(example: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
     return {
         name: example.get(name, properties(name, card)["value"]) for name in FIELDS if name not in ("model", "seed")
     }
+
+
+def chosen(values: Mapping[str, Any], card: ModelCard, served: Sequence[ModelCard]) -> list[str]:
+    """Return the controls whose values somebody chose, being no served model's default, and that a model allows."""
+    return [
+        name
+        for name, value in values.items()
+        if all(value != properties(name, each)["value"] for each in served) and _allows(name, value, card)
+    ]
 
 
 def aspects(card: ModelCard) -> dict[str, tuple[int, int]]:
@@ -189,6 +198,17 @@ def _bounds(name: str, card: ModelCard | None) -> tuple[Any, Any]:
 def _within(name: str, value: int, card: ModelCard) -> bool:
     low, high = _bounds(name, card)
     return low <= value <= high
+
+
+def _allows(name: str, value: Any, card: ModelCard) -> bool:
+    choices = properties(name, card).get("choices")
+    if choices is not None and value not in [choice for _, choice in choices]:
+        return False
+    try:
+        resolve(to_request({"prompt": "anything", name: value}), card)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _step(name: str, card: ModelCard | None) -> float:

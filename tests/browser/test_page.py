@@ -105,6 +105,7 @@ def test_an_example_fills_the_form_and_generates(page: Page, site: Site) -> None
     page.get_by_role("button", name=example["prompt"]).click()
     expect(page.get_by_role("status").first).to_have_text("Done")
     expect(page.locator("#prompt textarea")).to_have_value(example["prompt"])
+    expect(page.locator("#style")).to_contain_text("The model reads: …, cartoon")
     assert site.pipeline.specs[0].prompt == f"{example['prompt']}, cartoon"
 
 

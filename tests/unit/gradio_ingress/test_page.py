@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from gradio_ingress import page as page_module
 from gradio_ingress.app import build, create_app
 from gradio_ingress.page import Page
 from models.errors import Unavailable
+from models.spec import ModelCard
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
 
 
@@ -60,7 +62,7 @@ def page(cluster: Cluster) -> Page:
 def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]:
     """What the browser would send once the page has fitted itself to the model."""
     typed = {"model": CARD.id, "seed": 0} | controls.fill({}, CARD) | values
-    return {page.controls[name]: value for name, value in typed.items()} | {page.randomize: randomize}
+    return {page.parts.controls[name]: value for name, value in typed.items()} | {page.parts.randomize: randomize}
 
 
 async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
@@ -70,7 +72,7 @@ async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[d
 async def on_stage(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Job:
     """The job that a page has begun to show."""
     async for update in updates:
-        if page.status in update:
+        if page.parts.status in update:
             return next(iter(page._boards.values())).shown
     raise AssertionError("nothing is shown")
 
@@ -81,10 +83,10 @@ def clicked(**data: Any) -> gr.EventData:
 
 async def test_a_prompt_ends_in_a_picture_and_the_seed_that_was_used(page: Page, cluster: Cluster) -> None:
     first, *_, last = await generated(page, prompt="a star")
-    assert first[page.controls["seed"]] == cluster.pipeline.specs[0].seed
-    assert 'src="/v1/files/job_' in last[page.gallery]
-    assert "Done" in last[page.status]
-    assert last[page.cancel]["visible"] is False
+    assert first[page.parts.controls["seed"]] == cluster.pipeline.specs[0].seed
+    assert 'src="/v1/files/job_' in last[page.parts.gallery]
+    assert "Done" in last[page.parts.status]
+    assert last[page.parts.cancel]["visible"] is False
     assert not page._boards
 
 
@@ -95,7 +97,7 @@ async def test_what_has_not_changed_is_not_sent_again(page: Page, cluster: Clust
         updates.append(update)
         if len(updates) > 2:
             cluster.pipeline.go.set()
-    assert ["dl" in update[page.receipt] for update in updates if page.receipt in update] == [False, True]
+    assert ["dl" in update[page.parts.receipt] for update in updates if page.parts.receipt in update] == [False, True]
 
 
 async def test_what_the_form_says_is_what_is_drawn(page: Page, cluster: Cluster) -> None:
@@ -122,16 +124,16 @@ async def test_bad_input_shows_a_message_and_queues_nothing(
 ) -> None:
     updates = await generated(page, **values)
     assert len(updates) == 1
-    assert words in updates[0][page.status]
-    assert 'data-field="' in updates[0][page.status]
-    assert page.gallery not in updates[0]
+    assert words in updates[0][page.parts.status]
+    assert 'data-field="' in updates[0][page.parts.status]
+    assert page.parts.gallery not in updates[0]
     assert not cluster.pipeline.specs
 
 
 async def test_a_full_line_is_said_in_the_clusters_words(tmp_path: Path) -> None:
     crowded = Page(Cluster(ImageStore(tmp_path), max_waiting=1).client)
     updates = await generated(crowded, prompt="a star", num_images=4)
-    assert "The line is full (1). Nothing was queued." in updates[-1][crowded.status]
+    assert "The line is full (1). Nothing was queued." in updates[-1][crowded.parts.status]
 
 
 async def test_cancel_ends_the_job_in_the_cluster(page: Page, cluster: Cluster) -> None:
@@ -140,7 +142,7 @@ async def test_cancel_ends_the_job_in_the_cluster(page: Page, cluster: Cluster) 
     job = await on_stage(page, updates)
     await page.on_cancel(REQUEST)
     *_, last = [update async for update in updates]
-    assert "Cancelled" in last[page.status]
+    assert "Cancelled" in last[page.parts.status]
     assert (await cluster.client.job(job.id)).status == "cancelled"
 
 
@@ -149,7 +151,7 @@ async def test_cancelling_what_has_ended_changes_nothing(page: Page, cluster: Cl
     assert await page.on_cancel(REQUEST) == gr.skip()
     job = (await cluster.client.jobs("browser:ada"))[0]
     *_, last = [update async for update in page.on_mine(REQUEST, clicked(act="cancel", job=job.id))]
-    assert "Done" in last[page.status]
+    assert "Done" in last[page.parts.status]
 
 
 async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, cluster: Cluster) -> None:
@@ -158,7 +160,7 @@ async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, c
     job = await on_stage(page, updates)
     for act in ("cancel", "show"):
         seen = [u async for u in page.on_mine(a_request(None, "another"), clicked(act=act, job=job.id))]
-        assert "There is no job" in seen[-1][page.status]
+        assert "There is no job" in seen[-1][page.parts.status]
     assert not (await cluster.client.job(job.id)).ended
     await updates.aclose()
 
@@ -183,7 +185,7 @@ async def test_who_comes_back_sees_the_job_that_is_still_drawn(page: Page, clust
     assert (await on_stage(page, again)).id == job.id
     cluster.pipeline.go.set()
     *_, last = [update async for update in again]
-    assert 'data-state="done"' in last[page.gallery]
+    assert 'data-state="done"' in last[page.parts.gallery]
 
 
 async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, cluster: Cluster) -> None:
@@ -191,18 +193,18 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     job = (await cluster.client.jobs("browser:ada"))[0]
     guest = a_request("browser:bob", "bob", job=f"{job.id}.{job.link}")
     [opened] = [update async for update in page.on_load(guest)]
-    assert opened[page.controls["prompt"]]["value"] == "a star"
-    assert page.randomize not in opened
+    assert opened[page.parts.controls["prompt"]]["value"] == "a star"
+    assert page.parts.randomize not in opened
     *_, last = [update async for update in page.on_return(guest)]
-    assert f"{job.images[0].url}?link={job.link}" in last[page.gallery]
-    assert "Welcome back: finished just now" in last[page.status]
-    assert "a star" not in last[page.mine]
+    assert f"{job.images[0].url}?link={job.link}" in last[page.parts.gallery]
+    assert "Welcome back: finished just now" in last[page.parts.status]
+    assert "a star" not in last[page.parts.mine]
     await page.on_cancel(guest)
     wrong = a_request("browser:bob", "bob", job=f"{job.id}.wrong")
     [opened] = [update async for update in page.on_load(wrong)]
-    assert page.controls["prompt"] not in opened
+    assert page.parts.controls["prompt"] not in opened
     *_, last = [update async for update in page.on_return(wrong)]
-    assert "There is no job" in last[page.status]
+    assert "There is no job" in last[page.parts.status]
 
 
 async def test_a_second_job_takes_the_stage_and_the_first_can_be_recalled(page: Page, cluster: Cluster) -> None:
@@ -218,7 +220,7 @@ async def test_a_second_job_takes_the_stage_and_the_first_can_be_recalled(page: 
     assert board.shown.id == first.id
     cluster.pipeline.go.set()
     *_, last = [update async for update in updates]
-    assert last[page.mine].count("Done") == 2
+    assert last[page.parts.mine].count("Done") == 2
 
 
 async def test_who_generates_before_the_old_job_is_back_sees_the_new_one(page: Page, cluster: Cluster) -> None:
@@ -232,7 +234,7 @@ async def test_who_generates_before_the_old_job_is_back_sees_the_new_one(page: P
     assert page._boards["tab"].shown == new
     await page.on_cancel(back)
     *_, last = [update async for update in updates]
-    assert "Cancelled" in last[page.status]
+    assert "Cancelled" in last[page.parts.status]
 
 
 async def test_a_refusal_stays_while_another_picture_is_drawn(page: Page, cluster: Cluster) -> None:
@@ -240,12 +242,12 @@ async def test_a_refusal_stays_while_another_picture_is_drawn(page: Page, cluste
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
     job = await on_stage(page, updates)
     [refused] = await generated(page, prompt="")
-    assert "Prompt:" in refused[page.status]
+    assert "Prompt:" in refused[page.parts.status]
     page._boards["tab"]._put(job)  # a step more
-    assert "Prompt:" in (await anext(updates))[page.status]
+    assert "Prompt:" in (await anext(updates))[page.parts.status]
     cluster.pipeline.go.set()
     *_, last = [update async for update in updates]
-    assert "Done" in last[page.status]
+    assert "Done" in last[page.parts.status]
 
 
 async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
@@ -255,21 +257,21 @@ async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
     filled = await page.on_picture(str(dropped), REQUEST)
-    assert "Model “another” is not served here." in filled[page.status]
+    assert "Model “another” is not served here." in filled[page.parts.status]
 
 
 async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
     *_, last = [update async for update in page.on_mine(REQUEST, clicked(act="show", job=job.id))]
-    assert job.images[0].url in last[page.gallery]
+    assert job.images[0].url in last[page.parts.gallery]
 
 
 async def test_an_example_fills_the_form(page: Page) -> None:
     filled = await page.on_example("shapes", clicked(act="example", index="0"))
-    assert filled[page.controls["prompt"]]["value"] == CARD.examples[0]["prompt"]
-    assert filled[page.controls["seed"]]["value"] == 7
-    assert filled[page.randomize]["value"] is False
+    assert filled[page.parts.controls["prompt"]]["value"] == CARD.examples[0]["prompt"]
+    assert filled[page.parts.controls["seed"]]["value"] == 7
+    assert filled[page.parts.randomize]["value"] is False
 
 
 async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page, cluster: Cluster) -> None:
@@ -277,11 +279,12 @@ async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page
     job = (await cluster.client.jobs("browser:ada"))[0]
     which = {"job": f"{job.id}.{job.link}", "index": "1"}
     assert await page.on_reuse(REQUEST, clicked(act="seed", **which)) == {
-        page.controls["seed"]: job.specs[1].seed,
-        page.randomize: False,
+        page.parts.controls["seed"]: job.specs[1].seed,
+        page.parts.randomize: False,
     }
     filled = await page.on_reuse(REQUEST, clicked(act="settings", **which))
-    values = {name: filled[page.controls[name]]["value"] for name in ("prompt", "num_inference_steps", "style", "seed")}
+    names = ("prompt", "num_inference_steps", "style", "seed")
+    values = {name: filled[page.parts.controls[name]]["value"] for name in names}
     assert values == {
         "prompt": "a star, cartoon",
         "num_inference_steps": 4,
@@ -295,11 +298,11 @@ async def test_a_dropped_picture_fills_the_form_and_a_stranger_is_refused(page: 
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Sampler: Euler, CFG scale: 3.5, Seed: 9, Size: 64x64"))
     filled = await page.on_picture(str(dropped), REQUEST)
-    assert filled[page.controls["prompt"]]["value"] == "a moon"
-    assert filled[page.controls["sampler"]]["value"] == "euler"
-    assert filled[page.controls["seed"]]["value"] == 9
+    assert filled[page.parts.controls["prompt"]]["value"] == "a moon"
+    assert filled[page.parts.controls["sampler"]]["value"] == "euler"
+    assert filled[page.parts.controls["seed"]]["value"] == 9
     dropped.write_bytes(b"no picture")
-    assert 'data-state="problem"' in (await page.on_picture(str(dropped), REQUEST))[page.status]
+    assert 'data-state="problem"' in (await page.on_picture(str(dropped), REQUEST))[page.parts.status]
 
 
 async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:
@@ -307,10 +310,30 @@ async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:
     assert (await page.on_style(""))["info"] == controls.FIELDS["style"].description
 
 
+async def test_another_model_leaves_what_somebody_chose_and_brings_its_own_defaults(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = CARD.defaults | {"negative_prompt": "blurry", "num_inference_steps": 4, "guidance_scale": 1.0}
+    turbo = replace(CARD, id="turbo", defaults=defaults, bounds=CARD.bounds | {"num_inference_steps": (1, 8)})
+
+    async def models() -> list[ModelCard]:
+        return [CARD, turbo]
+
+    monkeypatch.setattr(page._client, "models", models)
+    untouched = await page.on_model(form(page, model="turbo"))
+    names = ("negative_prompt", "num_inference_steps", "guidance_scale")
+    assert [untouched[page.parts.controls[name]]["value"] for name in names] == ["blurry", 4, 1.0]
+    typed = form(page, model="turbo", negative_prompt="a tree", num_inference_steps=50, guidance_scale=2.5)
+    fitted = await page.on_model(typed)
+    assert "value" not in fitted[page.parts.controls["negative_prompt"]]
+    assert "value" not in fitted[page.parts.controls["guidance_scale"]]
+    assert fitted[page.parts.controls["num_inference_steps"]]["value"] == 4, "50 is more than the model allows"
+
+
 async def test_the_page_counts_tokens_and_quotes_what_is_cut(page: Page) -> None:
     def words(prompt: str) -> dict[Any, Any]:
         typed = {"prompt": prompt, "negative_prompt": "", "style": "", "model": "shapes"}
-        return {page.controls[name]: value for name, value in typed.items()}
+        return {page.parts.controls[name]: value for name, value in typed.items()}
 
     assert "2/30 tokens" in await page.on_words(words("a star"))
     assert "the model will not read" in await page.on_words(words("a star " * 30))
@@ -326,17 +349,17 @@ async def test_an_example_says_when_the_cluster_is_down() -> None:
 async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
     [fitted] = [update async for update in page.on_load(REQUEST)]
     [last] = [update async for update in page.on_return(REQUEST)]
-    assert fitted[page.controls["num_inference_steps"]]["value"] == 8
-    assert CARD.notice in fitted[page.notice]
-    assert fitted[page.generate]["interactive"] is True
-    assert "Ready." in last[page.status]
+    assert fitted[page.parts.controls["num_inference_steps"]]["value"] == 8
+    assert CARD.notice in fitted[page.parts.notice]
+    assert fitted[page.parts.generate]["interactive"] is True
+    assert "Ready." in last[page.parts.status]
 
 
 async def test_the_page_says_that_the_service_starts_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
     page = Page(DispatcherClient(Down(times=2)))
     updates = [update async for update in page.on_load(REQUEST)]
-    assert ["still starting" in update.get(page.status, "") for update in updates] == [True, True, False]
+    assert ["still starting" in update.get(page.parts.status, "") for update in updates] == [True, True, False]
 
 
 async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,15 +370,15 @@ async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pyt
     monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
     page = Page(DispatcherClient(Silent()))
     updates = page.on_load(REQUEST)
-    assert "still starting" in (await anext(updates))[page.status]
-    assert "still starting" in (await anext(updates))[page.status]
+    assert "still starting" in (await anext(updates))[page.parts.status]
+    assert "still starting" in (await anext(updates))[page.parts.status]
     await updates.aclose()
 
 
 async def test_a_cluster_that_is_down_shows_its_message_and_no_traceback() -> None:
     page = Page(DispatcherClient(Down()))
     updates = await generated(page, prompt="a star")
-    assert "The service is still starting." in updates[-1][page.status]
+    assert "The service is still starting." in updates[-1][page.parts.status]
 
 
 async def test_an_error_of_ours_becomes_a_plain_sentence(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,8 +388,8 @@ async def test_an_error_of_ours_becomes_a_plain_sentence(page: Page, monkeypatch
 
     monkeypatch.setattr(page._client, "watch", broken)
     updates = await generated(page, prompt="a star")
-    assert "Something went wrong on our side." in updates[-1][page.status]
-    assert "secret" not in updates[-1][page.status]
+    assert "Something went wrong on our side." in updates[-1][page.parts.status]
+    assert "secret" not in updates[-1][page.parts.status]
 
 
 def test_every_event_but_that_for_programs_is_private(page: Page) -> None:

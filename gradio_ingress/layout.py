@@ -1,0 +1,160 @@
+"""What stands where on the page, and what it shows of models and jobs. What a click does is in `page`."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block, BlockContext
+from gradio.components import Component
+
+from gradio_ingress import controls, pictures, status
+from gradio_ingress.board import Board
+from models.errors import DarkroomError
+from models.spec import ModelCard
+
+Update = dict[Block, Any]
+
+BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
+CLICKED = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-act]");
+  if (button) trigger("click", {...button.dataset});
+});
+"""
+
+
+class Layout:
+    """The components, made inside the `gr.Blocks` that is open."""
+
+    def __init__(self) -> None:
+        self.controls: dict[str, Component] = {}
+        with gr.Column(elem_id="page"):
+            with gr.Column(elem_id="masthead"):
+                gr.HTML(status.masthead(), padding=False, js_on_load=None)
+                self.notice = gr.HTML("", elem_id="notice", padding=False, js_on_load=None)
+            with gr.Column(elem_id="compose"):
+                self._compose()
+            with gr.Column(elem_id="stage"):
+                self._stage()
+            with gr.Column(elem_id="settings"):
+                self._settings()
+
+    def _compose(self) -> None:
+        self._control("prompt", lines=3, max_lines=8, autofocus=True, placeholder=self._placeholder())
+        self.tokens = gr.HTML("", elem_id="tokens", padding=False, js_on_load=None)
+        with gr.Row(elem_id="actions"):
+            self.generate = gr.Button("Generate", variant="primary", elem_id="generate", interactive=False)
+            self.cancel = gr.Button("Cancel", elem_id="cancel", visible=False)
+        self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
+
+    def _stage(self) -> None:
+        told = "watch('value', () => darkroom.told(element)); darkroom.told(element);"
+        waiting = status.note(status.STARTING, "starting")
+        self.status = gr.HTML(waiting, elem_id="status", padding=False, js_on_load=told)
+        self.gallery = gr.HTML(pictures.empty(), elem_id="gallery", padding=False, js_on_load=CLICKED)
+        with gr.Accordion("Why am I waiting?", open=False, visible=False, elem_id="why") as self.why_box:
+            self.why = gr.HTML("", padding=False, js_on_load=None)
+        with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
+            self.receipt = gr.HTML("", padding=False, js_on_load=None)
+        with gr.Accordion("My jobs", open=False, elem_id="mine"):
+            self.mine = gr.HTML(status.my_jobs((), None, 0), padding=False, js_on_load=CLICKED)
+
+    def _settings(self) -> None:
+        with gr.Row(elem_id="beside"):
+            for name in BESIDE:
+                self._control(name)
+        self.aspects = gr.HTML("", elem_id="aspects", padding=False, js_on_load=CLICKED)
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self._seed()
+            for name in controls.FIELDS:
+                if name not in self.controls:
+                    self._control(name)
+        with gr.Accordion("PNG info", open=False, elem_id="png-info"):
+            self.picture = gr.File(
+                label="Drop a picture to restore its settings",
+                file_types=[".png", ".jpg", ".jpeg", ".webp"],
+                type="filepath",
+                height=120,
+                elem_id="picture",
+            )
+
+    def _seed(self) -> None:
+        with gr.Row(elem_id="seeds"):
+            self._control("seed")
+            self.randomize = gr.Checkbox(
+                True, label="Randomize", info="A new seed for each picture.", elem_id="randomize"
+            )
+
+    def _control(self, name: str, **looks: Any) -> None:
+        self.controls[name] = controls.create(name, **looks)
+
+    @staticmethod
+    def _placeholder() -> str:
+        return next(iter(controls.FIELDS["prompt"].examples or ()), "")
+
+    @property
+    def form(self) -> list[Component]:
+        """What says which picture is wanted."""
+        return [*self.controls.values(), self.randomize]
+
+    @property
+    def of_model(self) -> list[Component]:
+        """What depends on the model."""
+        return [*self.form, self.notice, self.examples, self.aspects]
+
+    @property
+    def of_jobs(self) -> list[Component | BlockContext]:
+        """What depends on the jobs that are followed."""
+        boxes = [self.status, self.why_box, self.why, self.gallery, self.receipt_box, self.receipt]
+        return [*boxes, self.mine, self.cancel, self.controls["seed"]]
+
+    def fitted(self, cards: list[ModelCard], card: ModelCard) -> Update:
+        """Return all but the prompt as a model prefers it, of those that are served."""
+        served = [each.id for each in cards]
+        fitted: Update = {
+            control: controls.fit(name, card, served) for name, control in self.controls.items() if name != "prompt"
+        }
+        shapes = status.aspects(controls.aspects(card))
+        examples = status.examples(card.examples)
+        return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
+
+    def filled(self, cards: list[ModelCard], values: Mapping[str, Any]) -> Update:
+        """Return the form fitted to a model, with some of its values given; a seed that is given is kept."""
+        fitted = self.fitted(cards, card_of(cards, values.get("model")))
+        kept = {name: value for name, value in values.items() if name not in ("model", "seed")}
+        filled: Update = {self.controls[name]: value for name, value in kept.items()}
+        if values.get("seed") is not None:
+            filled |= {self.controls["seed"]: values["seed"], self.randomize: False}
+        both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
+        return fitted | both
+
+    def shown(self, board: Board, back: float | None) -> Update:
+        """Return what a board looks like; `back` is when somebody came back to it."""
+        job = board.shown
+        mine = status.my_jobs(board.own, job.id if job else None, time.time())
+        said = board.said or (problem(board.problem) if board.problem else None)
+        if job is None:
+            return {self.status: said or status.note(status.READY), self.mine: mine}
+        own = job.owner == board.owner
+        waits = not job.ended and board.queue is not None
+        return {
+            self.status: said or status.status(job, board.queue, back=back),
+            self.why_box: gr.update(visible=waits),
+            self.why: status.why(job, board.own, board.queue) if waits and board.queue else "",
+            self.gallery: pictures.gallery(job),
+            self.receipt_box: gr.update(visible=bool(job.images)),
+            self.receipt: pictures.receipts(job),
+            self.mine: mine,
+            self.cancel: gr.update(visible=own and not job.ended and board.problem is None),
+        }
+
+
+def card_of(cards: list[ModelCard], model: str | None) -> ModelCard:
+    """Return the chosen model's, or the first where the chosen one is served no more."""
+    return next((card for card in cards if card.id == model), cards[0])
+
+
+def problem(error: DarkroomError) -> str:
+    """Return what went wrong, to be put where the status is."""
+    return status.note(controls.in_page_words(error.message, error.param), "problem", error.param)
