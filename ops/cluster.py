@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that c
 
 RAY_SETTINGS = {  # which Ray reads when it is imported
     "RAY_AUTH_MODE": "token",  # its own default, but unsaid it warns
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.api.door:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ops.proxy:middlewares",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^Task build_serve_application failed",  # four tracebacks of what `reason` says
 }
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>

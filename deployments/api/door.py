@@ -1,7 +1,6 @@
 """What Serve's HTTP proxy does before a request takes a replica's place, for every application behind it.
 
-Serve calls `middlewares` in each proxy (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`). Pure ASGI, and small: all traffic
-passes here.
+Pure ASGI, and small: all traffic passes here.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.errors import respond
@@ -24,11 +22,6 @@ IN_OUR_WORDS: dict[int, DarkroomError] = {
     404: NotFound("There is no such path."),
     503: Unavailable("No replica can take the request now."),
 }
-
-
-def middlewares() -> list[Middleware]:
-    """Return what Serve's proxies wrap around themselves."""
-    return [Middleware(Door)]
 
 
 class Door:

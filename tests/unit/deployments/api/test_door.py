@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.api import door
-from deployments.api.door import Door, middlewares
+from deployments.api.door import Door
 from deployments.api.limits import MAX_BODY
 from tests.unit.deployments.api.caller import problem
 
@@ -38,9 +38,7 @@ def behind() -> Behind:
 
 @pytest.fixture
 def caller(behind: Behind) -> httpx.AsyncClient:
-    [middleware] = middlewares()
-    app = middleware.cls(behind, *middleware.args, **middleware.kwargs)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(Door(behind)), base_url="http://test")
 
 
 async def test_what_only_serve_may_say_is_taken_off(behind: Behind, caller: httpx.AsyncClient) -> None:
