@@ -2,7 +2,7 @@
 
 A hundred tabs of Chromium do not fit on a small machine. So one is watched while it opens the page, and each of the
 hundred sessions asks for the same over HTTP, with a cookie, a session and six connections of its own: the page, a file
-on each connection (the others are the same for everybody, and would take minutes), the load event and its stream.
+on each connection (the others are the same for everybody, and no replica sends them), the load event and its stream.
 What Chromium keeps open they keep open, connections included: at first the stream of events, which lingers for a
 minute after the last of them, then nothing; Gradio's heartbeat is only for pages with state.
 """
