@@ -17,7 +17,7 @@ from benchmarks.chromium import INTERACTIVE, MISSING, find_chromium, running_chr
 from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
-from tests.unit.gradio_ingress.fakes import Cluster, FakePipeline
+from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline
 
 TIMEOUT_MS = 15_000
 
@@ -56,7 +56,7 @@ def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
     """The page, and the API that it fetches pictures from."""
     app = FastAPI()
 
-    app.mount("/v1", create_api(cluster.client, images, dict))
+    app.mount("/v1", create_api(cluster.client, images, dict, [CARD.id]))
     page = create_app(cluster.client)
     app.router.lifespan_context = page.router.lifespan_context
     app.mount("/", page)
