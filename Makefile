@@ -44,6 +44,7 @@ check: .venv/.dev  ## lint, format, types, import laws, alert rules
 bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.overhead
 	$(RUN) benchmarks.memory
+	$(RUN) benchmarks.loading
 	$(RUN) benchmarks.engine
 	$(RUN) benchmarks.throughput
 	$(RUN) benchmarks.latency

@@ -43,7 +43,7 @@ def build_model(config: ModelConfig) -> Application:
         UnusableCheckpoint: which file, and why.
         InvalidRequest: the model does not allow one of its defaults.
     """
-    card = read_card(config.checkpoint, operators=config.defaults)
+    card = read_card(config.checkpoint, operators=config.defaults, manifest=config.manifest)
     resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
     return serve.deployment(Model).bind(
         card,

@@ -81,7 +81,11 @@ class ModelConfig(Settings):
     """`args` of a model's own application: which checkpoint is served, and on what."""
 
     checkpoint: str = Field(
-        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id[@revision]."
+        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id: owner/name@commit."
+    )
+    manifest: Path | None = Field(
+        default=None,
+        description="SHA-256 sums that its files must have, as sha256sum writes them. Default: its SHA256SUMS, if any.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is one, else CPU."

@@ -10,8 +10,9 @@ import torch
 from deployments.config import ModelConfig
 from deployments.liveness import until_dead
 from deployments.metrics import DenoiserMetrics
+from deployments.startup import Startup
 from deployments.work import Work
-from models.checkpoint import locate
+from models.checkpoint import locate_parts
 from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview, fit_latent_rgb
@@ -31,10 +32,13 @@ class Denoiser:
     """One replica: a UNet, and the pictures that share its forwards."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
+        startup = Startup("Denoiser")
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder, device = locate(model.checkpoint), choose_device(model.device)
+        folder = locate_parts(model.checkpoint, card, "unet", "scheduler", "vae")
+        device = choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
+        startup.loaded()
         self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)
         self._metrics = DenoiserMetrics()
@@ -51,6 +55,7 @@ class Denoiser:
             self._unet, self._publish, capacity=capacity, preview=Preview(latent_rgb, config.preview_interval_s)
         )
         self._engine.start()
+        startup.warm(self._unet.parameter_bytes)
 
     async def denoise(
         self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int, dispatcher: str

@@ -10,33 +10,40 @@ from ray import serve
 
 from deployments.config import ModelConfig
 from deployments.metrics import TextEncoderMetrics
+from deployments.startup import Startup
 from deployments.work import Work
-from models.checkpoint import locate
+from models.checkpoint import locate_parts
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import PromptEmbeds, load_text_encoder
+
+TEXT_PARTS = ("model_index.json", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 
 
 class TextEncoder:
     """One replica: the text encoders of a checkpoint, with their tokenizers."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
+        startup = Startup("TextEncoder")
         config = model.text_encoder
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
-            locate(model.checkpoint),
+            locate_parts(model.checkpoint, card, *TEXT_PARTS),
             card.family,
             self._device,
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,
         )
+        startup.loaded()
         self._digest = card.digest
         self._work = Work(self._encoder.parameter_bytes)
         self._metrics = TextEncoderMetrics()
         batch: Any = self._encode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+        self._encoder.warm_up()
+        startup.warm(self._encoder.parameter_bytes)
 
     async def encode(self, spec: ImageSpec) -> PromptEmbeds:
         """Encode one picture's prompts, together with those that arrive at the same time."""

@@ -12,8 +12,9 @@ from ray import serve
 from deployments.config import ModelConfig
 from deployments.image_store import ImageStore
 from deployments.metrics import StageMetrics
+from deployments.startup import Startup
 from deployments.work import Work
-from models.checkpoint import locate
+from models.checkpoint import locate_parts
 from models.errors import DarkroomError, OtherWeights
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
@@ -26,21 +27,25 @@ class VaeDecoder:
     """One replica: a VAE's decoder half."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
+        startup = Startup("VaeDecoder")
         config = model.vae_decoder
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._decoder = load_vae_decoder(
-            locate(model.checkpoint),
+            locate_parts(model.checkpoint, card, "vae"),
             self._device,
             choose_dtype(model.dtype),
             one_by_one=model.batch_invariant,
         )
+        startup.loaded()
         self._digest = card.digest
         self._work = Work(self._decoder.parameter_bytes)
         self._metrics = StageMetrics()
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+        self._decoder.warm_up(card.defaults["width"], card.defaults["height"])
+        startup.warm(self._decoder.parameter_bytes)
 
     async def decode(self, spec: ImageSpec, latents: np.ndarray, model_digest: str, images: str, name: str) -> int:
         """Decode float32 [C, h, w] latents and put the picture into the store `images` as `name`; return its bytes.

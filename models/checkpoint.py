@@ -1,17 +1,22 @@
-"""A diffusers folder or hub id, and the card that says what it allows. Reads JSON and hashes files; no torch."""
+"""A diffusers folder or hub id, and the card that says what it allows. No torch."""
 
-import hashlib
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.checkpoint_files import DESCRIPTION, MANIFEST, check_manifest, check_parts, digest, file_sums, read_json
 from models.errors import UnusableCheckpoint
-from models.families.known import FAMILIES, PARTS
+from models.families.known import FAMILIES
 from models.spec import SAMPLERS, ModelCard
+
+Entry = TypeVar("Entry")
 
 ROOT = Path(__file__).parents[1]
 DISTILLED_DEFAULTS = {"num_inference_steps": 4, "guidance_scale": 8.0, "sampler": "lcm"}
+COMMIT = re.compile("[0-9a-f]{40}")
 HUB_FILES = ["model_index.json", "darkroom.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
 HUB_IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*", "feature_extractor/*"]
 SAMPLER_OF_CLASS = {
@@ -31,122 +36,135 @@ SAMPLER_OF_CLASS = {
 }
 
 
+class OwnWord(BaseModel):
+    """What a checkpoint says of itself in `darkroom.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    defaults: dict[str, Any] = {}
+    bounds: dict[str, tuple[int, int]] = {}
+    size_multiple: int | None = None
+    styles: tuple[str, ...] = ()
+    notice: str = ""
+    examples: tuple[dict[str, Any], ...] = ()
+
+
 def locate(checkpoint: str) -> Path:
-    """Return the folder of a checkpoint, fetching `owner/name[@revision]` from the hub where it is no folder.
+    """Return the folder of a checkpoint, fetching `owner/name@commit` from the hub where it is no folder.
 
     A relative folder is relative to the repository, as a replica's working directory is Ray's.
 
     Raises:
-        UnusableCheckpoint: neither a folder nor a hub id that can be fetched.
+        UnusableCheckpoint: neither a folder nor a hub id that can be fetched, or one without the commit that pins it.
     """
     folder = (ROOT / Path(checkpoint).expanduser()).resolve()
     if folder.is_dir():
         return folder
     name, _, revision = checkpoint.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name[@revision]).")
+        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name@commit).")
+    if not COMMIT.fullmatch(revision):
+        command = f"git ls-remote https://huggingface.co/{name} {revision or 'HEAD'}"
+        raise UnusableCheckpoint(
+            f"{checkpoint}: no such folder, and a hub id is taken with its commit alone, as anything else can change: "
+            f"{name}@commit, where `{command}` tells the commit."
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        fetched = snapshot_download(
-            name, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
-        )
+        fetched = snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
     return Path(fetched)
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Return a JSON object of the checkpoint.
+def locate_parts(checkpoint: str, card: ModelCard, *parts: str) -> Path:
+    """Return the folder of a checkpoint, some parts of which are those that the card was read from.
 
     Raises:
-        UnusableCheckpoint: missing, or not a JSON object; names the file.
+        UnusableCheckpoint: names the file that another machine, or another moment, has differently.
     """
-    path = folder / name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UnusableCheckpoint(f"{path}: missing.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnusableCheckpoint(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UnusableCheckpoint(f"{path}: not a JSON object.")
-    return content
+    folder = locate(checkpoint)
+    check_parts(folder, card.family, card.files, parts)
+    return folder
 
 
-def read_entry(folder: Path, name: str, key: str) -> Any:
+def read_entry(folder: Path, name: str, key: str, kind: type[Entry]) -> Entry:
     """Return one entry of a JSON object of the checkpoint.
 
     Raises:
-        UnusableCheckpoint: the file is missing or broken, or has no such entry; names the file.
+        UnusableCheckpoint: the file is missing or broken, or has no such entry of this kind; names the file.
     """
-    content = read_json(folder, name)
-    if key not in content:
-        raise UnusableCheckpoint(f"{folder / name}: has no {key}.")
-    return content[key]
+    value = read_json(folder, name).get(key)
+    if not isinstance(value, kind):
+        raise UnusableCheckpoint(f"{folder / name}: has no {key}, or one that is no {kind.__name__}.")
+    return value
 
 
-def read_card(checkpoint: str, model_id: str | None = None, operators: Mapping[str, Any] | None = None) -> ModelCard:
-    """Return the card of a checkpoint.
+def read_card(
+    checkpoint: str,
+    model_id: str | None = None,
+    operators: Mapping[str, Any] | None = None,
+    manifest: Path | None = None,
+) -> ModelCard:
+    """Return the card of a checkpoint whose every file has been checked.
 
     Defaults are what its configs say, then what its own `darkroom.json` says, if it has one, then the operator's.
+    `manifest` lists the SHA-256 sums that its files must have; without one its own `SHA256SUMS` does, if it has one.
 
     Raises:
-        UnusableCheckpoint: names the file that is missing, broken or of an unknown family.
+        UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
     """
     folder = locate(checkpoint)
     pipeline = read_json(folder, "model_index.json").get("_class_name")
-    if pipeline not in FAMILIES:
+    family = FAMILIES.get(str(pipeline))
+    if family is None:
         known = ", ".join(FAMILIES)
         raise UnusableCheckpoint(f"{folder / 'model_index.json'}: {pipeline} is not served here; known: {known}.")
-    scheduler = read_json(folder, "scheduler/scheduler_config.json")
-    scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels")) - 1)
-    side = read_entry(folder, "unet/config.json", "sample_size") * scale
-    max_length = read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length")
-    own = read_json(folder, "darkroom.json") if (folder / "darkroom.json").exists() else {}
+    sums = file_sums(folder, family)
+    if manifest or (folder / MANIFEST).exists():
+        check_manifest(manifest or folder / MANIFEST, sums)
+    own = _own_word(folder)
+    scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
+    side = read_entry(folder, "unet/config.json", "sample_size", int) * scale
+    return ModelCard(
+        id=model_id or Path(checkpoint.partition("@")[0]).name,
+        family=family,
+        digest=digest(sums),
+        files=sums,
+        defaults=_defaults(folder, str(pipeline), side) | own.defaults | dict(operators or {}),
+        bounds={"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)} | own.bounds,
+        size_multiple=own.size_multiple or scale,
+        samplers=SAMPLERS,
+        max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
+        styles=own.styles,
+        notice=own.notice,
+        examples=own.examples,
+    )
+
+
+def _defaults(folder: Path, pipeline: str, side: int) -> dict[str, Any]:
+    scheduler = read_json(folder, "scheduler/scheduler_config.json").get("_class_name")
     defaults = {
         "negative_prompt": "",
         "width": side,
         "height": side,
         "num_inference_steps": 20,
         "guidance_scale": 7.5,
-        "sampler": SAMPLER_OF_CLASS.get(scheduler.get("_class_name", ""), "dpmpp_2m"),
+        "sampler": SAMPLER_OF_CLASS.get(str(scheduler), "dpmpp_2m"),
         "output_format": "png",
     }
-    if pipeline == "LatentConsistencyModelPipeline":
-        defaults |= DISTILLED_DEFAULTS
-    bounds = {"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)}
-    return ModelCard(
-        id=model_id or Path(checkpoint.partition("@")[0]).name,
-        family=FAMILIES[pipeline],
-        digest=digest(folder, FAMILIES[pipeline]),
-        defaults=defaults | own.get("defaults", {}) | dict(operators or {}),
-        bounds=bounds | {name: (low, high) for name, (low, high) in own.get("bounds", {}).items()},
-        size_multiple=own.get("size_multiple", scale),
-        samplers=SAMPLERS,
-        max_tokens=max_length - 2,
-        styles=tuple(own.get("styles", ())),
-        notice=own.get("notice", ""),
-        examples=tuple(own.get("examples", ())),
-    )
+    return defaults | (DISTILLED_DEFAULTS if pipeline == "LatentConsistencyModelPipeline" else {})
 
 
-def digest(folder: Path, family: str) -> str:
-    """Return the SHA-256 over names and contents of the configs and weights, part by part.
-
-    Raises:
-        UnusableCheckpoint: a part has no config, or no safetensors file; other formats can run code and are not read.
-    """
-    total = hashlib.sha256()
-    for part in PARTS[family]:
-        read_json(folder, f"{part}/config.json")
-        weights = sorted((folder / part).glob("*.safetensors"))
-        if not weights:
-            raise UnusableCheckpoint(f"{folder / part}: no .safetensors file; other weight formats are not read.")
-        for path in [folder / part / "config.json", *weights]:
-            total.update(f"{part}/{path.name}".encode())
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+def _own_word(folder: Path) -> OwnWord:
+    if not (folder / DESCRIPTION).exists():
+        return OwnWord()
+    try:
+        return OwnWord.model_validate(read_json(folder, DESCRIPTION))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        entry = ".".join(map(str, wrong["loc"]))
+        raise UnusableCheckpoint(f"{folder / DESCRIPTION}: {entry}: {wrong['msg']}.") from error

@@ -32,15 +32,31 @@ def parameter_bytes(*modules: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for each in modules for parameter in each.parameters())
 
 
-def load_stage(loader: Any, folder: Path, dtype: torch.dtype | None = None) -> Any:
-    """Call `loader.from_pretrained(folder)`; what has weights comes in `dtype`, whatever the file holds.
+def load(loader: Any, folder: Path, **options: Any) -> Any:
+    """Call `loader.from_pretrained(folder)`.
 
     Raises:
         UnusableCheckpoint: names the folder, with the first line of what the library said.
     """
-    options = {"use_safetensors": True, "torch_dtype": dtype} if dtype is not None else {}
     try:
         return loader.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # each library raises its own kinds; the reason is what an operator needs
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnusableCheckpoint(f"{folder}: cannot be loaded: {reason}") from error
+
+
+def load_model(loader: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a model from safetensors straight to a device, in `dtype` whatever the file holds, ready to infer.
+
+    On the CPU, weights that the file holds in `dtype` stay in the file, mapped: replicas of one machine share them.
+
+    Raises:
+        UnusableCheckpoint: names the folder, and what the library said or which weights are missing.
+    """
+    options = {"use_safetensors": True, "torch_dtype": dtype, "device_map": {"": device}, "output_loading_info": True}
+    model, info = load(loader, folder, **options)
+    if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise UnusableCheckpoint(
+            f"{folder}: has no {missing[0]} of its config's shape, and lacks {len(missing)} in all."
+        )
+    return model.eval()

@@ -113,7 +113,7 @@ class ModelCard:
 
     id: str
     family: str
-    digest: str  # SHA-256 over the weights and configs
+    digest: str  # SHA-256 over the files that make the pictures
     defaults: Mapping[str, Any]  # what a request that leaves a field out gets
     bounds: Mapping[str, tuple[int, int]]  # field -> least and greatest value, where narrower than the schema's
     size_multiple: int  # pixels; width and height are multiples of it
@@ -122,6 +122,7 @@ class ModelCard:
     styles: tuple[str, ...] = ()  # style presets that mean something to the model; empty: all
     notice: str = ""  # a plain word on what the model can draw
     examples: tuple[Mapping[str, Any], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # each file that is read -> its SHA-256
 
     def check(self, spec: ImageSpec) -> ImageSpec:
         """Return `spec` as it is.

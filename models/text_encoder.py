@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from models.checkpoint import read_json
-from models.loading import FAMILY_MODULES, load_stage, parameter_bytes
+from models.checkpoint_files import read_json
+from models.loading import FAMILY_MODULES, load, load_model, parameter_bytes
 from models.spec import ImageSpec, Tokens
 
 CACHED_TEXTS = 256
@@ -65,6 +65,11 @@ class TextEncoder:
     def parameter_bytes(self) -> int:
         """What the weights take in memory."""
         return parameter_bytes(*(model for _, model in self._encoders))
+
+    def warm_up(self) -> None:
+        """Make one forward, so that the first prompt does not wait for what the first forward sets up."""
+        with torch.inference_mode():
+            self._forward([""])
 
     def tokens(self, text: str) -> Tokens:
         """Count the tokens of `text` and find what lies beyond the last one that is read."""
@@ -144,7 +149,7 @@ def load_text_encoder(
     """
     encoders = []
     for tokenizer, encoder, encoder_class in FAMILY_MODULES[family].TEXT_ENCODERS:
-        model = load_stage(encoder_class, folder / encoder, dtype)
-        encoders.append((load_stage(CLIPTokenizer, folder / tokenizer), model.to(device).eval()))
+        model = load_model(encoder_class, folder / encoder, device, dtype)
+        encoders.append((load(CLIPTokenizer, folder / tokenizer), model))
     empty_is_zero = bool(read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt"))
     return TextEncoder(family, encoders, device, empty_is_zero=empty_is_zero, one_by_one=one_by_one)

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
 from PIL import Image, PngImagePlugin
 
-from models.checkpoint import read_json
+from models.checkpoint_files import read_json
 from models.errors import NonFinite
-from models.loading import load_stage, parameter_bytes
+from models.loading import load_model, parameter_bytes
 from models.spec import SAMPLER_NAMES, ImageSpec
 
 LATENT_SIDE_SLICED = 64  # above this, a batch is decoded one picture at a time
@@ -33,6 +33,11 @@ class VaeDecoder:
     def parameter_bytes(self) -> int:
         """What the weights take in memory."""
         return parameter_bytes(self._vae)
+
+    def warm_up(self, width: int, height: int) -> None:
+        """Decode one picture of so many pixels, so that the first one does not wait for what that sets up."""
+        scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self.decode([np.zeros((self._vae.config.latent_channels, height // scale, width // scale), np.float32)])
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[Float32[np.ndarray, "C _ _"]]) -> list[UInt8[np.ndarray, "_ _ 3"] | NonFinite]:
@@ -68,9 +73,9 @@ def load_vae_decoder(
     """
     if read_json(folder, "vae/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_stage(AutoencoderKL, folder / "vae", dtype)
+    vae = load_model(AutoencoderKL, folder / "vae", device, dtype)
     vae.encoder = vae.quant_conv = None
-    return VaeDecoder(vae.to(device).eval(), device, one_by_one=one_by_one)
+    return VaeDecoder(vae, device, one_by_one=one_by_one)
 
 
 def parameters_text(spec: ImageSpec) -> str:

@@ -101,7 +101,10 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
     first = application(config, served[0])
     others = [app for app in config["applications"] if app.get("name") not in served]
     name = Path(checkpoint.partition("@")[0]).name
-    first = first | {"name": name, "args": args_of(first) | {"checkpoint": checkpoint, "defaults": {}}}
+    first = first | {
+        "name": name,
+        "args": args_of(first) | {"checkpoint": checkpoint, "manifest": None, "defaults": {}},
+    }
     generation["args"] = args_of(generation) | {"models": [name]}
     config["applications"] = [*others, first]
 

@@ -9,3 +9,4 @@ PARTS: dict[str, tuple[str, ...]] = {
     "sd": ("text_encoder", "unet", "vae"),
     "sdxl": ("text_encoder", "text_encoder_2", "unet", "vae"),
 }
+TOKENIZERS: dict[str, tuple[str, ...]] = {"sd": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}

@@ -9,9 +9,11 @@ import pytest
 
 from deployments.schema import GenerationRequest, resolve
 from models import checkpoint as checkpoint_module
-from models.checkpoint import digest, locate, read_card
+from models.checkpoint import locate, read_card
 from models.errors import UnusableCheckpoint
 from models.spec import SAMPLERS
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -88,20 +90,24 @@ def test_the_operators_defaults_come_before_the_checkpoints_own(tiny_lcm: Path) 
 
 
 def test_the_digest_changes_with_the_weights_and_with_nothing_else(tiny_sd: Path, folder: Path) -> None:
-    before = digest(tiny_sd, "sd")
-    assert digest(folder, "sd") == before
+    before = read_card(str(tiny_sd)).digest
+    assert read_card(str(folder)).digest == before
     (folder / "README.md").write_text("words")
-    assert digest(folder, "sd") == before
+    (folder / "darkroom.json").write_text('{"notice": "words"}')
+    assert read_card(str(folder)).digest == before
     weights = next((folder / "vae").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert digest(folder, "sd") != before
+    assert read_card(str(folder)).digest != before
 
 
-def test_the_digest_changes_with_a_config(tiny_sd: Path, folder: Path) -> None:
-    change(folder / "unet" / "config.json", sample_size=16)
-    assert digest(folder, "sd") != digest(tiny_sd, "sd")
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"]
+)
+def test_the_digest_changes_with_a_config(tiny_sd: Path, folder: Path, name: str) -> None:
+    change(folder / name, of_no_meaning=1)
+    assert read_card(str(folder)).digest != read_card(str(tiny_sd)).digest
 
 
 # -- what is refused
@@ -144,7 +150,7 @@ def test_a_config_without_what_the_card_needs_is_named(folder: Path, name: str, 
     content = json.loads((folder / name).read_text())
     del content[key]
     (folder / name).write_text(json.dumps(content))
-    assert refusal(folder) == f"{folder / name}: has no {key}."
+    assert refusal(folder).startswith(f"{folder / name}: has no {key}, ")
 
 
 @pytest.mark.parametrize("pipeline", ["FluxPipeline", None])
@@ -184,15 +190,23 @@ def test_a_hub_id_that_cannot_be_fetched_is_refused_with_the_reason(monkeypatch:
         raise LocalEntryNotFoundError("Cannot reach the hub.\nA long explanation.")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    assert refusal("owner/name@main") == "owner/name@main: no such folder, and the hub gave: Cannot reach the hub."
+    pinned = f"owner/name@{COMMIT}"
+    assert refusal(pinned) == f"{pinned}: no such folder, and the hub gave: Cannot reach the hub."
 
 
 @pytest.mark.parametrize("name", ["owner/na me", "owner/name--x", "owner/"])
 def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
-    assert refusal(name).startswith(f"{name}: no such folder, and the hub gave: ")
+    assert refusal(f"{name}@{COMMIT}").startswith(f"{name}@{COMMIT}: no such folder, and the hub gave: ")
 
 
-def test_a_hub_id_is_fetched_at_its_revision_and_without_weights_that_can_run_code(
+@pytest.mark.parametrize("name", ["owner/name", "owner/name@main", "owner/name@v1.0", f"owner/name@{'0123456789' * 3}"])
+def test_a_hub_id_without_a_commit_is_refused_with_the_way_to_find_it(name: str) -> None:
+    message = refusal(name)
+    assert message.startswith(f"{name}: ")
+    assert f"git ls-remote https://huggingface.co/owner/name {name.partition('@')[2] or 'HEAD'}" in message
+
+
+def test_a_hub_id_is_fetched_at_its_commit_and_without_weights_that_can_run_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import huggingface_hub
@@ -204,11 +218,9 @@ def test_a_hub_id_is_fetched_at_its_revision_and_without_weights_that_can_run_co
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert locate("owner/name@abc123") == tmp_path
-    assert (asked["name"], asked["revision"]) == ("owner/name", "abc123")
+    assert locate(f"owner/name@{COMMIT}") == tmp_path
+    assert (asked["name"], asked["revision"]) == ("owner/name", COMMIT)
     assert not any(pattern.endswith(".bin") for pattern in asked["allow_patterns"])
-    locate("owner/name")
-    assert asked["revision"] is None
 
 
 def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

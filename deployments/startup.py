@@ -1,0 +1,43 @@
+"""What the start of a stage's replica took, in one line of its log."""
+
+import logging
+import resource
+import sys
+import time
+
+import torch
+
+logger = logging.getLogger(f"ray.serve.{__name__}")
+MIB = 2**20
+
+
+class Startup:
+    """Begins when it is made. Serve calls a replica ready when its constructor returns, so that it is warm by then."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._began = time.monotonic()
+        self._loaded_s = 0.0
+
+    def loaded(self) -> None:
+        """Take in that the weights are where they compute."""
+        self._loaded_s = time.monotonic() - self._began
+
+    def warm(self, parameter_bytes: int) -> None:
+        """Log it: seconds, and the most memory that this process and its device had in use so far."""
+        logger.info(
+            "%s: %.0f MiB of weights checked and loaded in %.1f s, warm after %.1f s; at most %.0f MiB of memory, "
+            "%.0f MiB of the device's",
+            self._stage,
+            parameter_bytes / MIB,
+            self._loaded_s,
+            time.monotonic() - self._began,
+            peak_bytes() / MIB,
+            torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else 0.0,
+        )
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process had in use: its own, and pages of files that it has mapped."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
