@@ -4,7 +4,7 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.api.deployment import ApiIngress
-from deployments.config import AppConfig, ModelConfig
+from deployments.config import AppConfig, DenoiserKnobs, ModelConfig
 from deployments.denoiser import Denoiser
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
@@ -48,6 +48,6 @@ def build_model(config: ModelConfig) -> Application:
     return serve.deployment(Model).bind(
         card,
         serve.deployment(TextEncoder).bind(config, card),
-        serve.deployment(Denoiser).bind(config, card),
+        serve.deployment(Denoiser, user_config=DenoiserKnobs().model_dump()).bind(config, card),
         serve.deployment(VaeDecoder).bind(config, card),
     )

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from deployments.schema import GenerationRequest, first_problem
 
+LEAST_ROWS = 2  # those of one guided picture
+
 
 class Settings(BaseModel):
     """Refuses unknown keys, so that a misspelt one is an error and not a default."""
@@ -58,12 +60,19 @@ class DenoiserConfig(Settings):
     """One Denoiser replica."""
 
     threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
-    max_rows: int = Field(default=16, ge=2, le=256, description="Rows of one forward pass; a guided picture takes two.")
-    preview_interval_s: float = Field(
-        default=0.5, ge=0.05, le=60, description="Least time between two previews of a picture."
-    )
     compile: bool = Field(
         default=False, description="Compile the UNet: minutes at start. On CPU cores it was measured slower."
+    )
+
+
+class DenoiserKnobs(Settings):
+    """`user_config` of the deployment Denoiser: what applies while it draws, without a restart."""
+
+    max_rows: int = Field(
+        default=16, ge=LEAST_ROWS, le=256, description="Rows of one forward pass; a guided picture takes two."
+    )
+    preview_interval_s: float = Field(
+        default=0.5, ge=0.05, le=60, description="Least time between two previews of a picture."
     )
 
 

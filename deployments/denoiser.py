@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from deployments.config import ModelConfig
+from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
 from deployments.liveness import until_dead
 from deployments.metrics import DenoiserMetrics
 from deployments.startup import Startup
@@ -48,14 +49,25 @@ class Denoiser:
         self._loop: asyncio.AbstractEventLoop | None = None
         if config.compile:
             self._unet.compile()
-        capacity = Capacity(self._unet, config.max_rows, batch_invariant=model.batch_invariant, padded=config.compile)
-        capacity.warm_up(self._unet.key(card.defaults["width"], card.defaults["height"], card.max_tokens + 2))
-        latent_rgb = fit_latent_rgb(load_vae_decoder(folder, device), self._unet.channels)
-        self._engine = DenoisingEngine(
-            self._unet, self._publish, capacity=capacity, preview=Preview(latent_rgb, config.preview_interval_s)
-        )
+        self._usual = self._unet.key(card.defaults["width"], card.defaults["height"], card.max_tokens + 2)
+        capacity = Capacity(self._unet, LEAST_ROWS, batch_invariant=model.batch_invariant, padded=config.compile)
+        preview = Preview(fit_latent_rgb(load_vae_decoder(folder, device), self._unet.channels))
+        self._engine = DenoisingEngine(self._unet, self._publish, capacity=capacity, preview=preview)
         self._engine.start()
-        startup.warm(self._unet.parameter_bytes)
+        self._startup = startup
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take in `user_config`: Serve calls it before the replica is ready, and at every change.
+
+        Pictures in the making go on. Where it raises, Serve replaces the replica.
+
+        Raises:
+            ValidationError: names the key, its value and its bound.
+            ValueError: max_rows cannot change in a replica that has proved or compiled it.
+        """
+        knobs = DenoiserKnobs.model_validate(user_config)
+        await asyncio.wrap_future(self._engine.configure(knobs.max_rows, knobs.preview_interval_s, self._usual))
+        self._startup.warm(self._unet.parameter_bytes)
 
     async def denoise(
         self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int, dispatcher: str

@@ -18,13 +18,17 @@ class Startup:
         self._stage = stage
         self._began = time.monotonic()
         self._loaded_s = 0.0
+        self._is_warm = False
 
     def loaded(self) -> None:
         """Take in that the weights are where they compute."""
         self._loaded_s = time.monotonic() - self._began
 
     def warm(self, parameter_bytes: int) -> None:
-        """Log it: seconds, and the most memory that this process and its device had in use so far."""
+        """Log it, the first time: seconds, and the most memory that this process and its device had in use so far."""
+        if self._is_warm:
+            return
+        self._is_warm = True
         logger.info(
             "%s: %.0f MiB of weights checked and loaded in %.1f s, warm after %.1f s; at most %.0f MiB of memory, "
             "%.0f MiB of the device's",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import AppConfig, ModelConfig, Settings, UiConfig
+from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
@@ -101,10 +101,9 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
     first = application(config, served[0])
     others = [app for app in config["applications"] if app.get("name") not in served]
     name = Path(checkpoint.partition("@")[0]).name
-    first = first | {
-        "name": name,
-        "args": args_of(first) | {"checkpoint": checkpoint, "manifest": None, "defaults": {}},
-    }
+    args = args_of(first) | {"checkpoint": checkpoint, "defaults": {}}
+    args.pop("manifest", None)  # of the other checkpoint's files
+    first = first | {"name": name, "args": args}
     generation["args"] = args_of(generation) | {"models": [name]}
     config["applications"] = [*others, first]
 
@@ -117,11 +116,13 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
         kind = ARGS.get(app["import_path"])
         if kind is None:
             continue  # somebody's own application beside ours
-        try:
-            kind.model_validate(args_of(app))
-        except ValidationError as error:
-            wrong = True
-            yield from (_line(f"{name}.", each) for each in error.errors())
+        found = _wrong(kind, args_of(app), f"{name}.")
+        for deployment in app.get("deployments") or []:
+            if kind is ModelConfig and deployment["name"] == "Denoiser":
+                knobs = deployment.get("user_config") or {}
+                found += _wrong(DenoiserKnobs, knobs, f"{name}.Denoiser.user_config.")
+        wrong = wrong or bool(found)
+        yield from found
     if not wrong:
         for name in generation_of(config).models:
             if apps.get(name, {}).get("import_path") != MODEL_APP:
@@ -131,6 +132,14 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
                 of = UiConfig.model_validate(args_of(app)).generation_app
                 if of not in apps:
                     yield f"{name}.generation_app: there is no application `{of}`"
+
+
+def _wrong(kind: type[Settings], given: Any, prefix: str) -> list[str]:
+    try:
+        kind.model_validate(given)
+    except ValidationError as error:
+        return [_line(prefix, each) for each in error.errors()]
+    return []
 
 
 def _line(prefix: str, error: Any) -> str:

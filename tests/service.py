@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.cluster import RAY_SETTINGS
+from ops.cluster import RAY_SETTINGS, applications
 from ops.config import application
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +78,10 @@ class Service:
             name: part for app in ("generation", "ui", "shapes") for name, part in apps[app]["deployments"].items()
         }
         return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
+
+    def pids(self, app: str, deployment: str) -> list[int]:
+        """Return the processes of a deployment's replicas."""
+        return sorted(one["pid"] for one in applications(self._client)[app]["deployments"][deployment]["replicas"])
 
     @staticmethod
     def wait(condition: Callable[[], bool], otherwise: Callable[[], object] = lambda: "it does not happen") -> None:

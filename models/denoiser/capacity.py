@@ -23,6 +23,7 @@ class Capacity:
     def __init__(self, unet: UNet, max_rows: int, *, batch_invariant: bool = False, padded: bool = False) -> None:
         self.max_rows = max_rows
         self.curve = StepCurve()
+        self._allowed = max_rows  # by the operator; memory may allow less
         self._unet = unet
         self._batch_invariant = batch_invariant
         self._padded = padded
@@ -50,9 +51,26 @@ class Capacity:
             return next(count for count in self._counts() if count >= rows)
         return rows
 
+    def allow(self, max_rows: int) -> None:
+        """Take in another cap of the operator's. Fewer rows take no picture out: those beyond wait for their turn.
+
+        Raises:
+            ValueError: forwards of the present sizes were proved or compiled when the replica started.
+        """
+        if max_rows == self._allowed:
+            return
+        if self.curve.seconds and (self._batch_invariant or self._padded):
+            raise ValueError("max_rows: with batch_invariant or compile, another number needs another replica.")
+        self._allowed = self.max_rows = max_rows
+
     def warm_up(self, key: BatchKey) -> None:
-        """Measure forwards of 1, 2, 4, … rows of a kind, while they fit; prove or compile what that takes."""
+        """Measure forwards of 1, 2, 4, … rows of a kind, while they fit; prove or compile what that takes.
+
+        What was measured before is not measured again.
+        """
         for rows in self._counts():
+            if (rows, key.cells) in self.curve.seconds:
+                continue
             inputs, slots = self._unet.example(key, rows), self.slots(key, rows)
             try:
                 self._timed(inputs, slots)  # the first one of its shape allocates, or compiles

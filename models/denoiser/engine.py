@@ -5,7 +5,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,7 +17,7 @@ from models.denoiser.capacity import Capacity
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, guided, next_latents, remember, stack_rows
 from models.denoiser.step_batcher import StepBatcher
-from models.denoiser.unet import UNet
+from models.denoiser.unet import BatchKey, UNet
 from models.errors import DarkroomError, NonFinite, OutOfMemory, Unavailable
 from models.spec import StepUpdate
 
@@ -25,6 +27,15 @@ NOT_FINITE = "The picture turned into numbers that are not finite."
 
 Outcome = StepUpdate | DarkroomError
 Publish = Callable[[list[tuple[DenoiseState, Outcome]]], None]
+
+
+class Change(NamedTuple):
+    """New settings on their way to the thread."""
+
+    max_rows: int
+    preview_interval_s: float
+    warm: BatchKey
+    made: "Future[None]"
 
 
 class DenoisingEngine:
@@ -45,7 +56,7 @@ class DenoisingEngine:
         self._preview = preview
         self._die = die  # ends the process
         self._batcher: StepBatcher[DenoiseState] = StepBatcher(capacity.most)
-        self._inbox: SimpleQueue[DenoiseState | None] = SimpleQueue()
+        self._inbox: SimpleQueue[DenoiseState | Change | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="denoising-engine", daemon=True)
         self._beat = time.monotonic()
         self._rows = 0  # of the last forward
@@ -67,6 +78,16 @@ class DenoisingEngine:
     def submit(self, state: DenoiseState) -> None:
         """Let a picture join at the next step; callable from any thread."""
         self._inbox.put(state)
+
+    def configure(self, max_rows: int, preview_interval_s: float, warm: BatchKey) -> "Future[None]":
+        """Change settings between two steps; callable from any thread.
+
+        Row counts that are new are measured with forwards of the kind `warm`. The future is done when the change is
+        made, or has its error: what `Capacity.allow` and `Capacity.warm_up` raise.
+        """
+        change = Change(max_rows, preview_interval_s, warm, Future())
+        self._inbox.put(change)
+        return change.made
 
     def check_health(self, patience_s: float = 60.0) -> None:
         """Raise where the thread has died or has been in one step for longer than `patience_s`.
@@ -122,8 +143,20 @@ class DenoisingEngine:
                 return True
             if arrived is None:
                 return False
-            if not arrived.cancelled:
+            if isinstance(arrived, Change):
+                self._make(arrived)
+            elif not arrived.cancelled:
                 self._let_in(arrived)
+
+    def _make(self, change: Change) -> None:
+        try:
+            self._capacity.allow(change.max_rows)
+            self._capacity.warm_up(change.warm)
+        except Exception as error:  # whoever asked for the change gets it; the pictures go on
+            change.made.set_exception(error)
+            return
+        self._preview.interval_s = change.preview_interval_s
+        change.made.set_result(None)
 
     def _let_in(self, state: DenoiseState) -> None:
         """Let a picture join, or fail it where a forward of its kind can have no rows."""

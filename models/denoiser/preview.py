@@ -40,14 +40,14 @@ class Preview:
     def __init__(
         self, latent_rgb: Float[Tensor, "channels_and_one 3"] | None, interval_s: float = 1.0, scale: int = 4
     ) -> None:
+        self.interval_s = interval_s
         self._map = latent_rgb
-        self._interval_s = interval_s
         self._scale = scale  # preview pixels to a latent cell
 
     def due(self, state: DenoiseState) -> bytes | None:
         """Return a WebP of the picture after its newest output, if it is time for one."""
         now = time.monotonic()
-        if self._map is None or state.index == 0 or now - max(state.previewed_at, state.joined_at) < self._interval_s:
+        if self._map is None or state.index == 0 or now - max(state.previewed_at, state.joined_at) < self.interval_s:
             return None
         state.previewed_at = now
         x_weight, out_weight = state.plan.clean[state.index]

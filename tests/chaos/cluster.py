@@ -51,7 +51,8 @@ class Cluster:
         given["database_url"] = database_url
         model["batch_invariant"] = True  # pictures can be compared bit by bit
         model["checkpoint"] = str(poisoned_checkpoint(state))
-        model["denoiser"]["max_rows"] = 4  # to which every forward is filled up: a lone picture is no slower for it
+        [denoiser] = [one for one in application(config, "shapes")["deployments"] if one["name"] == "Denoiser"]
+        denoiser["user_config"]["max_rows"] = 4  # every forward is filled up to it: a lone picture is no slower
         given["queue"]["max_waiting"] = MAX_WAITING
         given["queue"]["result_ttl_s"] = 86400
         self._config.write_text(yaml.safe_dump(config), encoding="utf-8")

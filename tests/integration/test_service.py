@@ -51,6 +51,19 @@ def test_the_same_call_twice_on_an_idle_service_gives_the_same_bytes(service):
     assert draw(service, seed=7) != draw(service, seed=8)
 
 
+def test_rows_of_a_forward_change_while_pictures_are_drawn_and_nothing_is_restarted(service):
+    before = [picture(draw(service, seed=seed, num_inference_steps=60)) for seed in range(4)]
+    [pid] = service.pids("shapes", "Denoiser")
+    with ThreadPoolExecutor(4) as callers:
+        drawn = [callers.submit(draw, service, seed=seed, num_inference_steps=60) for seed in range(4)]
+        service.deploy(Denoiser={"user_config": {"max_rows": 2, "preview_interval_s": 0.1}})
+        during = [picture(one.result()) for one in drawn]
+    assert service.pids("shapes", "Denoiser") == [pid]
+    for one, other in zip(before, during, strict=True):
+        assert np.abs(one - other).max() <= 1
+    service.deploy()
+
+
 def test_the_official_openai_client_gets_pictures_and_a_stream(service):
     client = OpenAI(base_url=f"{service.address}/v1", api_key="unused", max_retries=0)
     answer = client.images.generate(prompt=PROMPT, n=2, size="128x128", extra_body={"seed": 7, "guidance_scale": 4})

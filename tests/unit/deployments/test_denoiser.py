@@ -11,17 +11,21 @@ import torch
 from deployments.config import DenoiserConfig, ModelConfig
 from deployments.denoiser import Denoiser
 from models.checkpoint import read_card
+from models.denoiser.step_curve import StepCurve
 from models.errors import OtherWeights, Superseded
 from models.spec import ImageSpec
 from models.text_encoder import PromptEmbeds, load_text_encoder
 from tests.fakes import PATIENCE_S
+
+KNOBS = {"max_rows": 2, "preview_interval_s": 60}
 
 
 @pytest.fixture(scope="module")
 def denoiser(shapes: Path) -> Iterator[Denoiser]:
     threads = torch.get_num_threads()
     card = read_card(str(shapes))
-    denoiser = Denoiser(ModelConfig(checkpoint=str(shapes), denoiser=DenoiserConfig(threads=threads, max_rows=2)), card)
+    denoiser = Denoiser(ModelConfig(checkpoint=str(shapes), denoiser=DenoiserConfig(threads=threads)), card)
+    asyncio.run(denoiser.reconfigure(KNOBS))
     yield denoiser
     denoiser._engine.stop()
 
@@ -115,6 +119,37 @@ async def test_the_death_of_one_that_was_taken_over_from_touches_nothing(
     assert steps[-1] == 10
     with pytest.raises(Superseded):
         await anext(first)
+
+
+@pytest.mark.parametrize(
+    ("user_config", "named"),
+    [
+        ({"max_rows": 1}, ("max_rows", "greater than or equal to 2", "input_value=1")),
+        ({"preview_interval_s": 0}, ("preview_interval_s", "greater than or equal to 0.05", "input_value=0")),
+        ({"max_row": 8}, ("max_row", "not permitted", "input_value=8")),
+    ],
+)
+async def test_a_knob_out_of_bounds_is_refused_with_key_value_and_bound(
+    denoiser: Denoiser, user_config: dict[str, float], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match="DenoiserKnobs") as caught:
+        await denoiser.reconfigure(user_config)
+    assert all(word in str(caught.value) for word in named)
+
+
+async def test_knobs_apply_while_a_picture_is_drawn(
+    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(spec, num_inference_steps=40)
+    before = await anext(stream := denoiser.denoise(spec, embeds, 9, "the Dispatcher"))
+    assert (before.most_rows, before.preview) == (2, None)
+    monkeypatch.setattr(StepCurve, "best_rows", lambda self, cells, most: most)
+    async with asyncio.timeout(PATIENCE_S):
+        await denoiser.reconfigure({"max_rows": 4, "preview_interval_s": 0.05})
+        rest = [update async for update in stream]
+    assert rest[-1].most_rows == 4
+    assert any(update.preview for update in rest)
+    assert rest[-1].step == 40
 
 
 async def test_embeddings_of_other_weights_are_refused(

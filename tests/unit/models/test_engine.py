@@ -232,3 +232,38 @@ def test_a_picture_whose_bits_cannot_be_promised_fails_and_the_thread_lives(stag
     running.wait_for(lambda outcomes: any(o.latents is not None for s, o in outcomes if s is good))
     assert [type(outcome) for state, outcome in running.outcomes if state is wide] == [Unavailable]
     running.engine.stop()
+
+
+def test_a_cap_on_rows_changes_between_two_steps_and_every_picture_goes_on_as_it_was(stages):
+    running = Running(stages)
+    specs = [stages.spec(seed=seed, num_inference_steps=40) for seed in range(2)]
+    alone = [pixels(stages, stages.latents(spec)) for spec in specs]
+    states = [stages.state(spec) for spec in specs]
+    for state in states:
+        running.engine.submit(state)
+    running.wait_for(lambda outcomes: any(o.batch_rows == 4 for _, o in outcomes))
+    running.engine.configure(2, 1.0, states[0].key).result(timeout=30)
+    with running.bell:
+        changed_at = len(running.outcomes)
+    running.wait_for(lambda outcomes: sum(o.latents is not None for _, o in outcomes) == 2)
+    assert {update.batch_rows for _, update in running.outcomes[changed_at + 1 :]} == {2}
+    for state, picture in zip(states, alone, strict=True):
+        drawn = next(o.latents for s, o in running.outcomes if s is state and o.latents is not None)
+        assert np.abs(pixels(stages, drawn) - picture).max() <= 1
+    running.engine.stop()
+
+
+def test_more_rows_are_measured_before_the_change_is_said_to_be_made(stages):
+    running, key = Running(stages), stages.state(stages.spec()).key
+    running.engine.configure(8, 1.0, key).result(timeout=30)
+    assert sorted(rows for rows, _ in running.engine._capacity.curve.seconds) == [1, 2, 4, 8]
+    running.engine.stop()
+
+
+def test_rows_that_bits_depend_on_do_not_change_under_a_picture(stages):
+    running, key = Running(stages, batch_invariant=True), stages.state(stages.spec()).key
+    running.engine.configure(4, 1.0, key).result(timeout=60)
+    with pytest.raises(ValueError, match="max_rows"):
+        running.engine.configure(2, 1.0, key).result(timeout=30)
+    running.engine.configure(4, 0.5, key).result(timeout=30)
+    running.engine.stop()

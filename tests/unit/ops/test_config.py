@@ -61,6 +61,15 @@ def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path)
     assert "shapes.vae_decoder.threads = 0: Input should be greater than or equal to 1" in message
 
 
+def test_a_live_knob_out_of_bounds_is_shown_likewise(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    given = yaml.safe_load(path.read_text())
+    given["applications"][1]["deployments"] = [{"name": "Denoiser", "user_config": {"max_rows": 1}}]
+    path.write_text(yaml.safe_dump(given))
+    message = refusal(path)
+    assert "shapes.Denoiser.user_config.max_rows = 1: Input should be greater than or equal to 2" in message
+
+
 def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:
     path = written(tmp_path, {"shapes": {"text_encoder": {"threads": "many"}}}, queue={"max_wating": 3})
     lines = refusal(path).splitlines()
