@@ -17,6 +17,7 @@ class Task:
     rows: int
     size: Size
     steps: int  # still to do
+    arrives_s: float = 0.0  # until it is in line: none of the queue's, but in planning all arrive in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def rows_in_flight(max_rows: int, replicas: int) -> int:
 
 
 def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
-    """Return an estimate for each task, given in the order in which they are (or were) granted.
+    """Return an estimate for each task, given in the order in which they are (or were) granted, and arrive.
 
     Pictures of one size share forwards, first come first served; each size gets the same share of the work, as in
     `StepBatcher`; replicas share the rows evenly.
@@ -89,8 +90,11 @@ class _Run:
     def grant(self) -> None:
         """Let pictures leave the line while there is room."""
         tasks, most = self._tasks, self._fleet.rows_in_flight
-        while len(self.starts) < len(tasks) and (self._in_flight < most or not self._in_flight):
-            task = tasks[number := len(self.starts)]
+        while self._in_flight < most or not self._in_flight:
+            number = len(self.starts)
+            if number == len(tasks) or tasks[number].arrives_s > self._now:
+                break
+            task = tasks[number]
             self.starts.append(self._now)
             self._batches[task.size].behind.append(number)
             self._in_flight += task.rows
@@ -116,16 +120,21 @@ class _Run:
         running = [batch for batch in self._batches.values() if batch.rows]
         next_end = min((self._now + (b.last_steps[0][0] - b.steps) / b.rate for b in running), default=inf)
         left_at = self._decoding[0][0] if self._decoding else inf
-        moment = min(next_end, left_at)
+        moment = min(next_end, left_at, self._next_arrival())
         for batch in running:
             end = self._now + (batch.last_steps[0][0] - batch.steps) / batch.rate
             batch.steps = batch.last_steps[0][0] if end <= moment else batch.steps + (moment - self._now) * batch.rate
         self._now = moment
-        if left_at <= next_end:
+        if left_at == moment:
             self._in_flight -= self._decoding.popleft()[1]
         for batch in running:
             while batch.last_steps and batch.last_steps[0][0] <= batch.steps:
                 self._finish(heappop(batch.last_steps)[1], batch)
+
+    def _next_arrival(self) -> float:
+        """Return when the first in line arrives; never, where it waits already or there is none."""
+        arrives_s = self._tasks[len(self.starts)].arrives_s if len(self.starts) < len(self._tasks) else inf
+        return arrives_s if arrives_s > self._now else inf
 
     def _share(self) -> None:
         """Say how fast each size goes: in a round the one with the dearest forwards has one of them, others more."""

@@ -71,6 +71,17 @@ def test_a_size_with_room_does_not_wait_for_one_without() -> None:
     assert foretold(*tasks, max_rows=2, flight=6)[2] == (0, pytest.approx(20 * 0.3 + 10 * 1.2))
 
 
+def test_a_picture_that_arrives_later_joins_then_and_finds_an_idle_denoiser_where_all_is_done() -> None:
+    meanwhile = Task(2, SMALL, 10), Task(2, SMALL, 10, arrives_s=1.5)
+    assert foretold(*meanwhile) == [(0, 1.5 + 5 * 0.5), (1.5, 1.5 + 5 * 0.5 + 5 * 0.3)]
+    afterwards = Task(2, SMALL, 10), Task(2, SMALL, 10, arrives_s=7.0)
+    assert foretold(*afterwards, decode_s=1.0) == [(0, 4.0), (7.0, 11.0)]
+
+
+def test_a_picture_that_arrives_while_all_rows_are_taken_waits() -> None:
+    assert foretold(Task(2, SMALL, 10), Task(2, SMALL, 10, arrives_s=1.0), max_rows=2) == [(0, 3.0), (3.0, 6.0)]
+
+
 def test_while_a_stage_sleeps_pictures_leave_the_line_and_make_no_step() -> None:
     assert foretold(*[Task(2, SMALL, 10)] * 2, max_rows=2, awake_in_s=20.0) == [(0, 23.0), (23.0, 26.0)]
 
