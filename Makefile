@@ -33,13 +33,15 @@ test-full: .venv/.dev  ## the long rest that needs no GPU
 test-gpu: .venv/.dev  ## those that need a CUDA device
 	$(RUN) pytest -m gpu tests
 
-check: .venv/.dev  ## lint, format, types, import laws, alert rules
+check: .venv/.dev  ## lint, format, types, import laws, alert rules, known vulnerabilities
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 	@if command -v promtool >/dev/null; then $(PROMTOOL); else \
 	    echo "No promtool (Debian: prometheus), so the alert rules were not checked."; [ "$$CI" != true ]; fi
+	.venv/bin/bandit -q -r models deployments gradio_ingress ops -c pyproject.toml
+	$(RUN) ops.audit
 
 bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.overhead

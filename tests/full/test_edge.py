@@ -120,6 +120,12 @@ def test_what_serve_would_obey_and_its_own_routes_stay_outside(edge: Edge) -> No
     assert len(edge.arrived) == 1
 
 
+def test_a_browser_is_told_to_come_by_tls_alone_and_nobody_which_nginx_it_is(edge: Edge) -> None:
+    answer = httpx.get(f"{edge.url}/v1/queue")
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert answer.headers["server"] == "nginx"
+
+
 def test_an_event_stream_is_not_held_back(edge: Edge) -> None:
     with httpx.stream("GET", f"{edge.url}/v1/jobs/x/watch", timeout=20) as answer:
         lines = answer.iter_lines()

@@ -13,10 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psutil
 import pytest
 
@@ -25,6 +30,14 @@ from ops.status import get
 pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[2]
+RAY_CALLS = (  # one of each kind of server
+    "/ray.rpc.CoreWorkerService/PushTask",
+    "/ray.rpc.InternalKVGcsService/InternalKVKeys",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Push",
+    "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.serve.ASGIService/HandleRequest",
+)
 READY_WITHIN_S = 120
 ENDED_WITHIN_S = 60
 
@@ -138,6 +151,50 @@ def test_status_shows_every_deployment_and_the_queue(place: Place, service: Run)
     for name in ("ApiIngress", "Dispatcher", "TextEncoder", "Denoiser", "VaeDecoder", "GradioIngress"):
         assert re.search(rf"{name} +1/1", table)
     assert "0 waiting" in table
+
+
+def test_no_port_beyond_those_of_security_md_answers_who_has_no_token(place: Place, service: Run) -> None:
+    launcher = psutil.Process(service.process.pid)
+    ports = {
+        connection.laddr
+        for process in [launcher, *launcher.children(recursive=True)]
+        for connection in listening(process)
+    }
+    assert ("127.0.0.1", place.port) in ports
+    answers = {at: answer_to_a_stranger(*at) for at in ports if not ip_address(at[0]).is_loopback}
+    open_ports = {at: words for at, words in answers.items() if words not in ("UNAUTHENTICATED", "401")}
+    assert list(open_ports.values()) == ["metrics"], answers
+
+
+def listening(process: psutil.Process) -> list[Any]:
+    try:
+        return [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    except psutil.NoSuchProcess:  # an idle worker that has ended
+        return []
+
+
+def answer_to_a_stranger(host: str, port: int) -> str:
+    """What a port says to calls without a token; every kind of gRPC server here knows one of `RAY_CALLS`."""
+    host = "127.0.0.1" if ip_address(host).is_unspecified else host
+    codes = set()
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        for method in RAY_CALLS:
+            try:
+                channel.unary_unary(method)(b"", timeout=10)
+                codes.add("OK")
+            except grpc.RpcError as error:
+                codes.add(error.code().name)
+                if codes == {"UNAVAILABLE"}:  # no gRPC
+                    return answer_over_http(host, port)
+    return " ".join(sorted(codes - {"UNIMPLEMENTED"}))
+
+
+def answer_over_http(host: str, port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/", timeout=10) as answer:
+            return "metrics" if answer.read().startswith(b"# HELP") else "HTTP"
+    except urllib.error.HTTPError as error:
+        return str(error.code)
 
 
 def test_ctrl_c_ends_it_with_0_quietly_and_no_process_survives(service: Run) -> None:
