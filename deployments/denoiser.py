@@ -11,7 +11,8 @@ import torch
 from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
 from deployments.liveness import until_dead
 from deployments.metrics import DenoiserMetrics
-from deployments.startup import Startup
+from deployments.schema import MOST_STEPS
+from deployments.startup import Startup, warn_of_cuts
 from deployments.work import Work
 from models.checkpoint import locate_parts
 from models.denoiser.capacity import Capacity
@@ -22,10 +23,11 @@ from models.denoiser.unet import load_unet
 from models.errors import DarkroomError, OtherWeights, Superseded
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.sampling import plan_for
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
 from models.text_encoder import PromptEmbeds
 from models.vae_decoder import load_vae_decoder
 
+MOST_MODEL_CALLS = max(model_calls(sampler, MOST_STEPS) for sampler in SAMPLERS)
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
 
@@ -55,6 +57,8 @@ class Denoiser:
         self._engine = DenoisingEngine(self._unet, self._publish, capacity=capacity, preview=preview)
         self._engine.start()
         self._startup = startup
+        self._capacity = capacity
+        self._largest = self._unet.key(card.bounds["width"][1], card.bounds["height"][1], card.max_tokens + 2)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Take in `user_config`: Serve calls it before the replica is ready, and at every change.
@@ -68,6 +72,8 @@ class Denoiser:
         knobs = DenoiserKnobs.model_validate(user_config)
         await asyncio.wrap_future(self._engine.configure(knobs.max_rows, knobs.preview_interval_s, self._usual))
         self._startup.warm(self._unet.parameter_bytes)
+        step_s = self._capacity.curve.step_s(knobs.max_rows, self._largest.cells)
+        warn_of_cuts(longest_s=MOST_MODEL_CALLS * step_s)
 
     async def denoise(
         self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int, dispatcher: str

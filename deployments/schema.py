@@ -20,6 +20,7 @@ from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
+MOST_STEPS = 150
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 Stage = Literal["encode", "denoise", "decode"]
@@ -41,7 +42,7 @@ class GenerationRequest(BaseModel):
     model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
     width: int = Field(512, ge=64, le=2048, description="Width in pixels.", json_schema_extra={"step": 8})
     height: int = Field(512, ge=64, le=2048, description="Height in pixels.", json_schema_extra={"step": 8})
-    num_inference_steps: int = Field(20, ge=1, le=150, description="Denoising steps: more is slower and finer.")
+    num_inference_steps: int = Field(20, ge=1, le=MOST_STEPS, description="Denoising steps: more is slower and finer.")
     guidance_scale: float = Field(
         7.5,
         ge=0,

@@ -6,6 +6,8 @@ import sys
 import time
 
 import torch
+from ray import serve
+from ray.serve.exceptions import RayServeException
 
 logger = logging.getLogger(f"ray.serve.{__name__}")
 MIB = 2**20
@@ -45,3 +47,18 @@ def peak_bytes() -> int:
     """Return the most memory that this process had in use: its own, and pages of files that it has mapped."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def warn_of_cuts(longest_s: float) -> None:
+    """Log a warning where Serve would not wait for a picture of `longest_s` when this replica is to leave."""
+    try:
+        config = serve.get_replica_context()._deployment_config  # there is no public way
+    except RayServeException:  # not in a replica
+        return
+    if config.graceful_shutdown_timeout_s < longest_s:
+        logger.warning(
+            "graceful_shutdown_timeout_s = %g: the longest picture that may be asked for takes about %.0f s here; a "
+            "replica that leaves would cut it, and it would begin again elsewhere",
+            config.graceful_shutdown_timeout_s,
+            longest_s,
+        )
