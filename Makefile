@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 PROMTOOL = promtool check config ops/prometheus/prometheus.yml && promtool test rules ops/prometheus/rules_test.yml
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos eval-demo pictures clean
+.PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos soak eval-demo pictures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -62,6 +62,9 @@ fuzz: .venv/.dev  ## 20,000 requests that nobody would write, to a service of it
 
 chaos: .venv/.dev  ## kill everything, and see what is lost: nothing
 	$(RUN) tests.chaos
+
+soak: .venv/.dev  ## half an hour of mixed load: what is lost, and what grows
+	$(RUN) tests.chaos.soak
 
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
 	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png

@@ -40,7 +40,7 @@ ENDED = ("succeeded", "failed", "cancelled", "expired")
 class Cluster:
     """Darkroom as `make serve` runs it, with `batch_invariant`, and the ledger of who was killed."""
 
-    def __init__(self, state: Path, seed: int, database_url: str | None = None) -> None:
+    def __init__(self, state: Path, seed: int, database_url: str | None = None, denoisers: int = 1) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.kills: list[dict[str, Any]] = []
@@ -52,6 +52,7 @@ class Cluster:
         model["batch_invariant"] = True  # pictures can be compared bit by bit
         model["checkpoint"] = str(poisoned_checkpoint(state))
         [denoiser] = [one for one in application(config, "shapes")["deployments"] if one["name"] == "Denoiser"]
+        denoiser["num_replicas"] = denoisers
         denoiser["user_config"]["max_rows"] = 4  # every forward is filled up to it: a lone picture is no slower
         given["queue"]["max_waiting"] = MAX_WAITING
         given["queue"]["result_ttl_s"] = 86400
@@ -78,6 +79,31 @@ class Cluster:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self._state / "log").read_text(errors="replace")[-4000:])
             time.sleep(0.2)
+
+    def redeploy(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the config and have the launcher deploy it, as `make reload` does; Serve takes its time from here."""
+        assert self._process is not None
+        config = yaml.safe_load(self._config.read_text(encoding="utf-8"))
+        change(config)
+        self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
+        self._process.send_signal(signal.SIGHUP)
+
+    def other_weights(self) -> Path:
+        """A copy of the checkpoint in which every weight differs a little."""
+        copy = self._state / "other"
+        shutil.copytree(self._state / "shapes", copy)
+        for path in copy.rglob("*.safetensors"):
+            save_file({name: weight * 1.01 for name, weight in load_file(path).items()}, path, {"format": "pt"})
+        return copy
+
+    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """All its processes, by what they are: a replica's deployment, or the program."""
+        assert self._process is not None
+        for process in [psutil.Process(self._process.pid), *self._children()]:
+            with suppress(psutil.Error, IndexError):
+                words = process.cmdline()
+                program = "ops.launch" if "ops.launch" in words else Path(words[0]).name
+                yield program.split(".")[0] if program.startswith("ray::") else program, process
 
     def stop(self) -> None:
         """End it as Ctrl-C does."""
@@ -249,9 +275,9 @@ def poisoned_checkpoint(folder: Path) -> Path:
 
 
 @contextmanager
-def running_cluster(state: Path, seed: int, database_url: str | None = None) -> Iterator[Cluster]:
+def running_cluster(state: Path, seed: int, database_url: str | None = None, denoisers: int = 1) -> Iterator[Cluster]:
     """A cluster that runs, and afterwards does not."""
-    cluster = Cluster(state, seed, database_url)
+    cluster = Cluster(state, seed, database_url, denoisers)
     cluster.start()
     try:
         yield cluster
