@@ -72,6 +72,11 @@ class Place:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def config(self) -> Path:
+        """The file that the service was started with, which a test may change."""
+        return self.folder / "config.yaml"
+
     def run(self, module: str, *options: str) -> Run:
         """Start `python -m module` in a session of its own, as a terminal's foreground job is in one."""
         logs = Path(tempfile.mkdtemp(dir=self.folder))
@@ -112,7 +117,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture(scope="module")
 def service(place: Place) -> Iterator[Run]:
     """A launcher that has said that it is ready."""
-    run = place.launch()
+    shutil.copy(ROOT / "serve_config.yaml", place.config)
+    run = place.launch(str(place.config))
     deadline = time.monotonic() + READY_WITHIN_S
     try:
         while "Darkroom is ready" not in run.out.read_text():
@@ -195,6 +201,28 @@ def answer_over_http(host: str, port: int) -> str:
             return "metrics" if answer.read().startswith(b"# HELP") else "HTTP"
     except urllib.error.HTTPError as error:
         return str(error.code)
+
+
+def test_reload_deploys_what_has_changed_and_a_model_that_sleeps_wakes(place: Place, service: Run) -> None:
+    """The config becomes that of two models; the Dispatcher is replaced, the stages of the first model are not."""
+
+    def models() -> list[str]:
+        status, body = get(f"{place.address}/v1/models")
+        return [card["id"] for card in json.loads(body)["data"]] if status == 200 else []
+
+    place.config.write_text("applications: []")
+    assert place.run("ops.reload", str(place.config)).exit_code(within_s=30) == 1
+    shutil.copy(ROOT / "ops" / "configs" / "two-models.yaml", place.config)
+    assert place.run("ops.reload", str(place.config)).exit_code(within_s=30) == 0
+    deadline = time.monotonic() + READY_WITHIN_S
+    while models() != ["shapes", "draft"]:
+        assert time.monotonic() < deadline, service.said()
+        time.sleep(0.5)
+    body = json.dumps({"prompt": "a red circle on a blue background", "model": "draft"}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{place.address}/v1/images/generations", body, headers)
+    with urllib.request.urlopen(request, timeout=READY_WITHIN_S) as answer:
+        assert json.loads(answer.read())["data"][0]["b64_json"]
 
 
 def test_ctrl_c_ends_it_with_0_quietly_and_no_process_survives(service: Run) -> None:
