@@ -21,7 +21,8 @@ class ImageStore:
     """Pictures on any fsspec filesystem; a folder by default."""
 
     def __init__(self, root: Path | str) -> None:
-        self._files, self._root = fsspec.url_to_fs(str(root))
+        # Others write there too: what was listed once would else be listed for ever.
+        self._files, self._root = fsspec.url_to_fs(str(root), use_listings_cache=False)
         self._files.makedirs(self._root, exist_ok=True)
 
     def put(self, name: str, content: bytes) -> int:
@@ -35,11 +36,12 @@ class ImageStore:
             self._write(partial, content)
             self._files.mv(partial, f"{self._root}/{name}")
             self._sync_folder()
-        except OSError as error:
-            with suppress(OSError):
+        except Exception as error:  # each filesystem has its own
+            with suppress(Exception):
                 self._files.rm_file(partial)
             logger.error("cannot write %s: %s", partial, error)
-            raise StorageFull(f"The picture could not be stored: {error.strerror or type(error).__name__}.") from error
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise StorageFull(f"The picture could not be stored: {why}.") from error
         return len(content)
 
     def remove(self, names: Iterable[str]) -> None:

@@ -4,8 +4,11 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from deployments.image_store import ImageStore
 from models.errors import NotFound, StorageFull
@@ -71,3 +74,35 @@ def test_a_store_elsewhere_keeps_pictures_too() -> None:
     assert store.get(NAME) == b"12345"
     assert store.names(before=time.time() + 9) == [NAME]
     assert store.names(before=time.time() - 9) == []
+
+
+class Bucket(MemoryFileSystem):
+    """Like s3fs it remembers what it has listed, and its errors are no OSError."""
+
+    protocol = "bucket"
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        listed = self.dircache.get(path) or super().ls(path, detail=True, **options)
+        self.dircache[path] = listed
+        return listed if detail else [one["name"] for one in listed]
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if "unreachable" in path:
+            raise RuntimeError("Could not connect to the endpoint, with a secret in its words")
+        return super().open(path, mode, **options)
+
+
+fsspec.register_implementation("bucket", Bucket, clobber=True)
+
+
+def test_a_listing_of_a_bucket_has_what_others_have_written_since() -> None:
+    store = ImageStore("bucket://listed")
+    store.put(NAME, b"1")
+    assert store.names(before=time.time() + 1) == [NAME]
+    fsspec.filesystem("bucket").pipe_file(f"bucket://listed/{OTHER}", b"2")
+    assert sorted(store.names(before=time.time() + 1)) == [NAME, OTHER]
+
+
+def test_a_bucket_that_cannot_be_reached_is_said_without_its_own_words() -> None:
+    with pytest.raises(StorageFull, match=r"^The picture could not be stored: RuntimeError\.$"):
+        ImageStore("bucket://unreachable").put(NAME, b"1")
