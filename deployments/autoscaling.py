@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # Ray takes seconds to import
     from ray.serve.config import AutoscalingContext
 
 DRAIN_S = 30.0  # in which what waits should be done
-BUSY = 0.8  # of a replica's time, where work comes as it has come of late
+BUSY = 0.7  # of a replica's time, where work comes as it has come of late: more leaves no room for bursts
 STAGE_S = 0.05  # what a picture takes of a replica of another stage, until that has been measured
 A_LITTLE = 1e-3  # of a replica: not worth one more
 DENOISER = "Denoiser"
