@@ -56,6 +56,7 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.http --slow
 	$(RUN) benchmarks.page
 	$(RUN) benchmarks.metrics
+	$(RUN) benchmarks.autoscale_sim --plot docs/images/autoscaling.png
 
 fuzz: .venv/.dev  ## 20,000 requests that nobody would write, to a service of its own
 	$(RUN) tests.fuzz
