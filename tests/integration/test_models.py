@@ -126,21 +126,21 @@ def stage_processes() -> dict[int, int]:
 
 
 def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_together(deployed: Service) -> None:
-    quick = {"upscale_delay_s": 0, "downscale_delay_s": 2, "downscale_to_zero_delay_s": 2, "look_back_period_s": 3}
+    quick = {"upscale_delay_s": 0, "downscale_delay_s": 2, "downscale_to_zero_delay_s": 2, "look_back_period_s": 11}
     scaling = {"num_replicas": None, "autoscaling_config": {"min_replicas": 0, "max_replicas": 2, **quick}}
     root = {"num_replicas": None, "autoscaling_config": {"min_replicas": 1, "max_replicas": 1}}
     stages = ("TextEncoder", "Denoiser", "VaeDecoder")
+    deployed.deploy(policy=POLICY, Model=root, **dict.fromkeys(stages, scaling))
+    draw(deployed, num_inference_steps=2)
     held = stage_processes()
     assert sum(held.values()) > 300 * 2**20
-    deployed.deploy(policy=POLICY, Model=root, **dict.fromkeys(stages, scaling), wait=False)
 
     def running() -> list[int]:
         parts = state_of(deployed, "shapes")["deployments"]
         return [parts[stage]["running"] for stage in stages if stage in parts]
 
     deployed.wait(lambda: running() == [0, 0, 0])
-    deployed.wait(lambda: not stage_processes())
-    assert not any(map(psutil.pid_exists, held))
+    deployed.wait(lambda: not any(map(psutil.pid_exists, held)))
     jobs = [deployed.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})[1]["id"] for _ in range(40)]
     deployed.wait(lambda: running()[1] == 2)  # more than one can do in half a minute
     assert running()[2] >= 1
