@@ -37,12 +37,13 @@ def stages(demand: Demand, stage_s: Mapping[str, float], most_denoisers: int) ->
     more than `most_denoisers` can make use of; none where nothing is to be done. `stage_s`: stage -> seconds of one
     replica that a picture takes.
     """
+    if not demand.pictures:  # what came of late is done: how soon a stage sleeps is for its delays to say
+        return dict.fromkeys((DENOISER, *stage_s), 0)
     wanted = demand.denoise_load / BUSY + demand.denoise_s / DRAIN_S
     possible = min(1.0, most_denoisers / wanted) if wanted else 1.0
     pictures_per_s = possible * (demand.pictures_per_s / BUSY + demand.pictures / DRAIN_S)
-    least = 1 if demand.pictures else 0
     needed = {DENOISER: wanted, **{stage: pictures_per_s * seconds for stage, seconds in stage_s.items()}}
-    return {stage: max(least, ceil(replicas - A_LITTLE)) for stage, replicas in needed.items()}
+    return {stage: max(1, ceil(replicas - A_LITTLE)) for stage, replicas in needed.items()}
 
 
 def keep_step(

@@ -22,6 +22,11 @@ def test_without_work_nothing_is_needed() -> None:
     assert stages(Demand(), STAGE_S, 8) == {"Denoiser": 0, "TextEncoder": 0, "VaeDecoder": 0}
 
 
+def test_what_came_and_is_done_keeps_no_stage_awake() -> None:
+    idle = Demand(pictures=0, pictures_per_s=0.5, denoise_load=0.9)
+    assert stages(idle, STAGE_S, 8) == {"Denoiser": 0, "TextEncoder": 0, "VaeDecoder": 0}
+
+
 def test_one_picture_wakes_every_stage() -> None:
     assert stages(Demand(pictures=1, denoise_s=2), STAGE_S, 8) == {"Denoiser": 1, "TextEncoder": 1, "VaeDecoder": 1}
 
