@@ -142,8 +142,7 @@ def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_togethe
     deployed.wait(lambda: running() == [0, 0, 0])
     deployed.wait(lambda: not any(map(psutil.pid_exists, held)))
     jobs = [deployed.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})[1]["id"] for _ in range(20)]
-    deployed.wait(lambda: running()[1] == 2)  # more than one can do in half a minute
-    assert running()[2] >= 1
+    deployed.wait(lambda: running()[1:] in ([2, 1], [2, 2]))  # more than one can do in half a minute
     with ThreadPoolExecutor(8) as pool:
         ends = list(pool.map(lambda job: ended(deployed, job), jobs))
     assert [end["status"] for end in ends] == ["succeeded"] * 20
