@@ -42,7 +42,8 @@ class Pipeline:
             Unavailable: there is no such application, or it is still starting.
         """
         with translated():
-            card = await self._handle("Model").meet.remote(demand)
+            model = await asyncio.to_thread(self._handle, "Model")  # where there is none yet, Serve is asked each time
+            card = await model.meet.remote(demand)
         return replace(card, id=self._app_name)
 
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:

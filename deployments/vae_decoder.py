@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class VaeDecoder:
         self._digest = card.digest
         self._work = Work(self._decoder.parameter_bytes)
         self._metrics = StageMetrics()
+        self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
@@ -88,12 +90,12 @@ class VaeDecoder:
         outcomes: list[int | DarkroomError] = []
         for (spec, _, images, name), pixels in zip(items, pictures, strict=True):
             try:
-                outcomes.append(self._store(pixels, spec, ImageStore(images), name))
+                outcomes.append(self._store(pixels, spec, images, name))
             except DarkroomError as error:  # of this picture; its neighbours are stored
                 outcomes.append(error)
         return outcomes
 
-    def _store(self, pixels: np.ndarray | DarkroomError, spec: ImageSpec, images: ImageStore, name: str) -> int:
+    def _store(self, pixels: np.ndarray | DarkroomError, spec: ImageSpec, images: str, name: str) -> int:
         if isinstance(pixels, DarkroomError):
             raise pixels
-        return images.put(name, encode_image(pixels, spec, self._digest))
+        return self._store_at(images).put(name, encode_image(pixels, spec, self._digest))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ops.config import ROOT, UnusableConfig, read
-from ops.status import read_holder
+from ops.status import NotRunning, running
 
 
 def main() -> int:
@@ -15,13 +15,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ops.reload", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "serve_config.yaml")
     try:
-        state_path = read(parser.parse_args().config).generation.state_path
-    except UnusableConfig as error:
+        holder = running(read(parser.parse_args().config).generation)
+    except (UnusableConfig, NotRunning) as error:
         print(error, file=sys.stderr)
-        return 1
-    holder = read_holder(state_path)
-    if holder is None:
-        print(f"Darkroom is not running: nobody holds {state_path}.", file=sys.stderr)
         return 1
     os.kill(holder.pid, signal.SIGHUP)
     print(f"Process {holder.pid} reads its config again; `make status` shows how it goes.")

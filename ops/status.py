@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from deployments.config import AppConfig
 from ops.config import ROOT, UnusableConfig, generation_of, load
 
 TIMEOUT_S = 10.0
@@ -36,6 +37,18 @@ def read_holder(state_path: Path) -> Holder | None:
     except (FileNotFoundError, ValueError):
         return None  # never started here; or ended in order, which empties the file
     return Holder(int(pid), address)
+
+
+class NotRunning(Exception):
+    """Nobody serves a config."""
+
+
+def running(config: AppConfig) -> Holder:
+    """Return who serves a config. Raises NotRunning."""
+    holder = read_holder(config.state_path)
+    if holder is None:
+        raise NotRunning(f"Darkroom is not running: nobody holds {config.state_path}.")
+    return holder
 
 
 def get(url: str, key: str | None = None) -> tuple[int, bytes]:
@@ -96,13 +109,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ops.status", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "serve_config.yaml")
     try:
-        state_path = generation_of(load(parser.parse_args().config)).state_path
-    except (UnusableConfig, ValidationError) as error:
+        holder = running(generation_of(load(parser.parse_args().config)))
+    except (UnusableConfig, ValidationError, NotRunning) as error:
         print(error, file=sys.stderr)
-        return 1
-    holder = read_holder(state_path)
-    if holder is None:
-        print(f"Darkroom is not running: nobody holds {state_path}.", file=sys.stderr)
         return 1
     try:
         table = report(holder, os.environ.get(KEY))

@@ -343,7 +343,7 @@ class Dispatcher:
 
     async def _keep_meeting(self) -> None:
         """Learn of models that come up, and of new weights under an old name; tell each what there is to do."""
-        while True:
+        while not self._ledger.superseded:  # whose line is no longer the one that counts
             await asyncio.sleep(MEET_INTERVAL_S)
             await asyncio.gather(*(model.meet(self._queue) for model in self._models.values()))
             self._pump()

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from deployments.autoscaling import Demand
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import served as served_module
 from deployments.dispatcher.arrivals import MEMORY_S
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.schema import GenerationRequest, Job
-from models.errors import Unavailable, UnknownModel
+from models.errors import Superseded, Unavailable, UnknownModel
 from tests.fakes import CARD, PATIENCE_S, FakePipeline, a_dispatcher, settled, until
 
 SDXL = replace(CARD, id="sdxl", digest="e" * 64)
@@ -149,3 +150,17 @@ async def test_a_model_is_told_what_there_is_to_do_for_it() -> None:
     pipeline.let_go()
     await until(lambda: pipeline.demand.pictures == 0)
     assert pipeline.demand.denoise_s == 0
+
+
+async def test_a_dispatcher_that_was_taken_over_from_tells_models_nothing_any_more(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    before, after = FakePipeline(), FakePipeline()
+    first = a_dispatcher(before, database_url=url)
+    await first.models()
+    await a_dispatcher(after, database_url=url).models()
+    with pytest.raises(Superseded):
+        await first.submit(a_request(), "ada")
+    await settled()
+    before.demand = told = Demand(pictures=7)
+    await settled()
+    assert before.demand is told
