@@ -103,12 +103,7 @@ def read_entry(folder: Path, name: str, key: str, kind: type[Entry]) -> Entry:
     return value
 
 
-def read_card(
-    checkpoint: str,
-    model_id: str | None = None,
-    operators: Mapping[str, Any] | None = None,
-    manifest: Path | None = None,
-) -> ModelCard:
+def read_card(checkpoint: str, operators: Mapping[str, Any] | None = None, manifest: Path | None = None) -> ModelCard:
     """Return the card of a checkpoint whose every file has been checked.
 
     Defaults are what its configs say, then what its own `darkroom.json` says, if it has one, then the operator's.
@@ -130,7 +125,7 @@ def read_card(
     scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
     side = read_entry(folder, "unet/config.json", "sample_size", int) * scale
     return ModelCard(
-        id=model_id or Path(checkpoint.partition("@")[0]).name,
+        id=Path(checkpoint.partition("@")[0]).name,
         family=family,
         digest=digest(sums),
         files=sums,

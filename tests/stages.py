@@ -24,7 +24,7 @@ class Stages:
     """A checkpoint's stages, loaded one by one as their replicas load them."""
 
     def __init__(self, folder: Path, max_rows: int = 16, device: torch.device = CPU, **options: bool) -> None:
-        self.card = read_card(str(folder), "model")
+        self.card = replace(read_card(str(folder)), id="model")
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.unet = load_unet(folder, self.card.family, device)
         self.vae_decoder = load_vae_decoder(folder, device)

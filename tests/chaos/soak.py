@@ -177,7 +177,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as state, running_cluster(Path(state), args.seed, denoisers=2) as cluster:
         load, grown = soak(cluster, args.minutes, args.seed)
-    held = not load.lost and all(each.held for each in grown)
+    held = not load.lost and bool(grown) and all(each.held for each in grown)  # nothing judged, nothing held
     print(
         f"seed {args.seed}\n\n{table(grown)}\n\n{load.jobs} jobs: {dict(load.ended)}; not as they should: {load.lost}"
     )

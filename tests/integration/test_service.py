@@ -33,7 +33,7 @@ def draw(service, **fields) -> bytes:
 def test_a_picture_over_http_is_the_diffusers_picture_of_the_same_seed(service, shapes):
     pipeline = StableDiffusionPipeline.from_pretrained(shapes)
     pipeline.set_progress_bar_config(disable=True)
-    guidance = read_card(str(shapes), "shapes").defaults["guidance_scale"]
+    guidance = read_card(str(shapes)).defaults["guidance_scale"]
 
     def reference(steps: int) -> np.ndarray:
         generator = torch.Generator("cpu").manual_seed(7)

@@ -45,10 +45,6 @@ def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     assert (card.styles, card.notice, card.examples) == ((), "", ())
 
 
-def test_the_operator_may_name_the_model(tiny_sd: Path) -> None:
-    assert read_card(str(tiny_sd), "house-model").id == "house-model"
-
-
 def test_a_scheduler_that_is_not_known_by_name_gets_the_usual_sampler(folder: Path) -> None:
     change(folder / "scheduler" / "scheduler_config.json", _class_name="VQDiffusionScheduler")
     assert read_card(str(folder)).defaults["sampler"] == "dpmpp_2m"
@@ -86,7 +82,7 @@ def test_a_distilled_checkpoint_prefers_few_steps(tiny_lcm: Path) -> None:
 
 
 def test_the_operators_defaults_come_before_the_checkpoints_own(tiny_lcm: Path) -> None:
-    assert read_card(str(tiny_lcm), None, {"num_inference_steps": 2}).defaults["num_inference_steps"] == 2
+    assert read_card(str(tiny_lcm), {"num_inference_steps": 2}).defaults["num_inference_steps"] == 2
 
 
 def test_the_digest_changes_with_the_weights_and_with_nothing_else(tiny_sd: Path, folder: Path) -> None:
