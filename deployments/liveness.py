@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
+from ray.serve._private.constants import SERVE_NAMESPACE  # not that of the job that deployed, which may be any
 
 ASK_INTERVAL_S = 1.0
 
@@ -21,9 +22,8 @@ def own_name() -> str:
 
 async def until_dead(name: str) -> None:
     """Return when the replica of this name has died."""
-    namespace = ray.get_runtime_context().namespace
     try:
-        replica: Any = await asyncio.to_thread(ray.get_actor, name, namespace)
+        replica: Any = await asyncio.to_thread(ray.get_actor, name, SERVE_NAMESPACE)
     except ValueError:  # nobody has the name any more
         return
     while True:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -95,7 +96,7 @@ class JobStore:
         try:
             self._url = make_url(url)
             self._engine = _engine(self._url)
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        except (ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
             raise StoreUnavailable(f"database_url cannot be used: {error}") from error
         self.epoch = 0
 
@@ -312,6 +313,8 @@ def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True)
     in_memory = url.database in (None, "", ":memory:")
+    if not in_memory:
+        Path(url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     arguments = {"check_same_thread": False, "timeout": BUSY_S, "isolation_level": None}
     engine = create_engine(url, connect_args=arguments, poolclass=StaticPool if in_memory else None)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from benchmarks.chromium import MISSING, find_chromium
 from tests.chaos import clients, deaths, load, page
 from tests.chaos.cluster import running_cluster
+from tests.chaos.cuts import cut
 from tests.chaos.drill import table
+from tests.chaos.machines import running_machines
 
 
 def main() -> int:
@@ -42,6 +44,10 @@ def main() -> int:
             outcomes.append(drill())
             print(table(outcomes[-1:]), flush=True)  # the whole takes more than an hour
         kills = cluster.kills
+    with tempfile.TemporaryDirectory() as state, running_machines(Path(state)) as machines:
+        for seconds in (20, 120):  # Ray bears the first, and takes a machine for dead in the second
+            outcomes.append(cut(machines, seconds))
+            print(table(outcomes[-1:]), flush=True)
     print("kills: " + ", ".join(f"{kill['what']} at {kill['s']} s" for kill in kills))
     print(f"seed {args.seed}\n\n{table(outcomes)}\n")
     print(json.dumps({"chaos": [asdict(o) for o in outcomes], "seed": args.seed, "kills": kills}))

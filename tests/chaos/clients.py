@@ -5,7 +5,8 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.chaos.cluster import ENDED, Cluster
+from tests.chaos.client import ENDED
+from tests.chaos.cluster import Cluster
 from tests.chaos.drill import ENDS_WITHIN_S, Outcome, a_body
 
 FURTHER_STEPS = 6  # that a cancelled job is given the time for, and must not take

@@ -1,43 +1,36 @@
-"""A service that is made to be killed, and a client that does not give up."""
+"""A service that is made to be killed."""
 
-import hashlib
-import io
 import json
 import os
 import random
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from math import nan
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ops.config import application
+from tests.chaos.client import READY_WITHIN_S, Client, wait_until
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "models/checkpoints/shapes"
 POISON = "tree"  # the word whose embedding is not a number
 MAX_WAITING = 320
-READY_WITHIN_S = 180
-PATIENCE_S = 180  # of a client that asks again
 DEAD_WITHIN_S = 20
-ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 
-class Cluster:
+class Cluster(Client):
     """Darkroom as `make serve` runs it, with `batch_invariant`, and the ledger of who was killed."""
 
     def __init__(self, state: Path, seed: int, database_url: str | None = None, denoisers: int = 1) -> None:
@@ -59,8 +52,7 @@ class Cluster:
         self._config.write_text(yaml.safe_dump(config), encoding="utf-8")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self._port}"
+            super().__init__("127.0.0.1", probe.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
         self._began = time.monotonic()
 
@@ -75,7 +67,7 @@ class Cluster:
                 stderr=log,
             )
         deadline = time.monotonic() + READY_WITHIN_S
-        while not self._is_ready():
+        while not self.is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self._state / "log").read_text(errors="replace")[-4000:])
             time.sleep(0.2)
@@ -122,10 +114,6 @@ class Cluster:
         self._kill([psutil.Process(self._process.pid), *self._children()], "everything")
         self._process.wait(timeout=DEAD_WITHIN_S)
 
-    def rest(self) -> None:
-        """Return when nothing waits or runs: what an earlier drill left would be in the way of a clock."""
-        wait_until(lambda: not any(self.call("/v1/queue")[1][name] for name in ("waiting", "running")), PATIENCE_S)
-
     def meter(self, name: str) -> Callable[[], float]:
         """What says how much processor time a deployment's replicas of now take from now on; they must not die."""
         processes = self._replicas(name)
@@ -147,96 +135,10 @@ class Cluster:
         if not self._replicas(name):
             return False
         try:
-            parts = self.ask("/v1/ready")[1]["applications"]["shapes"]["deployments"]
-            return parts[name]["running"] >= 1 and parts[name]["status"] == "HEALTHY"
+            applications = self.ask("/v1/ready")[1]["applications"].values()
+            [part] = [app["deployments"][name] for app in applications if name in app["deployments"]]
+            return part["running"] >= 1 and part["status"] == "HEALTHY"
         except (OSError, HTTPException, ValueError, KeyError, TypeError):
-            return False
-
-    def call(
-        self, path: str, body: Any = None, headers: dict[str, str] | None = None, source: str = "127.0.0.1"
-    ) -> tuple[int, Any]:
-        """Status and JSON of an answer; asks again while there is none, or only a 503 or 429."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                status, answer, _ = self.ask(path, body, headers, source)
-                if status not in (429, 503) or time.monotonic() > deadline:
-                    return status, answer
-            except (OSError, HTTPException, ValueError):
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.3)
-
-    def ask(
-        self, path: str, body: Any = None, headers: dict[str, str] | None = None, source: str = "127.0.0.1"
-    ) -> tuple[int, Any, dict[str, str]]:
-        """Status, JSON and headers of an answer, whatever it is."""
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=90, source_address=(source, 0))
-        try:
-            data = None if body is None else json.dumps(body)
-            method = "GET" if body is None else "POST"
-            connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
-            answer = connection.getresponse()
-            given = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, json.loads(answer.read()), given
-        finally:
-            connection.close()
-
-    def submit(self, body: dict[str, Any], source: str = "127.0.0.1") -> str:
-        """Have a job accepted, for the owner with an address; return its id."""
-        status, job = self.call("/v1/jobs", body, {"Idempotency-Key": secrets.token_hex(8)}, source)
-        if status != 202:
-            raise RuntimeError(f"{status}: {job}")
-        return job["id"]
-
-    def state(self, job_id: str) -> dict[str, Any]:
-        """A job as it stands."""
-        return self.call(f"/v1/jobs/{job_id}")[1]
-
-    def drawn(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A job, from its submission to its end."""
-        end = self.end_of(self.submit(body), PATIENCE_S)
-        if end is None or end["status"] != "succeeded":
-            raise RuntimeError(f"{body}: {end}")
-        return end
-
-    def end_of(self, job_id: str, within_s: float, source: str = "127.0.0.1") -> dict[str, Any] | None:
-        """How a job ended; None where it did not in time."""
-        deadline = time.monotonic() + within_s
-        while True:
-            status, job = self.call(f"/v1/jobs/{job_id}", source=source)
-            if status != 200 or job["status"] in ENDED:
-                return job if status == 200 else None
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.2)
-
-    def watch(self, job_id: str, at_most: int) -> list[dict[str, Any]]:
-        """The first states of a job that a watcher sees, until its end; then the watch is cut."""
-        states: list[dict[str, Any]] = []
-        deadline = time.monotonic() + PATIENCE_S
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/v1/jobs/{job_id}/watch", timeout=90) as stream:
-            for line in stream:
-                if line.startswith(b"data: "):
-                    states.append(json.loads(line.removeprefix(b"data: ")))
-                    if len(states) == at_most:
-                        break
-                elif time.monotonic() > deadline:  # comments alone keep it open
-                    raise RuntimeError(f"the watch of {job_id} says nothing any more: {self.state(job_id)}")
-        return states
-
-    def pixels(self, job: dict[str, Any]) -> list[str]:
-        """The hash of each picture's pixels."""
-        return [self._hash(image["url"]) for image in job["images"]]
-
-    def _hash(self, url: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{url}", timeout=30) as answer:
-            return hashlib.sha256(Image.open(io.BytesIO(answer.read())).tobytes()).hexdigest()
-
-    def _is_ready(self) -> bool:
-        try:
-            return self.ask("/v1/ready")[0] == 200
-        except (OSError, HTTPException, ValueError):
             return False
 
     def _replicas(self, name: str) -> list[psutil.Process]:
@@ -283,12 +185,3 @@ def running_cluster(state: Path, seed: int, database_url: str | None = None, den
         yield cluster
     finally:
         cluster.stop()
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = READY_WITHIN_S) -> None:
-    """Ask again and again until `condition` holds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError("it does not happen")
-        time.sleep(0.2)

@@ -5,7 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from tests.chaos.cluster import POISON, Cluster, wait_until
+from tests.chaos.client import wait_until
+from tests.chaos.cluster import POISON, Cluster
 from tests.chaos.drill import DISTINCT, ENDS_WITHIN_S, Outcome, a_body, undisturbed
 
 KILLED = ("Denoiser", "VaeDecoder", "TextEncoder", "Dispatcher", "ApiIngress")  # in turns
@@ -30,11 +31,13 @@ def replica_deaths(cluster: Cluster, jobs: int, kills: int) -> Outcome:
 
     with ThreadPoolExecutor(CLIENTS) as clients:
         running = [clients.submit(client) for _ in range(CLIENTS)]
-        for victim in itertools.islice(itertools.cycle(KILLED), kills):
-            time.sleep(cluster.random.uniform(1.0, 4.0))  # at a moment that nobody chose
-            cluster.kill(victim)
-            wait_until(lambda victim=victim: cluster.is_back(victim))
-        all_killed.set()
+        try:
+            for victim in itertools.islice(itertools.cycle(KILLED), kills):
+                time.sleep(cluster.random.uniform(1.0, 4.0))  # at a moment that nobody chose
+                cluster.kill(victim)
+                wait_until(lambda victim=victim: cluster.is_back(victim))
+        finally:
+            all_killed.set()
         for future in running:
             future.result()
     ends = {number: cluster.end_of(job_id, ENDS_WITHIN_S) for number, job_id in submitted.items()}

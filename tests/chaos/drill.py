@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.client import Client
 
 ENDS_WITHIN_S = 120  # after the load
 DISTINCT = 8  # requests, over and over
@@ -43,7 +43,7 @@ def a_body(number: int) -> dict[str, Any]:
     }
 
 
-def undisturbed(cluster: Cluster) -> list[list[str]]:
+def undisturbed(cluster: Client) -> list[list[str]]:
     """The pixels of each request, drawn while nothing happens."""
     return [cluster.pixels(cluster.drawn(a_body(k))) for k in range(DISTINCT)]
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any
 
-from tests.chaos.cluster import ENDED, Cluster
+from tests.chaos.client import ENDED
+from tests.chaos.cluster import Cluster
 from tests.chaos.drill import DISTINCT, ENDS_WITHIN_S, Outcome, a_body
 
 CLIENTS = 32

@@ -48,6 +48,11 @@ def ended(job: Job, at: float = 5.0, size: int = 100) -> Job:
     return replace(job, status="succeeded", images=(picture,), timestamps=Timestamps(created=0, ended=at))
 
 
+def test_the_folder_of_a_database_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    JobStore(f"sqlite:///{tmp_path / 'state' / 'jobs.sqlite'}").begin()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_job_comes_back_as_it_was_saved(store: JobStore) -> None:
     queue = JobQueue(Limits(9), epoch=3)
     queue.submit(job := a_job(pictures=2, spec=a_spec(prompt="a “cat”\n🐈", seed=2**32 - 1)))
