@@ -35,11 +35,13 @@ test-full: .venv/.dev  ## the long rest that needs no GPU
 test-gpu: .venv/.dev  ## those that need a CUDA device
 	$(RUN) pytest -m gpu tests
 
-check: .venv/.dev  ## lint, format, types, import laws, alert rules, known vulnerabilities
+check: .venv/.dev  ## lint, format, types, import laws, configs, manifest, alert rules, known vulnerabilities
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+	$(RUN) ops.config serve_config.yaml ops/configs/*.yaml
+	$(RUN) pytest -q tests/unit/ops/test_kubernetes.py
 	@if command -v promtool >/dev/null; then $(PROMTOOL); else \
 	    echo "No promtool (Debian: prometheus), so the alert rules were not checked."; [ "$$CI" != true ]; fi
 	.venv/bin/bandit -q -r models deployments gradio_ingress ops -c pyproject.toml
