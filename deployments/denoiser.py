@@ -11,6 +11,7 @@ import torch
 from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
 from deployments.liveness import until_dead
 from deployments.metrics import DenoiserMetrics
+from deployments.one_thread import OneThread
 from deployments.schema import MOST_STEPS
 from deployments.startup import Startup, warn_of_cuts
 from deployments.work import Work
@@ -45,6 +46,7 @@ class Denoiser:
         self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)
         self._metrics = DenoiserMetrics()
+        self._thread = OneThread("newcomers")
         self._mailboxes: dict[DenoiseState, Mailbox] = {}
         self._epoch = 0  # of the Dispatcher that this replica works for
         self._guard: asyncio.Task[None] | None = None  # over that Dispatcher's life
@@ -91,7 +93,7 @@ class Denoiser:
         self._loop = asyncio.get_running_loop()
         if embeds.model_digest != self._digest:
             raise OtherWeights
-        state = await asyncio.to_thread(self._start, spec, embeds)
+        state = await self._thread.run(self._start, spec, embeds)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)
         self._engine.submit(state)

@@ -10,6 +10,7 @@ from ray import serve
 
 from deployments.config import ModelConfig
 from deployments.metrics import TextEncoderMetrics
+from deployments.one_thread import OneThread
 from deployments.startup import Startup
 from deployments.work import Work
 from models.checkpoint import locate_parts
@@ -39,6 +40,7 @@ class TextEncoder:
         self._digest = card.digest
         self._work = Work(self._encoder.parameter_bytes)
         self._metrics = TextEncoderMetrics()
+        self._thread = OneThread("encoder")
         batch: Any = self._encode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
@@ -69,7 +71,7 @@ class TextEncoder:
     async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
         self._work.count(len(specs))
         asked, cached = self._encoder.asked, self._encoder.cached
-        embeds = await asyncio.to_thread(self._encoder.encode, specs)
+        embeds = await self._thread.run(self._encoder.encode, specs)
         self._work.took(len(specs), embeds[0].encode_s)
         self._metrics.texts(self._encoder.asked - asked, self._encoder.cached - cached)
         self._metrics.seconds.observe(embeds[0].encode_s)

@@ -1,6 +1,5 @@
 """Serves `models.vae_decoder`: latents in, pictures out to the image store, in batches."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -13,6 +12,7 @@ from ray import serve
 from deployments.config import ModelConfig
 from deployments.image_store import ImageStore
 from deployments.metrics import StageMetrics
+from deployments.one_thread import OneThread
 from deployments.startup import Startup
 from deployments.work import Work
 from models.checkpoint import locate_parts
@@ -42,6 +42,7 @@ class VaeDecoder:
         self._digest = card.digest
         self._work = Work(self._decoder.parameter_bytes)
         self._metrics = StageMetrics()
+        self._thread = OneThread("decoder")
         self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
@@ -79,7 +80,7 @@ class VaeDecoder:
     async def _decode_batch(self, items: Sequence[Item]) -> list[int | DarkroomError]:
         self._work.count(len(items))
         start = time.perf_counter()
-        outcomes = await asyncio.to_thread(self._decode_and_store, items)
+        outcomes = await self._thread.run(self._decode_and_store, items)
         seconds = time.perf_counter() - start
         self._work.took(len(items), seconds)
         self._metrics.seconds.observe(seconds)
