@@ -91,7 +91,11 @@ def cpus_wanted(config: "ServeDeploySchema") -> int:
 
 
 def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
-    """Start a Ray of our own, Serve in it, and the applications, which come up by themselves from here."""
+    """Start a Ray of our own, Serve in it, and the applications, which come up by themselves from here.
+
+    Raises:
+        StartError: Ray does not start.
+    """
     import ray
     from ray._private.utils import get_num_cpus
     from ray.serve._private.api import serve_start
@@ -99,15 +103,18 @@ def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
     if sys.platform == "linux":  # what Ray's processes leave behind when they die becomes our child, so that we see it
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    context: Any = ray.init(
-        address="local",  # whatever other cluster runs here or is named by the environment
-        namespace="serve",
-        num_cpus=max(int(get_num_cpus()), cpus_wanted(config)),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    try:
+        context: Any = ray.init(
+            address="local",  # whatever other cluster runs here or is named by the environment
+            namespace="serve",
+            num_cpus=max(int(get_num_cpus()), cpus_wanted(config)),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:  # Ray's own word for it: on a machine that has no time for it, after 30 s
+        raise StartError(f"Ray does not start: {error}") from error
     stop.listen()
     node = context.address_info
     metrics = f"127.0.0.1:{node['metrics_export_port']}"
