@@ -138,9 +138,9 @@ def test_gradios_client_gets_the_picture_that_the_api_gives(service, tmp_path):
 
 
 def test_gradios_client_sees_its_place_in_the_clusters_line_and_then_steps(service, tmp_path):
-    crowd = {"prompt": PROMPT, "num_images": 10, "num_inference_steps": 60}
-    others = [service.post("/v1/jobs", crowd)[1]["id"] for _ in range(4)]
     client = gradio_client.Client(service.address, verbose=False, download_files=str(tmp_path))
+    crowd = {"prompt": PROMPT, "num_images": 10, "num_inference_steps": 60}  # its first pictures end together
+    others = [service.post("/v1/jobs", crowd)[1]["id"] for _ in range(4)]
     job = client.submit(prompt=PROMPT, num_inference_steps=100, api_name="/generate")
     seen = []
     while not job.done():
