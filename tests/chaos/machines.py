@@ -127,6 +127,7 @@ def _remove_network() -> None:
                 with suppress(psutil.NoSuchProcess):
                     psutil.Process(int(pid)).kill()
             time.sleep(0.1)
+        _ip(f"link del {machine}", check=False)  # a namespace ends later, and its link with it
         _ip(f"netns del {machine}", check=False)
     _ip(f"link del {SWITCH}", check=False)
 
