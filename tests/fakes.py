@@ -3,7 +3,6 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
 from deployments.dispatcher.served import Stages
 from deployments.image_store import ImageStore
+from deployments.one_thread import OneThread
 from deployments.schema import ImageResult
 from models.errors import Unavailable
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
@@ -157,16 +157,11 @@ class FakePipeline:
             self.left.append(lease)
 
 
-class Inline(Executor):
+class Inline(OneThread):
     """Runs what it is given at once, so that tests need not wait for a thread."""
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+    async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return work(*args, **kwargs)
 
 
 def a_dispatcher(
@@ -192,7 +187,7 @@ def a_dispatcher(
         replicas=lambda: dict.fromkeys(models, replicas()),
         keys=keys,
     )
-    dispatcher._ledger._thread = Inline()
+    dispatcher._ledger._thread = Inline("inline")
     return dispatcher
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from deployments.dispatcher.job_store import JobStore
+from deployments.one_thread import OneThread
 from deployments.schema import Job
 from models.errors import StoreUnavailable, Superseded
 
@@ -30,13 +30,13 @@ class Ledger:
         self.superseded = False
         self.problem: str | None = None  # why the database could not be used, since it last could
         self._on_superseded = superseded
-        self._thread: Executor = ThreadPoolExecutor(1, "job-store")  # one: writes in the order they were asked for
+        self._thread = OneThread("job-store")  # writes in the order they were asked for
         self._behind: dict[str, asyncio.Event] = {}  # job -> set once the disk has its newest state
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a method of the store. Raises what it raises."""
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, lambda: method(*args, **kwargs))
+            result = await self._thread.run(method, *args, **kwargs)
         except Superseded:
             self.step_down()
             raise

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from tests.chaos.client import wait_until
-from tests.chaos.drill import DISTINCT, ENDS_WITHIN_S, Outcome, a_body, undisturbed
+from tests.chaos.drill import Outcome, a_body, ends_of, undisturbed
 from tests.chaos.machines import WORKER, Machines, reaches
 
 CLIENTS = 8
@@ -46,21 +46,16 @@ def cut(machines: Machines, seconds: float) -> Outcome:
             over.set()
         for future in running:
             future.result()
-    ends = {number: machines.end_of(job_id, ENDS_WITHIN_S) for number, job_id in submitted.items()}
-    lost = [number for number, end in ends.items() if end is None or end["status"] != "succeeded"]
-    different = [
-        number
-        for number, end in ends.items()
-        if end is not None and end["images"] and machines.pixels(end) != expected[number % DISTINCT]
-    ]
+    ends = ends_of(machines, submitted, expected)
     figures = {
         "cut for, s": seconds,
-        "jobs": len(ends),
+        "jobs": len(ends.jobs),
         "ended meanwhile": meanwhile,
         "first after it, s": round(min(moment for moment in ended if moment > mended) - mended, 1),
-        "lost": len(lost),
-        "began again": sum(bool(end and end["warnings"]) for end in ends.values()),
-        "pixels that differ": len(different),
-        "why": sorted({str(end and end["error"]) for end in (ends[number] for number in lost)}),
+        "lost": len(ends.lost),
+        "began again": len(ends.begun_again),
+        "pixels that differ": len(ends.different),
+        "why": ends.why,
     }
-    return Outcome("a cut between machines loses nothing", not lost and not different and not reached, figures)
+    held = not ends.lost and not ends.different and not reached
+    return Outcome("a cut between machines loses nothing", held, figures)

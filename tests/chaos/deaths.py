@@ -7,7 +7,7 @@ from threading import Event
 
 from tests.chaos.client import wait_until
 from tests.chaos.cluster import POISON, Cluster
-from tests.chaos.drill import DISTINCT, ENDS_WITHIN_S, Outcome, a_body, undisturbed
+from tests.chaos.drill import ENDS_WITHIN_S, Outcome, a_body, ends_of, undisturbed
 
 KILLED = ("Denoiser", "VaeDecoder", "TextEncoder", "Dispatcher", "ApiIngress")  # in turns
 CLIENTS = 16
@@ -40,23 +40,17 @@ def replica_deaths(cluster: Cluster, jobs: int, kills: int) -> Outcome:
             all_killed.set()
         for future in running:
             future.result()
-    ends = {number: cluster.end_of(job_id, ENDS_WITHIN_S) for number, job_id in submitted.items()}
-    lost = [number for number, end in ends.items() if end is None or end["status"] != "succeeded"]
-    hit = [number for number, end in ends.items() if end is not None and end["warnings"]]
-    different = [
-        number
-        for number, end in ends.items()
-        if end is not None and end["images"] and cluster.pixels(end) != expected[number % DISTINCT]
-    ]
+    ends = ends_of(cluster, submitted, expected)
     figures = {
-        "jobs": len(ends),
+        "jobs": len(ends.jobs),
         "kills": kills,
-        "lost": len(lost),
-        "hit by a kill": len(hit),
-        "pixels that differ": len(different),
-        "why": sorted({str(end and end["error"]) for end in (ends[number] for number in lost)}),
+        "lost": len(ends.lost),
+        "hit by a kill": len(ends.begun_again),
+        "pixels that differ": len(ends.different),
+        "why": ends.why,
     }
-    return Outcome("accepted jobs outlive their replicas", not lost and not different and bool(hit), figures)
+    held = not ends.lost and not ends.different and bool(ends.begun_again)
+    return Outcome("accepted jobs outlive their replicas", held, figures)
 
 
 def cluster_deaths(cluster: Cluster, times: int, jobs: int = 50) -> Outcome:

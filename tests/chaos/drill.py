@@ -48,6 +48,34 @@ def undisturbed(cluster: Client) -> list[list[str]]:
     return [cluster.pixels(cluster.drawn(a_body(k))) for k in range(DISTINCT)]
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What became of jobs, by their numbers."""
+
+    jobs: dict[int, dict[str, Any] | None]
+    lost: list[int]
+    begun_again: list[int]
+    different: list[int]  # whose pixels are not those of an undisturbed one
+
+    @property
+    def why(self) -> list[str]:
+        """What the lost ones say of it."""
+        ends = (self.jobs[number] for number in self.lost)
+        return sorted({str(end and end["error"]) for end in ends})
+
+
+def ends_of(client: Client, submitted: dict[int, str], expected: list[list[str]]) -> Ends:
+    """See each job end, and hold its pixels against those that `undisturbed` found."""
+    jobs = {number: client.end_of(job_id, ENDS_WITHIN_S) for number, job_id in submitted.items()}
+    found = [(number, end) for number, end in jobs.items() if end is not None]
+    return Ends(
+        jobs,
+        lost=[number for number, end in jobs.items() if end is None or end["status"] != "succeeded"],
+        begun_again=[number for number, end in found if end["warnings"]],
+        different=[n for n, end in found if end["images"] and client.pixels(end) != expected[n % DISTINCT]],
+    )
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """One line a promise."""
     lines = []

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import yaml
@@ -31,10 +32,10 @@ MEMORY_BYTES = 256 * 2**20
 class Machines(Client):
     """Darkroom on two machines: a Denoiser on each, the other stages on different ones."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, log: BinaryIO) -> None:
         super().__init__(ADDRESSES[HEAD], 8000)
         self._config = state / "config.yaml"
-        self._log = (state / "log").open("ab")
+        self._log = log
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
         config["http_options"]["host"] = "0.0.0.0"
         application(config, "generation")["args"]["state_dir"] = str(state / "darkroom")  # the machines share a disk
@@ -84,11 +85,12 @@ class Machines(Client):
 @contextmanager
 def running_machines(state: Path) -> Iterator[Machines]:
     """Two machines that serve, and afterwards are not there."""
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: it will hold sockets
+    short = tempfile.TemporaryDirectory(prefix="ray-")  # a short path: it will hold sockets
+    with short as folder, (state / "log").open("ab") as log:
         _remove_network()  # what a run that was killed has left
         try:
             _make_network()
-            machines = Machines(state)
+            machines = Machines(state, log)
             machines.start(folder)
             yield machines
         finally:
