@@ -158,9 +158,10 @@ class FakePipeline:
 
 
 class Inline(OneThread):
-    """Runs what it is given at once, so that tests need not wait for a thread."""
+    """Runs what it is given in the loop's next turn, so that tests need not wait for a thread."""
 
     async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0)  # others have a turn, as while a thread works
         return work(*args, **kwargs)
 
 
