@@ -1,7 +1,6 @@
 """The page of the really served app: what people see while others wait, cancel, and replicas die."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -46,15 +45,27 @@ def picture(page: Page, prompt: str = PROMPT):
     return page.get_by_role("img", name=prompt, exact=True).first
 
 
-def crowd(service) -> list[str]:
-    """40 pictures of others, more than are drawn at a time; none is done before it is cancelled. Returns their jobs."""
-    job = {"prompt": "a red circle", "num_images": 10, "num_inference_steps": 150, "sampler": "heun"}
-    return [service.post("/v1/jobs", job)[1]["id"] for _ in range(4)]
+class Crowd:
+    """Others, who ask for more pictures than are drawn at a time, and wait for them until they are sent away."""
+
+    def __init__(self, service) -> None:
+        self._service = service
+        self._jobs: list[str] = []
+
+    def gather(self) -> None:
+        slow = {"prompt": "a red circle", "num_images": 10, "num_inference_steps": 150, "sampler": "heun"}
+        self._jobs = [self._service.post("/v1/jobs", slow)[1]["id"] for _ in range(4)]
+
+    def disperse(self) -> None:
+        while self._jobs:
+            self._service.post(f"/v1/jobs/{self._jobs.pop()}/cancel", {})
 
 
-def disperse(service, jobs: list[str]) -> None:
-    for job in jobs:
-        service.post(f"/v1/jobs/{job}/cancel", {})
+@pytest.fixture
+def crowd(service) -> Iterator[Crowd]:
+    others = Crowd(service)
+    yield others
+    others.disperse()
 
 
 def test_a_prompt_ends_in_the_picture_it_describes(visit) -> None:
@@ -73,33 +84,28 @@ def test_a_prompt_ends_in_the_picture_it_describes(visit) -> None:
     assert all(red > 150 and green > 130 and blue < 140 for red, green, blue, _ in colours), colours
 
 
-def place(page: Page) -> int:
-    """Wait until the page says where its picture stands in line."""
-    expect(status(page)).to_have_text(re.compile(r"^In line: \d+"))
-    return int(re.findall(r"\d+", status(page).text_content() or "")[0])
-
-
-def test_places_in_line_count_down_in_several_browsers(service, visit) -> None:
+def test_places_in_line_count_down_in_several_browsers(crowd, visit) -> None:
     pages = [visit(), visit(), visit()]
-    others = crowd(service)
-    for page in pages:
+    crowd.gather()
+    for page, place in zip(pages, ("1st", "2nd", "3rd"), strict=True):
         generate(page, PROMPT)
-    assert [place(page) for page in pages] == [1, 2, 3]
+        expect(status(page)).to_contain_text(f"In line: {place}")
     pages[0].click("#cancel")
     expect(status(pages[1])).to_contain_text("In line: 1st")
     expect(status(pages[2])).to_contain_text("In line: 2nd")
-    disperse(service, others)
+    crowd.disperse()
     for page in pages[1:]:
         expect(picture(page)).to_be_visible(timeout=120_000)
 
 
-def test_a_waiting_and_a_running_picture_can_be_cancelled(service, visit) -> None:
-    others, page = crowd(service), visit()
+def test_a_waiting_and_a_running_picture_can_be_cancelled(crowd, visit) -> None:
+    page = visit()
+    crowd.gather()
     generate(page, PROMPT)
     expect(status(page)).to_contain_text("In line")
     page.click("#cancel")
     expect(status(page)).to_have_text("Cancelled")
-    disperse(service, others)
+    crowd.disperse()
     generate(page, PROMPT)
     expect(page.get_by_role("progressbar")).to_be_visible()
     page.click("#cancel")
@@ -107,13 +113,14 @@ def test_a_waiting_and_a_running_picture_can_be_cancelled(service, visit) -> Non
 
 
 @pytest.mark.parametrize("state", ["In line", "Denoising", "Done"])
-def test_a_reload_loses_nothing(service, visit, state: str) -> None:
-    others = crowd(service) if state == "In line" else []
+def test_a_reload_loses_nothing(crowd, visit, state: str) -> None:
     page = visit(steps=8 if state == "Done" else SLOW)
+    if state == "In line":
+        crowd.gather()
     generate(page, PROMPT)
     expect(status(page)).to_contain_text(state)
     page.reload()
-    disperse(service, others)
+    crowd.disperse()
     expect(picture(page)).to_be_visible(timeout=60_000)
 
 
@@ -221,7 +228,7 @@ def test_by_keyboard_on_any_size_without_a_serious_violation(visit, width: int) 
 STAR = "a small red star above a large green ring on a yellow background, watercolor"
 
 
-def test_the_readmes_pictures_show_this_page(service, visit, pictures_to: Path) -> None:
+def test_the_readmes_pictures_show_this_page(crowd, visit, pictures_to: Path) -> None:
     page = visit(steps=20, images=2)
     page.screenshot(path=pictures_to / "page-idle.png")
     generate(page, STAR)
@@ -235,13 +242,14 @@ def test_the_readmes_pictures_show_this_page(service, visit, pictures_to: Path) 
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 390, "height": 844})
     page.screenshot(path=pictures_to / "page-phone.png")
-    others, page = crowd(service), visit(images=2)
+    page = visit(images=2)
+    crowd.gather()
     generate(page, STAR)
     page.locator("#why button").first.click()
     expect(page.locator("#why dl")).to_contain_text("Your share")
     page.screenshot(path=pictures_to / "page-queued.png")
     page.locator("#why button").first.click()
-    disperse(service, others)
+    crowd.disperse()
     expect(page.get_by_role("img", name="Preview of")).to_have_count(2)
     page.screenshot(path=pictures_to / "page-running.png")
     assert len(list(pictures_to.glob("page-*.png"))) == 6
