@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -235,14 +235,28 @@ def test_ctrl_c_ends_it_with_0_quietly_and_no_process_survives(service: Run) -> 
     assert service.err.read_text().split("\n") == ["", "Stopping. Ctrl-C again ends it at once.", ""]
 
 
-def test_a_broken_checkpoint_exits_1_with_its_reason(place: Place, tiny_sd: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(tiny_sd, tmp_path / "broken")
-    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+def without_index(checkpoint: Path) -> None:
+    (checkpoint / "model_index.json").unlink()
+
+
+def with_cut_weights(checkpoint: Path) -> None:
+    weights = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"), [(without_index, "model_index.json"), (with_cut_weights, "unet")], ids=["no index", "cut"]
+)
+def test_a_broken_checkpoint_exits_1_with_its_reason(
+    place: Place, tiny_sd: Path, tmp_path: Path, spoil: Callable[[Path], None], named: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_sd, broken)
+    spoil(broken)
     run = place.launch("--model", str(broken))
     assert run.exit_code(within_s=READY_WITHIN_S) == 1
     errors = run.err.read_text()
     assert "UnusableCheckpoint" in errors
-    assert "unet" in errors
+    assert named in errors
     assert "Traceback" not in errors
     assert alive_in_session(run.process.pid) == []
