@@ -22,7 +22,7 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def build_tiny_sd(folder: Path) -> Path:
-    """Write a Stable Diffusion 1.x checkpoint (epsilon, leading timesteps) of 64 × 64 pixels; return its folder."""
+    """Write a Stable Diffusion 1.x checkpoint (epsilon, leading timesteps) of 32 × 32 pixels; return its folder."""
     torch.manual_seed(0)
     tokenizer = new_tokenizer()
     text_encoder = CLIPTextModel(_text_config(tokenizer))
@@ -103,7 +103,7 @@ def _text_config(tokenizer: CLIPTokenizer, **options: Any) -> CLIPTextConfig:
 
 def _unet(**options: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=32,
+        sample_size=16,
         block_out_channels=(32, 64),
         layers_per_block=1,
         norm_num_groups=16,

@@ -38,8 +38,8 @@ def change(path: Path, **entries: Any) -> None:
 def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     card = read_card(str(tiny_sd))
     assert (card.id, card.family, card.samplers, card.size_multiple) == ("tiny-sd", "sd", SAMPLERS, 2)
-    assert (card.defaults["width"], card.defaults["height"], card.defaults["sampler"]) == (64, 64, "ddim")
-    assert card.bounds == {"width": (16, 128), "height": (16, 128)}
+    assert (card.defaults["width"], card.defaults["height"], card.defaults["sampler"]) == (32, 32, "ddim")
+    assert card.bounds == {"width": (16, 64), "height": (16, 64)}
     tokenizer = json.loads((tiny_sd / "tokenizer" / "tokenizer_config.json").read_text())
     assert card.max_tokens == tokenizer["model_max_length"] - 2
     assert (card.styles, card.notice, card.examples) == ((), "", ())
@@ -53,7 +53,7 @@ def test_a_scheduler_that_is_not_known_by_name_gets_the_usual_sampler(folder: Pa
 def test_the_checkpoints_own_word_wins(folder: Path) -> None:
     own = {
         "defaults": {"num_inference_steps": 7},
-        "bounds": {"width": [64, 64], "num_inference_steps": [1, 30]},
+        "bounds": {"width": [32, 32], "num_inference_steps": [1, 30]},
         "size_multiple": 8,
         "styles": ["flat"],
         "notice": "Draws shapes.",
@@ -62,7 +62,7 @@ def test_the_checkpoints_own_word_wins(folder: Path) -> None:
     (folder / "darkroom.json").write_text(json.dumps(own))
     card = read_card(str(folder))
     assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (7, 7.5)
-    assert card.bounds == {"width": (64, 64), "height": (16, 128), "num_inference_steps": (1, 30)}
+    assert card.bounds == {"width": (32, 32), "height": (16, 64), "num_inference_steps": (1, 30)}
     assert (card.size_multiple, card.styles, card.notice) == (8, ("flat",), "Draws shapes.")
     assert card.examples == ({"prompt": "a circle", "seed": 1},)
 
