@@ -7,7 +7,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.checkpoint_files import DESCRIPTION, MANIFEST, check_manifest, check_parts, digest, file_sums, read_json
+from models.checkpoint_files import (
+    DESCRIPTION,
+    MANIFEST,
+    check_manifest,
+    check_parts,
+    checked_files,
+    digest,
+    file_sums,
+    read_json,
+)
 from models.errors import UnusableCheckpoint
 from models.families.known import FAMILIES
 from models.spec import SAMPLERS, ModelCard
@@ -57,18 +66,10 @@ def locate(checkpoint: str) -> Path:
     Raises:
         UnusableCheckpoint: neither a folder nor a hub id that can be fetched, or one without the commit that pins it.
     """
-    folder = (ROOT / Path(checkpoint).expanduser()).resolve()
+    folder = _named_folder(checkpoint)
     if folder.is_dir():
         return folder
-    name, _, revision = checkpoint.partition("@")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name@commit).")
-    if not COMMIT.fullmatch(revision):
-        command = f"git ls-remote https://huggingface.co/{name} {revision or 'HEAD'}"
-        raise UnusableCheckpoint(
-            f"{checkpoint}: no such folder, and a hub id is taken with its commit alone, as anything else can change: "
-            f"{name}@commit, where `{command}` tells the commit."
-        )
+    name, revision = _hub_id(checkpoint)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -78,6 +79,20 @@ def locate(checkpoint: str) -> Path:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
     return Path(fetched)
+
+
+def check(checkpoint: str) -> None:
+    """Check what can be checked at once, however large it is: sums and the hub are left to `read_card`.
+
+    Raises:
+        UnusableCheckpoint: neither a folder nor a hub id with its commit; or names the file that is at fault.
+    """
+    folder = _named_folder(checkpoint)
+    if not folder.is_dir():
+        _hub_id(checkpoint)
+        return
+    for _ in checked_files(folder, FAMILIES[_pipeline(folder)]):
+        pass  # it is checked before it is yielded
 
 
 def locate_parts(checkpoint: str, card: ModelCard, *parts: str) -> Path:
@@ -113,11 +128,8 @@ def read_card(checkpoint: str, operators: Mapping[str, Any] | None = None, manif
         UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
     """
     folder = locate(checkpoint)
-    pipeline = read_json(folder, "model_index.json").get("_class_name")
-    family = FAMILIES.get(str(pipeline))
-    if family is None:
-        known = ", ".join(FAMILIES)
-        raise UnusableCheckpoint(f"{folder / 'model_index.json'}: {pipeline} is not served here; known: {known}.")
+    pipeline = _pipeline(folder)
+    family = FAMILIES[pipeline]
     sums = file_sums(folder, family)
     if manifest or (folder / MANIFEST).exists():
         check_manifest(manifest or folder / MANIFEST, sums)
@@ -129,7 +141,7 @@ def read_card(checkpoint: str, operators: Mapping[str, Any] | None = None, manif
         family=family,
         digest=digest(sums),
         files=sums,
-        defaults=_defaults(folder, str(pipeline), side) | own.defaults | dict(operators or {}),
+        defaults=_defaults(folder, pipeline, side) | own.defaults | dict(operators or {}),
         bounds={"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)} | own.bounds,
         size_multiple=own.size_multiple or scale,
         samplers=SAMPLERS,
@@ -138,6 +150,33 @@ def read_card(checkpoint: str, operators: Mapping[str, Any] | None = None, manif
         notice=own.notice,
         examples=own.examples,
     )
+
+
+def _named_folder(checkpoint: str) -> Path:
+    return (ROOT / Path(checkpoint).expanduser()).resolve()
+
+
+def _hub_id(checkpoint: str) -> tuple[str, str]:
+    """Return name and commit."""
+    name, _, revision = checkpoint.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name@commit).")
+    if not COMMIT.fullmatch(revision):
+        command = f"git ls-remote https://huggingface.co/{name} {revision or 'HEAD'}"
+        raise UnusableCheckpoint(
+            f"{checkpoint}: no such folder, and a hub id is taken with its commit alone, as anything else can change: "
+            f"{name}@commit, where `{command}` tells the commit."
+        )
+    return name, revision
+
+
+def _pipeline(folder: Path) -> str:
+    """Return the class of pipeline that the checkpoint is for, one that is served here."""
+    pipeline = str(read_json(folder, "model_index.json").get("_class_name"))
+    if pipeline not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UnusableCheckpoint(f"{folder / 'model_index.json'}: {pipeline} is not served here; known: {known}.")
+    return pipeline
 
 
 def _defaults(folder: Path, pipeline: str, side: int) -> dict[str, Any]:

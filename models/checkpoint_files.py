@@ -52,7 +52,7 @@ def file_sums(folder: Path, family: str) -> dict[str, str]:
     """
     for path in sorted(path for path in folder.rglob("*") if path.suffix in UNREAD):
         logger.warning("%s: ignored; of weights, only safetensors are read, and no code is run", path)
-    return {path.relative_to(folder).as_posix(): _sum(path) for path in _files(folder, family)}
+    return {path.relative_to(folder).as_posix(): _sum(path) for path in checked_files(folder, family)}
 
 
 def check_parts(folder: Path, family: str, sums: Mapping[str, str], parts: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def check_parts(folder: Path, family: str, sums: Mapping[str, str], parts: Seque
     Raises:
         UnusableCheckpoint: names the file that differs.
     """
-    for path in _files(folder, family):
+    for path in checked_files(folder, family):
         name = path.relative_to(folder).as_posix()
         if name.partition("/")[0] in parts and _sum(path) != sums.get(name):
             raise UnusableCheckpoint(f"{path}: not the file that the model's digest is of.")
@@ -98,8 +98,12 @@ def digest(sums: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def _files(folder: Path, family: str) -> Iterator[Path]:
-    """Yield the files that are read, each checked for what it must not hold."""
+def checked_files(folder: Path, family: str) -> Iterator[Path]:
+    """Yield the files that are read, each checked for what it must not hold. Of weights only the header is read.
+
+    Raises:
+        UnusableCheckpoint: as `file_sums` does.
+    """
     yield _without_code(_inside(folder, folder / "model_index.json"))
     yield _inside(folder, folder / "scheduler" / "scheduler_config.json")
     if (folder / DESCRIPTION).exists():

@@ -1,8 +1,8 @@
 """`make serve`: Darkroom on one machine, from the first check to the last process.
 
-Checks the config, locks `state_dir`, checks the port (two Serves on one port split requests silently), and hands over
-to `cluster`, which starts a Ray of its own, deploys, and waits for `/v1/ready`. What keeps it from serving is said in
-words, with exit code 1.
+Checks the config and the checkpoints that it names, locks `state_dir`, checks the port (two Serves on one port split
+requests silently), and hands over to `cluster`, which starts a Ray of its own, deploys, and waits for `/v1/ready`. What
+keeps it from serving is said in words, with exit code 1.
 """
 
 import argparse
@@ -18,8 +18,11 @@ from pathlib import Path
 
 import psutil
 
+from deployments.config import ModelConfig
+from models.checkpoint import check
+from models.errors import UnusableCheckpoint
 from ops.cluster import RAY_SETTINGS, StartError, Stop, run
-from ops.config import ROOT, UnusableConfig, read
+from ops.config import ROOT, Config, UnusableConfig, read
 from ops.status import read_holder
 
 
@@ -35,6 +38,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.model and (folder := Path(args.model).expanduser()).exists():
         args.model = str(folder.absolute())
     return args
+
+
+def check_models(config: Config) -> None:
+    """Raise StartError where no model's checkpoint can be served; one of several does not keep the others from it."""
+    args = {app.name: app.args for app in config.serve.applications}
+    reasons = []
+    for name in config.generation.models:
+        try:
+            check(ModelConfig.model_validate(args[name]).checkpoint)
+        except UnusableCheckpoint as error:
+            reasons.append(f"{name}: {error}")
+    if len(reasons) == len(config.generation.models):
+        raise StartError("\n".join(reasons))
 
 
 def check_address(host: str, port: int, allow_public: bool) -> None:
@@ -98,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         read_again = partial(read, args.config, args.host, args.port, args.model)
         config = read_again()
+        check_models(config)
         app, http = config.generation, config.serve.http_options
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http.host) or http.host
         name = f"[{name}]" if ":" in name else name

@@ -244,19 +244,28 @@ def with_cut_weights(checkpoint: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
 
 
+def with_sums_of_another(checkpoint: Path) -> None:
+    (checkpoint / "SHA256SUMS").write_text(f"{'0' * 64}  model_index.json\n")
+
+
 @pytest.mark.parametrize(
-    ("spoil", "named"), [(without_index, "model_index.json"), (with_cut_weights, "unet")], ids=["no index", "cut"]
+    ("spoil", "reason", "starts_ray"),
+    [
+        pytest.param(without_index, "model_index.json: missing", False, id="no index"),
+        pytest.param(with_cut_weights, "diffusion_pytorch_model.safetensors: not a safetensors file", False, id="cut"),
+        pytest.param(with_sums_of_another, "model_index.json: its SHA-256 is", True, id="other sums"),
+    ],
 )
 def test_a_broken_checkpoint_exits_1_with_its_reason(
-    place: Place, tiny_sd: Path, tmp_path: Path, spoil: Callable[[Path], None], named: str
+    place: Place, tiny_sd: Path, tmp_path: Path, spoil: Callable[[Path], None], reason: str, starts_ray: bool
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_sd, broken)
     spoil(broken)
     run = place.launch("--model", str(broken))
     assert run.exit_code(within_s=READY_WITHIN_S) == 1
+    assert ("Starting Ray" in run.out.read_text()) == starts_ray  # sums of gigabytes are taken once, there
     errors = run.err.read_text()
-    assert "UnusableCheckpoint" in errors
-    assert named in errors
+    assert reason in errors
     assert "Traceback" not in errors
     assert alive_in_session(run.process.pid) == []

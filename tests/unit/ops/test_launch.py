@@ -104,6 +104,34 @@ def test_a_host_beyond_loopback_is_refused_until_the_config_allows_it(host: str)
     launch.check_address(host, free_port(), allow_public=True)
 
 
+def serving(tmp_path: Path, **checkpoints: str) -> config.Config:
+    """A config that serves these models."""
+    content = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    [model] = [app for app in content["applications"] if app["import_path"] == config.MODEL_APP]
+    generation = config.application(content, "generation")
+    generation["args"] |= {"models": list(checkpoints)}
+    models = [model | {"name": name, "args": {"checkpoint": where}} for name, where in checkpoints.items()]
+    content["applications"] = [app for app in content["applications"] if app is not model] + models
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return config.read(path)
+
+
+def test_checkpoints_of_which_none_can_be_served_are_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = {"empty": str(tmp_path / "empty"), "mistyped": "models/checkpoints/shape"}
+    with pytest.raises(StartError) as told:
+        launch.check_models(serving(tmp_path, **broken))
+    empty, mistyped = str(told.value).splitlines()
+    assert empty == f"empty: {tmp_path / 'empty' / 'model_index.json'}: missing."
+    assert mistyped.startswith("mistyped: models/checkpoints/shape: no such folder")
+
+
+@pytest.mark.parametrize("other", ["models/checkpoints/shapes", f"owner/name@{'0' * 40}"])
+def test_a_model_that_may_do_keeps_the_others_reasons_for_later(tmp_path: Path, other: str) -> None:
+    launch.check_models(serving(tmp_path, mistyped="models/checkpoints/shape", other=other))
+
+
 @pytest.mark.parametrize("port", [-1, 0, 65536])
 def test_a_port_that_is_none_is_refused(port: int) -> None:
     with pytest.raises(StartError, match="from 1 to 65535"):
