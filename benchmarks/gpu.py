@@ -105,7 +105,7 @@ def new_model(family: str, device: torch.device, *, tiny: bool) -> Model:
     vae = VAE | ({"block_out_channels": (32,) * 4, "layers_per_block": 1} if tiny else {})
     with device:
         parts = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
-    return Model(family, *(part.to(torch.bfloat16).eval() for part in parts), device)
+    return Model(family, *(part.to(torch.bfloat16).eval() for part in parts), device)  # pyright: ignore[reportCallIssue]
 
 
 def by_pipeline(model: Model, clients: int, *, compiled: bool) -> Callable[[], object]:

@@ -51,7 +51,7 @@ def job_us(line: int, jobs: int) -> float:
         for step in range(UPDATES):
             queue.progress(lease, StepUpdate(step=4 * step + 1, steps=20, batch_rows=16, batch_images=8))
         queue.finish(lease, _result(lease.index), 2.0)
-        granted = queue.grant(1.0)
+        granted = queue.grant(SPEC.model, 1.0)
         assert granted is not None
         running.append(granted[0])
         if (now := time.perf_counter()) > due:
@@ -79,15 +79,16 @@ def _busy_queue(line: int, room: int) -> JobQueue:
     queue = JobQueue(Limits(line + room + DENOISERS * MAX_ROWS))
     for number in range(line + DENOISERS * MAX_ROWS):
         queue.submit(_new_job(number % OWNERS))
-    while queue.rows < rows_in_flight(MAX_ROWS, DENOISERS):
-        queue.grant(0.0)
+    while queue.rows(SPEC.model) < rows_in_flight(MAX_ROWS, DENOISERS):
+        queue.grant(SPEC.model, 0.0)
     return queue
 
 
 def _forecast_s(forecaster: Forecaster, queue: JobQueue, asked: str) -> float:
     start = time.perf_counter()
     wanted = {asked: queue.in_line(asked)}
-    queue.estimate(forecaster.outlook(queue.running, queue.line(), queue.waiting_cost, wanted, start))
+    line, cost = queue.line(SPEC.model), queue.waiting_cost(SPEC.model)
+    queue.estimate(forecaster.outlook(queue.running, line, cost, wanted, start))
     return time.perf_counter() - start
 
 
