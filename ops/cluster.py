@@ -28,10 +28,11 @@ if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that c
     from ray.serve._private.client import ServeControllerClient
     from ray.serve.schema import ServeDeploySchema
 
-RAY_SETTINGS = {  # which Ray reads when it is imported
+RAY_SETTINGS = {  # of every process of Ray, which reads its own when it is imported
     "RAY_AUTH_MODE": "token",  # its own default, but unsaid it warns
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ops.proxy:middlewares",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^Task build_serve_application failed",  # four tracebacks of what `reason` says
+    "MALLOC_ARENA_MAX": "2",  # one of a replica's 40 threads reuses what another has freed: without it, memory grows on
 }
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 OBJECT_STORE_BYTES = 256 * 2**20  # what is on its way between stages: a latent has 32 to 512 KB
