@@ -48,16 +48,32 @@ def new_unet() -> UNet2DConditionModel:
 class VelocityLoss(nn.Module):
     """The denoiser that is trained: its forward is the loss."""
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, guidance: float) -> None:
         super().__init__()
         self.unet = unet
+        self.guidance = guidance
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, velocity: Tensor) -> Tensor:
-        """Mean squared error of the predicted velocity: noisy, velocity [N, C, h, w]; embeds [N, tokens, width]."""
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, empty: Tensor, bare: Tensor, velocity: Tensor
+    ) -> Tensor:
+        """Mean squared error of the velocity that guidance makes of the two outputs, with the caption and without.
+
+        Guidance v = u + g (c − u) is exact at the scale g where c lies 1/g of the way from u to the true velocity.
+        That is what c is taught, so a person's usual scales, 3 to 7, do not drive the picture past what it should be.
+        Where the caption is the empty one, `bare`, c is u and is taught the velocity itself.
+
+        noisy, velocity [N, C, h, w]; embeds [N, tokens, width]; empty [tokens, width]; bare [N].
+        """
+        with torch.no_grad():
+            unguided = self._velocity(noisy, timesteps, empty.expand_as(embeds))
+        output = self._velocity(noisy, timesteps, embeds)
+        target = torch.where(bare[:, None, None, None], velocity, unguided.lerp(velocity, 1 / self.guidance))
+        return functional.mse_loss(output, target)
+
+    def _velocity(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
         # PyTorch's fused attention is slow backwards on CPU: at these sizes plain products are faster.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast(DEVICE.type, torch.bfloat16):
-            output = self.unet(noisy, timesteps, embeds).sample
-        return functional.mse_loss(output.float(), velocity)
+            return self.unet(noisy, timesteps, embeds).sample.float()
 
 
 def overshot(clean: Tensor, draws: Tensor, signal: Tensor, noise: Tensor, overshoot: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +90,14 @@ def overshot(clean: Tensor, draws: Tensor, signal: Tensor, noise: Tensor, oversh
     return noisy, (signal * noisy - clean) / noise
 
 
+def likelihoods(captions: list[list[str]], harder: dict[str, float]) -> np.ndarray:
+    """Return how likely each picture is to be chosen, float64 [N], sum 1: those whose captions have a word of `harder`
+    so much more than others."""
+    words = [set(" ".join(wordings).lower().replace(",", " ").split()) for wordings in captions]
+    weights = np.array([np.prod([factor for word, factor in harder.items() if word in found]) for found in words])
+    return weights / weights.sum()
+
+
 def train_denoiser(
     unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: np.ndarray
 ) -> UNet2DConditionModel:
@@ -83,14 +107,16 @@ def train_denoiser(
     wordings = len(captions[0])
     input_ids = tokenize(tokenizer, [words for row in captions for words in row]).view(len(captions), wordings, -1)
     empty = tokenize(tokenizer, [""])[0]
+    chances = likelihoods(captions, chosen["harder"])
     scheduler = new_scheduler()
     last = scheduler.config.num_train_timesteps
     text_encoder.to(DEVICE).eval().requires_grad_(False)
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = choose.integers(len(latents), size=chosen["batch"])
+        rows = choose.choice(len(latents), chosen["batch"], p=chances)
         ids = input_ids[rows, choose.integers(wordings, size=len(rows))].clone()
-        ids[choose.random(len(rows)) < chosen["caption_dropout"]] = empty
+        bare = torch.from_numpy(choose.random(len(rows)) < chosen["caption_dropout"])
+        ids[bare] = empty
         early = choose.random(len(rows)) < chosen["early_share"]
         first = np.where(early, int(last * chosen["early_from"]), 0)
         timesteps = torch.from_numpy(choose.integers(first, last))
@@ -101,7 +127,8 @@ def train_denoiser(
         overshoot = torch.from_numpy(share).float()[:, None, None, None]
         noisy, velocity = overshot(clean, draws, kept.sqrt(), (1 - kept).sqrt(), overshoot)
         with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
-            embeds = text_encoder(ids.long().to(DEVICE))[0]
-        return module(noisy.to(DEVICE), timesteps.to(DEVICE), embeds, velocity.to(DEVICE))
+            embeds = text_encoder(torch.cat([ids, empty[None]]).long().to(DEVICE))[0]
+        inputs = noisy, timesteps, embeds[:-1], embeds[-1], bare, velocity
+        return module(*(tensor.to(DEVICE) for tensor in inputs))
 
-    return train("denoiser", VelocityLoss(unet), loss_of, chosen).unet
+    return train("denoiser", VelocityLoss(unet, chosen["guidance"]), loss_of, chosen).unet

@@ -11,7 +11,7 @@ from training.shapes.denoiser import new_scheduler
 CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "shapes"
 
 CARD = {
-    "defaults": {"num_inference_steps": 20, "guidance_scale": 2.0, "sampler": "ddim"},
+    "defaults": {"num_inference_steps": 20, "guidance_scale": 4.0, "sampler": "ddim"},
     "bounds": {"width": [128, 128], "height": [128, 128]},
     "styles": ["flat", "cartoon", "pixel-art", "watercolor", "neon", "line-drawing", "mosaic"],
     "notice": (

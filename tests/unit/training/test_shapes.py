@@ -1,5 +1,7 @@
 """The shapes model: its scenes, its measures, and whether the committed weights follow a prompt."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from models.sampling import new_scheduler
 from training.shapes.captions import full_caption, random_caption
+from training.shapes.denoiser import VelocityLoss, likelihoods, overshot
 from training.shapes.denoiser import new_scheduler as noise_schedule
-from training.shapes.denoiser import overshot
 from training.shapes.evaluate import generate, held_out_scenes, load, reconstruction, red_share, score
 from training.shapes.export import CARD
 from training.shapes.measures import look
@@ -113,6 +115,37 @@ def test_the_velocity_leads_from_an_overshot_picture_back_to_the_picture():
     noisy, velocity = overshot(clean, draws, signal, noise, torch.full((3, 1, 1, 1), 0.3))
     assert not torch.allclose(noisy, signal * clean + noise * draws, atol=1e-2)
     assert torch.allclose(signal * noisy - noise * velocity, clean, atol=1e-4)
+
+
+class Answers(torch.nn.Module):
+    """In a UNet's place: one output for a caption, another for the empty one, told apart by their embeddings."""
+
+    def __init__(self, captioned: torch.Tensor, empty: torch.Tensor) -> None:
+        super().__init__()
+        self.captioned, self.empty = captioned, empty
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=torch.where(embeds[:, :1, :1, None] > 0, self.captioned, self.empty))
+
+
+def test_with_no_loss_left_guidance_of_the_taught_scale_gives_the_true_velocity():
+    captioned, empty = torch.randn(2, 3, 8, 4, 4, generator=torch.manual_seed(1))
+    truth = empty + 1.6 * (captioned - empty)
+    rows = torch.zeros(3, 8, 4, 4), torch.zeros(3), torch.ones(3, 2, 2), torch.zeros(2, 2), torch.zeros(3).bool()
+    loss = VelocityLoss(Answers(captioned, empty), guidance=1.6)
+    assert loss(*rows, truth).item() < 1e-6
+    assert loss(*rows, captioned).item() > 0.1
+
+
+def test_without_a_caption_the_velocity_itself_is_taught():
+    captioned, empty = torch.randn(2, 3, 8, 4, 4, generator=torch.manual_seed(1))
+    rows = torch.zeros(3, 8, 4, 4), torch.zeros(3), torch.zeros(3, 2, 2), torch.zeros(2, 2), torch.ones(3).bool()
+    assert VelocityLoss(Answers(captioned, empty), guidance=1.6)(*rows, empty).item() < 1e-6
+
+
+def test_pictures_of_the_harder_styles_are_so_much_likelier():
+    captions = [["a circle", "NEON, a red circle"], ["a circle"], ["a line drawing"]]
+    assert likelihoods(captions, {"neon": 2.5, "line": 1.5}) == pytest.approx(np.array([2.5, 1, 1.5]) / 5)
 
 
 def factors(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
