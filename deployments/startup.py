@@ -1,4 +1,4 @@
-"""What the start of a stage's replica took, in one line of its log."""
+"""The end of a stage's start: what it has left free goes back, and what it took is a line of the replica's log."""
 
 import ctypes
 import logging

@@ -56,11 +56,11 @@ class VelocityLoss(nn.Module):
     def forward(
         self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, empty: Tensor, bare: Tensor, velocity: Tensor
     ) -> Tensor:
-        """Mean squared error of the velocity that guidance makes of the two outputs, with the caption and without.
+        """Mean squared error of the output c with a caption from what makes guidance of the chosen scale true.
 
-        Guidance v = u + g (c − u) is exact at the scale g where c lies 1/g of the way from u to the true velocity.
-        That is what c is taught, so a person's usual scales, 3 to 7, do not drive the picture past what it should be.
-        Where the caption is the empty one, `bare`, c is u and is taught the velocity itself.
+        Guidance v = u + g (c − u), u being the output without, is the true velocity where c lies 1/g of the way to it
+        from u. That is what c is taught, so that the scales that people use do not drive pictures past what they
+        should be. Where the caption is the empty one, `bare`, c is u and is taught the velocity itself.
 
         noisy, velocity [N, C, h, w]; embeds [N, tokens, width]; empty [tokens, width]; bare [N].
         """
