@@ -8,31 +8,33 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
+from benchmarks.arrivals import Arrival, Draw, at_random, latencies, over_http
 from benchmarks.contenders import THREADS, a_request, running_batched
 from benchmarks.harness import finish, running_service
-from models.spec import ImageSpec
 
 STEPS = (4, 20, 50)
 REQUESTS = 150
 LOAD = 0.8
-FIELDS = ("prompt", "num_inference_steps", "guidance_scale", "sampler", "seed")
 
-Draw = Callable[[ImageSpec], Awaitable[object]]
+BySteps = dict[int, list[float]]  # seconds
 
 
-def arrivals(rate: float) -> list[tuple[float, ImageSpec]]:
-    """Poisson arrivals at `rate` a second: seconds from the start, and what is asked for."""
+def arrivals(rate: float) -> list[Arrival]:
+    """A third each of `STEPS`, in a random order at random moments."""
     rng = random.Random(3)
     steps = [STEPS[k % len(STEPS)] for k in range(REQUESTS)]
     rng.shuffle(steps)
-    moment, planned = 0.0, []
-    for seed, count in enumerate(steps):
-        moment += rng.expovariate(rate)
-        planned.append((moment, a_request(seed, count)))
-    return planned
+    return at_random([a_request(seed, count) for seed, count in enumerate(steps)], rate, rng)
+
+
+def by_steps(planned: Sequence[Arrival], taken: Sequence[float]) -> BySteps:
+    """Sort what each arrival took by the steps that it asked for."""
+    seconds: BySteps = {count: [] for count in STEPS}
+    for (_, spec), latency in zip(planned, taken, strict=True):
+        seconds[spec.num_inference_steps].append(latency)
+    return seconds
 
 
 async def capacity(draw: Draw) -> float:
@@ -44,44 +46,23 @@ async def capacity(draw: Draw) -> float:
     return len(specs) / (time.perf_counter() - start)
 
 
-async def latencies(draw: Draw, planned: Sequence[tuple[float, ImageSpec]]) -> dict[int, list[float]]:
-    """Seconds from arrival to picture, by steps."""
-    seconds: dict[int, list[float]] = {count: [] for count in STEPS}
-    start = time.perf_counter()
-
-    async def one(moment: float, spec: ImageSpec) -> None:
-        await asyncio.sleep(start + moment - time.perf_counter())
-        await draw(spec)
-        seconds[spec.num_inference_steps].append(time.perf_counter() - start - moment)
-
-    await asyncio.gather(*(one(moment, spec) for moment, spec in planned))
-    return seconds
-
-
-def by_batches() -> tuple[float, dict[int, list[float]]]:
+def by_batches() -> tuple[float, BySteps]:
     """The rate that loads it by `LOAD`, and its latencies."""
     with running_batched() as handle:
 
-        async def both() -> tuple[float, dict[int, list[float]]]:
+        async def both() -> tuple[float, BySteps]:
             rate = LOAD * await capacity(handle.draw.remote)
-            return rate, await latencies(handle.draw.remote, arrivals(rate))
+            planned = arrivals(rate)
+            return rate, by_steps(planned, await latencies(handle.draw.remote, planned))
 
         return asyncio.run(both())
 
 
-def by_service(rate: float) -> dict[int, list[float]]:
+def by_service(rate: float) -> BySteps:
     """Darkroom's latencies at the same rate."""
-    with running_service() as service, ThreadPoolExecutor(REQUESTS) as clients:
-
-        async def draw(spec: ImageSpec) -> None:
-            body = {name: getattr(spec, name) for name in FIELDS}
-            await asyncio.get_running_loop().run_in_executor(clients, service.call, "/v1/images/generations", body)
-
-        async def warmed() -> dict[int, list[float]]:
-            await asyncio.gather(*(draw(a_request(seed, 4)) for seed in range(6)))
-            return await latencies(draw, arrivals(rate))
-
-        return asyncio.run(warmed())
+    planned = arrivals(rate)
+    with running_service() as service:
+        return by_steps(planned, over_http(service, planned, warm=[a_request(seed, 4) for seed in range(6)]))
 
 
 def p99(seconds: Sequence[float]) -> float:

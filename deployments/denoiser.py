@@ -42,6 +42,7 @@ class Denoiser:
         folder = locate_parts(model.checkpoint, card, "unet", "scheduler", "vae")
         device = choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
+        preview = Preview(fit_latent_rgb(load_vae_decoder(folder, device), self._unet.channels))
         startup.loaded()
         self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)
@@ -55,7 +56,6 @@ class Denoiser:
             self._unet.compile()
         self._usual = self._unet.key(card.defaults["width"], card.defaults["height"], card.max_tokens + 2)
         capacity = Capacity(self._unet, LEAST_ROWS, batch_invariant=model.batch_invariant, padded=config.compile)
-        preview = Preview(fit_latent_rgb(load_vae_decoder(folder, device), self._unet.channels))
         self._engine = DenoisingEngine(self._unet, self._publish, capacity=capacity, preview=preview)
         self._engine.start()
         self._startup = startup

@@ -1,4 +1,4 @@
-"""The end of a stage's start: what it has left free goes back, and what it took is a line of the replica's log."""
+"""A stage's start: what loading has left free goes back, and what the start took is a line of the replica's log."""
 
 import ctypes
 import logging
@@ -24,19 +24,19 @@ class Startup:
         self._is_warm = False
 
     def loaded(self) -> None:
-        """Take in that the weights are where they compute."""
+        """Give back the memory that loading has left free: of a Denoiser's on the CPU some 100 MiB.
+
+        Before the first forwards, so that a warm replica holds what it will go on using.
+        """
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps it for the thread that has loaded
         self._loaded_s = time.monotonic() - self._began
 
     def warm(self, parameter_bytes: int) -> None:
-        """Once: give back the memory that loading has left free, and log what the start took, the most memory included.
-
-        That memory is some 100 MiB of a Denoiser's on the CPU; glibc keeps it for the thread that has loaded.
-        """
+        """Log what the start took, the most memory included; once."""
         if self._is_warm:
             return
         self._is_warm = True
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
         logger.info(
             "%s: %.0f MiB of weights checked and loaded in %.1f s, warm after %.1f s; at most %.0f MiB of memory, "
             "%.0f MiB of the device's",

@@ -28,7 +28,8 @@ from tests.chaos.drill import ENDS_WITHIN_S, a_body
 CLIENTS = 8
 FAULTS = 0.01  # of the jobs: pictures that turn into NaN
 CANCELS = 0.03
-SAMPLED_EVERY_S = 10.0
+SAMPLED_EVERY_S = 5.0
+WINDOW = 6  # samples: a process has what it had least within them; for the moment, a picture's decoding takes 20 MiB
 SETTLED = 0.5  # of what was seen of a process; before, caches fill
 LEAST_JOBS = 300  # that a process must have seen settled, to be judged
 MOST_MB = 1.0  # that it may grow by, each 1,000 jobs
@@ -56,6 +57,7 @@ class Growth:
     mb_per_1000_jobs: float
     more_files: float
     more_threads: float
+    course: list[tuple[int, float]]  # of all that was seen of it: jobs that had ended, and MiB
 
     @property
     def held(self) -> bool:
@@ -103,22 +105,30 @@ def sample(process: psutil.Process, jobs: int) -> Sample:
     return Sample(jobs, private, process.num_fds(), process.num_threads())
 
 
+def least(samples: Sequence[Sample]) -> list[Sample]:
+    """Return, of every `WINDOW` samples, the one at which the process had least memory."""
+    windows = (samples[k : k + WINDOW] for k in range(0, len(samples), WINDOW))
+    return [min(window, key=lambda sample: sample.private_mb) for window in windows]
+
+
 def growth(name: str, pid: int, samples: Sequence[Sample]) -> Growth | None:
     """Return what became of a process; None where too little was seen of it."""
     settled = samples[round(len(samples) * SETTLED) :]
-    if len(settled) < 6 or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
+    if len(settled) < 4 * WINDOW or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
         return None
     third = len(settled) // 3
-    slope = linear_regression([s.jobs for s in settled], [s.private_mb for s in settled]).slope
+    lows = least(settled)
+    slope = linear_regression([s.jobs for s in lows], [s.private_mb for s in lows]).slope
     first, last = settled[:third], settled[-third:]
     return Growth(
         name=name,
         pid=pid,
         jobs=settled[-1].jobs - settled[0].jobs,
-        private_mb=round(settled[-1].private_mb, 1),
+        private_mb=round(lows[-1].private_mb, 1),
         mb_per_1000_jobs=round(1000 * slope, 2),
         more_files=median(s.files for s in last) - median(s.files for s in first),
         more_threads=median(s.threads for s in last) - median(s.threads for s in first),
+        course=[(s.jobs, round(s.private_mb, 1)) for s in least(samples)],
     )
 
 
