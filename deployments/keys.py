@@ -4,11 +4,11 @@ import hashlib
 import hmac
 import logging
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.requests import cookie_parser
 
 from deployments.schema import first_problem
 
@@ -104,11 +104,7 @@ class Keyring:
 
 def cookie_of(header: str) -> str:
     """Return the page's cookie from a `Cookie` header; empty where there is none."""
-    try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+    return cookie_parser(header).get(COOKIE, "")  # of others' cookies it bears what they may not say
 
 
 def bearer_of(header: str) -> str:

@@ -22,14 +22,12 @@ def own_name() -> str:
 
 async def until_dead(name: str) -> None:
     """Return when the replica of this name has died."""
-    try:
-        replica: Any = await asyncio.to_thread(ray.get_actor, name, SERVE_NAMESPACE)
-    except ValueError:  # nobody has the name any more
-        return
+    replica: Any = None
     while True:
         try:
+            replica = replica or await asyncio.to_thread(ray.get_actor, name, SERVE_NAMESPACE)
             await replica.__ray_ready__.remote()
-        except (ActorDiedError, OutOfMemoryError):
+        except (ValueError, ActorDiedError, OutOfMemoryError):  # ValueError: nobody has the name any more
             return
         except RayError as error:
             logger.warning("%s does not answer: %r", name, error)

@@ -16,7 +16,7 @@ from deployments.dispatcher.lease import Lease
 from deployments.liveness import own_name
 from deployments.ray_errors import handle_of, translated
 from deployments.schema import ImageResult
-from models.errors import OtherWeights, ReplicaLost, Unavailable
+from models.errors import NoReplica, OtherWeights, ReplicaLost
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -49,7 +49,8 @@ class Pipeline:
     async def generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         """Yield the newest step now and then, and the finished picture last.
 
-        All of it is made by the same weights: where a model is replaced meanwhile, it is begun again.
+        All of it is made by the same weights: where a model is replaced meanwhile, it is begun again. Where a stage
+        has no replica it waits for one, for as long as the caller does.
 
         Raises:
             DarkroomError: what a stage raised; `ReplicaLost` where a replica died, `OtherWeights` where the stages do
@@ -66,7 +67,9 @@ class Pipeline:
                 if time.monotonic() > patient_until:
                     raise
                 logger.info("%s: begun again, as its model is being replaced", lease.job_id)
-                await asyncio.sleep(AGAIN_S)
+            except NoReplica as error:
+                logger.warning("%s waits: %s", lease.job_id, error)
+            await asyncio.sleep(AGAIN_S)
 
     async def _generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         name = lease.file_name(spec.output_format)
@@ -113,7 +116,7 @@ class Pipeline:
         try:
             answers = self._handle("Denoiser").broadcast("fence", epoch)
             problems = await answers.results_async(timeout_s=FENCE_TIMEOUT_S, return_exceptions=True)
-        except (DeploymentUnavailableError, Unavailable):  # no Denoiser runs
+        except (DeploymentUnavailableError, NoReplica):  # no Denoiser runs
             return
         except TimeoutError as error:
             problems = [error]
@@ -122,7 +125,7 @@ class Pipeline:
                 logger.warning("a Denoiser was not fenced: %r", problem)
 
     async def _decode(self, spec: ImageSpec, last: StepUpdate, name: str) -> int:
-        """Decode and store; where the replica dies, again by another: the latents are still in hand."""
+        """Decode and store; where the replica dies or there is none, by another: the latents are still in hand."""
         attempt = 1
         while True:
             try:
@@ -134,6 +137,9 @@ class Pipeline:
                     raise
                 logger.warning("lost the VaeDecoder of %s", name)
                 attempt += 1
+            except NoReplica as error:
+                logger.warning("%s waits for a VaeDecoder: %s", name, error)
+                await asyncio.sleep(AGAIN_S)
 
     def _handle(self, deployment: str) -> DeploymentHandle:
         return handle_of(deployment, self._app_name)

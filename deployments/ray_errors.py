@@ -8,8 +8,10 @@ from ray import serve
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayError,
     RayTaskError,
     TaskCancelledError,
@@ -18,15 +20,17 @@ from ray.exceptions import (
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from models.errors import DarkroomError, ReplicaLost, Unavailable
+from models.errors import DarkroomError, NoReplica, ReplicaLost, Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 LOSSES = (  # of a replica, or with its node of what it had made
     ActorDiedError,
     ActorUnavailableError,
+    LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,  # of the node, whose memory monitor killed it
     TaskCancelledError,
     WorkerCrashedError,
 )
@@ -39,7 +43,9 @@ def translated() -> Iterator[None]:
         yield
     except RayError as error:
         raise translate(error) from None
-    except (BackPressureError, DeploymentUnavailableError, RayServeException) as error:
+    except DeploymentUnavailableError as error:
+        raise NoReplica("No replica can take the request now.") from error
+    except (BackPressureError, RayServeException) as error:
         raise Unavailable("No replica can take the request now.") from error
 
 
@@ -60,9 +66,9 @@ def handle_of(deployment: str, app_name: str) -> DeploymentHandle:
     """Return the handle of a deployment of another application.
 
     Raises:
-        Unavailable: there is no such application yet.
+        NoReplica: there is no such application yet.
     """
     try:
         return serve.get_deployment_handle(deployment, app_name)
     except (RayServeException, KeyError) as error:
-        raise Unavailable(f"{app_name} is still starting.") from error
+        raise NoReplica(f"{app_name} is still starting.") from error

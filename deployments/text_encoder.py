@@ -1,6 +1,5 @@
 """Serves `models.text_encoder`: specs in, embeddings out, in batches."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,7 +52,7 @@ class TextEncoder:
 
     async def tokens(self, text: str) -> Tokens:
         """Count the tokens of a text, and find what is not read."""
-        return await asyncio.to_thread(self._encoder.tokens, text)
+        return await self._thread.run(self._encoder.tokens, text)  # a tokenizer bears no two threads at a time
 
     def check_health(self) -> None:
         """Tell what the replica holds: Serve asks every `health_check_period_s`."""

@@ -24,7 +24,8 @@ FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
 EVENTS = 1000  # that Gradio runs at once, no thread each: a page takes one while its jobs go on
 SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
-MAX_UPLOAD = "32mb"  # a picture whose settings are read
+MAX_UPLOAD = 32 * 2**20  # bytes of a picture whose settings are read
+MAX_BODY = MAX_UPLOAD + 2**20  # and of its envelope
 
 
 def build(config: UiConfig) -> Application:
@@ -36,7 +37,7 @@ def build(config: UiConfig) -> Application:
 
 def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI:
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, max_body_size=MAX_BODY)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(Visitors, keys=keys)
     app.add_middleware(Narrow)

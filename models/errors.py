@@ -11,8 +11,10 @@
     ├── TooLarge                  413  body_too_large
     ├── KeyReused                 422  idempotency_key_reused
     ├── QueueFull                 429  queue_full               carries `retry_after_s`
+    │   ├── OwnLineFull           429  own_line_full            as much of the owner waits as may
     │   └── QuotaExceeded         429  quota_exceeded           a key's work of the day is spent
     ├── Unavailable               503  unavailable              no replica can answer now
+    │   ├── NoReplica             503  no_replica               no replica of a deployment runs
     │   ├── StoreUnavailable      503  store_unavailable        the database cannot be reached or written
     │   └── Superseded            503  superseded               another Dispatcher has taken over
     ├── ReplicaLost               503  replica_lost             a picture's replica died too often
@@ -123,6 +125,12 @@ class QueueFull(DarkroomError):
         self.retry_after_s = retry_after_s
 
 
+class OwnLineFull(QueueFull):
+    """As many of the owner's pictures wait as may; nothing was queued."""
+
+    code = "own_line_full"
+
+
 class QuotaExceeded(QueueFull):
     """The owner's work of the day is spent; nothing was queued."""
 
@@ -136,10 +144,24 @@ class Unavailable(DarkroomError):
     code = "unavailable"
 
 
+class NoReplica(Unavailable):
+    """A deployment has no replica: it failed to start, or its application is not there."""
+
+    code = "no_replica"
+
+
 class StoreUnavailable(Unavailable):
-    """The database of jobs cannot be reached or written: which one, and why."""
+    """The database of jobs cannot be reached or written. Which one, and why, is for operators: `reason`."""
 
     code = "store_unavailable"
+
+    def __init__(self, reason: str, param: str | None = None) -> None:
+        super().__init__("The database of jobs cannot be used now.", param)
+        self.args = (reason, param)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class Superseded(Unavailable):

@@ -194,10 +194,23 @@ def wait_until_ready(client: "ServeControllerClient", models: Set[str], address:
             return
 
 
-def deploy_again(client: "ServeControllerClient", read: Callable[[], Config]) -> None:
-    """Deploy the config as it reads by now; one that cannot be used changes nothing."""
+def check_change(running: "ServeDeploySchema", wanted: "ServeDeploySchema", cpus: float) -> None:
+    """Raise UnusableConfig for what only a restart changes: Serve would leave it out, or Ray wait for ever."""
+    for name in ("http_options", "proxy_location"):
+        if getattr(running, name) != getattr(wanted, name):
+            raise UnusableConfig(f"{name}: a change takes a restart.")
+    if cpus_wanted(wanted) > cpus:
+        reserved = f"The replicas reserve up to {cpus_wanted(wanted)} CPUs (num_cpus), and Ray has {cpus:g}"
+        raise UnusableConfig(f"{reserved}: a restart gives it more, on paper, or let them reserve less.")
+
+
+def deploy_again(client: "ServeControllerClient", running: "ServeDeploySchema", read: Callable[[], Config]) -> None:
+    """Deploy the config as it reads by now; one that cannot be used, or not while this runs, changes nothing."""
+    import ray
+
     try:
         config = read()
+        check_change(running, config.serve, ray.cluster_resources()["CPU"])
     except UnusableConfig as error:
         print(f"Nothing was changed.\n{error}", file=sys.stderr, flush=True)
         return
@@ -235,7 +248,7 @@ def run(config: Config, read: Callable[[], Config], address: str, stop: Stop) ->
                 check_ray()
                 if stop.reload.is_set():
                     stop.reload.clear()
-                    deploy_again(client, read)
+                    deploy_again(client, config.serve, read)
             drain(client)
     finally:
         end_ray()

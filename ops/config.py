@@ -6,9 +6,11 @@ would check.
 
 import argparse
 import reprlib
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +58,7 @@ def read(path: Path, host: str | None = None, port: int | None = None, model: st
         if model is not None:
             serve_only(config, model)
         serve = ServeDeploySchema.model_validate(config)
-        problems = list(_problems(config))
+        problems = list(_problems(config)) or list(_strangers(serve.http_options.host, generation_of(config)))
     except ValidationError as error:
         problems = [_line("", each) for each in error.errors()]
     except (LookupError, TypeError) as error:
@@ -132,6 +134,24 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
                 of = UiConfig.model_validate(args_of(app)).generation_app
                 if of not in apps:
                     yield f"{name}.generation_app: there is no application `{of}`"
+
+
+def _strangers(host: str, generation: AppConfig) -> Iterator[str]:
+    """Say so where people whom nobody has given a key could call."""
+    if not (generation.allow_public or generation.api_keys_file) and beyond_loopback(host):
+        yield (
+            f"http_options.host = {host!r}: other machines can reach it, and whoever reaches it can use it. In the "
+            "args of the application generation, name an `api_keys_file`; or, if you mean it, set `allow_public: true`"
+        )
+
+
+def beyond_loopback(host: str) -> bool:
+    """Whether other machines may reach what listens on `host`. A name that is not known here might be anything."""
+    try:
+        found = socket.getaddrinfo(host or None, 0, flags=socket.AI_PASSIVE)
+    except OSError:
+        return True
+    return not all(ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def _wrong(kind: type[Settings], given: Any, prefix: str) -> list[str]:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -53,8 +52,8 @@ def check_models(config: Config) -> None:
         raise StartError("\n".join(reasons))
 
 
-def check_address(host: str, port: int, allow_public: bool) -> None:
-    """Raise StartError where Serve could not listen, another listens already, or strangers could call."""
+def check_address(host: str, port: int) -> None:
+    """Raise StartError where Serve could not listen, or another listens already."""
     if not 0 < port < 2**16:
         raise StartError(f"http_options.port = {port}: a port is a number from 1 to 65535.")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -63,12 +62,6 @@ def check_address(host: str, port: int, allow_public: bool) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise StartError(f"Cannot listen on {host}:{port}: {error.strerror}{listener(port)}.") from error
-        loopback = ip_address(probe.getsockname()[0]).is_loopback
-    if not loopback and not allow_public:
-        raise StartError(
-            f"Other machines can reach {host}, and whoever reaches it can use it. In the args of the application "
-            "generation, name an `api_keys_file`; or, if you mean that, set `allow_public: true`."
-        )
 
 
 def listener(port: int) -> str:
@@ -120,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         name = f"[{name}]" if ":" in name else name
         address = f"{'https' if http.ssl_certfile else 'http'}://{name}:{http.port}"
         with hold(app.state_path, address):
-            check_address(http.host, http.port, app.allow_public or app.api_keys_file is not None)
+            check_address(http.host, http.port)
             run(config, read_again, address, stop)
     except (StartError, UnusableConfig) as error:
         print(f"Darkroom cannot serve.\n{error}", file=sys.stderr)

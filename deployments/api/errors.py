@@ -51,9 +51,8 @@ def path_of(scope: Scope) -> str:
 
 
 def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
-    """Return the body for an error on a route. Which database it was is for the log and for `/ready` alone."""
-    message = "The database of jobs cannot be used now." if isinstance(error, StoreUnavailable) else error.message
-    return _body(message, error.status, error.param, error.code, path)
+    """Return the body for an error on a route."""
+    return _body(error.message, error.status, error.param, error.code, path)
 
 
 def respond(error: DarkroomError, path: str = "") -> JSONResponse:
@@ -104,7 +103,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(DarkroomError)
     async def ours(request: Request, error: DarkroomError) -> JSONResponse:
         if isinstance(error, StoreUnavailable):
-            logger.error("%s", error.message)
+            logger.error("%s", error.reason)
         return respond(error, _path(request))
 
     @app.exception_handler(RequestValidationError)

@@ -9,13 +9,13 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from itertools import dropwhile, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deployments.config import QueueConfig
 from deployments.dispatcher import journal
@@ -97,6 +97,7 @@ class Dispatcher:
         self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._contexts: dict[str, Context] = {}  # of the jobs that have not ended
+        self._bookings = set[asyncio.Task[None]]()  # of the jobs that have expired
         self._metrics = DispatcherMetrics()
         self._feeds: set[Feed] = set()
         self._forecasting: asyncio.Task[None] | None = None
@@ -190,8 +191,11 @@ class Dispatcher:
         return job
 
     def check_health(self) -> None:
-        """Let Serve replace a Dispatcher that another has taken over from."""
+        """Let Serve replace a Dispatcher that another has taken over from, or of which a part has stopped."""
         self._ledger.check()
+        for work in (self._beginning, *self._background):
+            if work.done():
+                work.result()
 
     async def problem(self) -> str | None:
         """Say what keeps jobs from being accepted, if anything does."""
@@ -279,16 +283,21 @@ class Dispatcher:
         """Put a job on disk, then in line: one at a time, so that room that was found is still there."""
         await asyncio.shield(self._beginning)
         async with self._accepting:
+            known = None
             if request_key is not None:
                 known = await self._ledger.call(self._ledger.store.find, job.owner, request_key)
-                if known is not None:
-                    return await self.job(known, job.owner)
             model = self._models[job.model]
-            check_backlog(model.drained_s(self._queue), self._config)
-            key = self._key_of(job.owner)
-            own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
-            self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
-            await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
+            if known is not None:
+                job = await self.job(known, job.owner)
+                if job.ended or self._queue.is_open(known):
+                    return job
+                # On disk and in no line: the database did as it was told, and could not say so any more.
+            else:
+                check_backlog(model.drained_s(self._queue), self._config)
+                key = self._key_of(job.owner)
+                own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
+                self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
+                await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
@@ -296,10 +305,8 @@ class Dispatcher:
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
 
-    async def _book(self, job: Job | None) -> None:
-        """Tell what has become of a job, once it is on disk."""
-        if job is None:
-            return
+    def _book(self, job: Job) -> Coroutine[Any, Any, None]:
+        """Draw no more of a job that has ended, and tell nobody of it; return what does that, once it is on disk."""
         if job.ended:
             self._drop_tasks(job.id)
             self._contexts.pop(job.id, None)
@@ -311,7 +318,10 @@ class Dispatcher:
                 return self._queue.job(job.id)
             return job
 
-        self._changed(await self._ledger.write(job.id, newest))
+        return self._tell(self._ledger.write(job.id, newest))
+
+    async def _tell(self, written: Awaitable[Job | None]) -> None:
+        self._changed(await written)
 
     def _stop(self) -> None:
         """Draw and tell nothing any more: another Dispatcher does."""
@@ -404,7 +414,8 @@ class Dispatcher:
         except Exception:
             logger.exception("picture failed: %s", lease)
             ended = self._queue.fail(lease, DarkroomError(), time.time())
-        await self._book(ended)
+        if ended is not None:
+            await self._book(ended)
 
     def _left(self, lease: Lease) -> None:
         """Fill the room that a picture leaves; also called for a picture that was cancelled before its first turn."""
@@ -442,7 +453,9 @@ class Dispatcher:
         while self._queue.waiting or self._queue.running:
             await self._count()
             for job in self._queue.expire(time.time()):
-                await self._book(job)
+                task = asyncio.create_task(self._book(job))  # which takes as long as the database cannot be written
+                self._bookings.add(task)
+                task.add_done_callback(self._bookings.discard)
             self._pump()  # there may be more replicas than before
             start = time.monotonic()
             for model in self._models.values():

@@ -12,7 +12,7 @@ from deployments.dispatcher.fair_line import FairLine
 from deployments.dispatcher.forecaster import Outlook
 from deployments.dispatcher.lease import Lease, Place, Waiting
 from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
-from models.errors import DarkroomError, DeadlineExceeded, JobEnded, NotFound, QueueFull, ReplicaLost
+from models.errors import DarkroomError, DeadlineExceeded, JobEnded, NotFound, OwnLineFull, QueueFull, ReplicaLost
 from models.spec import ImageSpec, StepUpdate
 
 MAX_ATTEMPTS = 3
@@ -125,7 +125,7 @@ class JobQueue:
         `own_most` how many of this owner may wait, if that is less than of any owner.
 
         Raises:
-            QueueFull: there is not, in the line or for this owner.
+            QueueFull: there is not in the line; OwnLineFull: not for this owner.
         """
         most = self._limits.waiting
         owner_most = min((m for m in (self._limits.owner_waiting, own_most) if m is not None), default=None)
@@ -134,7 +134,7 @@ class JobQueue:
             raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s(over))
         if owner_most is not None and self.waiting_of(owner) + pictures > owner_most:
             message = f"At most {owner_most} of your pictures may wait at a time. Nothing was queued."
-            raise QueueFull(message, retry_after_s(1))
+            raise OwnLineFull(message, retry_after_s(1))
 
     def submit(self, job: Job) -> Job:
         """Put a new job's pictures at the end of its owner's line."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from deployments.dispatcher.job_store import JobStore
 from deployments.one_thread import OneThread
@@ -41,7 +41,7 @@ class Ledger:
             self.step_down()
             raise
         except StoreUnavailable as error:
-            self.problem = error.message
+            self.problem = error.reason
             raise
         return result
 
@@ -76,18 +76,21 @@ class Ledger:
             await up_to_date.wait()
             self.check()
 
-    async def write(self, job_id: str, newest: Callable[[], Job]) -> Job | None:
-        """Put a job's newest state on disk, as often as that takes.
+    def write(self, job_id: str, newest: Callable[[], Job]) -> Coroutine[Any, Any, Job | None]:
+        """Put a job's newest state on disk, as often as that takes. From now on it is behind, until that is awaited.
 
         Returns the job if this brought the disk up to date, None if another call did or will, or another Dispatcher.
         """
         self._behind.setdefault(job_id, asyncio.Event())
+        return self._write(job_id, newest)
+
+    async def _write(self, job_id: str, newest: Callable[[], Job]) -> Job | None:
         while job_id in self._behind and not self.superseded:
             job = newest()
             try:
                 await self.call(self.store.save, job)
             except StoreUnavailable as error:
-                logger.error("%s", error.message)
+                logger.error("%s", error.reason)
                 await asyncio.sleep(WRITE_AGAIN_S)
             except Superseded:
                 break

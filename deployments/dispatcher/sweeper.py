@@ -7,7 +7,7 @@ import time
 from deployments.config import QueueConfig
 from deployments.dispatcher.ledger import Ledger
 from deployments.image_store import ImageStore
-from models.errors import StoreUnavailable, Superseded
+from models.errors import Superseded
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -34,10 +34,10 @@ class Sweeper:
                 if time.monotonic() >= strays_due:
                     strays_due = time.monotonic() + STRAY_AFTER_S
                     await self._sweep_strays()
-            except (StoreUnavailable, OSError):
-                logger.exception("old results could not be swept")
             except Superseded:
                 break
+            except Exception:  # each filesystem has its own
+                logger.exception("old results could not be swept")
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _sweep_results(self) -> None:

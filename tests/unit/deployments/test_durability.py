@@ -280,6 +280,25 @@ async def test_the_same_key_and_request_give_the_same_job_also_at_the_same_momen
     assert (await second.submit(REQUEST, "ada", "k")).id == jobs[0].id
 
 
+async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = home.dispatcher(FakePipeline())
+    add = dispatcher._ledger.store.add
+
+    def unheard(*given: Any) -> None:
+        add(*given)
+        raise StoreUnavailable("The server closed the connection.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher._ledger.store, "add", unheard)
+        with pytest.raises(StoreUnavailable):
+            await dispatcher.submit(REQUEST, "ada", "k")
+    first, again = [await dispatcher.submit(REQUEST, "ada", "k") for _ in range(2)]
+    assert first.id == again.id
+    assert (await end_of(dispatcher, first)).status == "succeeded"
+
+
 async def test_a_key_that_comes_with_another_request_is_refused(home: Home) -> None:
     dispatcher = home.dispatcher(held())
     await dispatcher.submit(REQUEST, "ada", "k")
@@ -344,6 +363,29 @@ async def test_a_job_past_its_deadline_expires_wherever_it_is(home: Home, monkey
     assert dispatcher._queue.running == []
 
 
+async def test_jobs_that_expire_while_the_database_is_away_are_told_when_it_is_back(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    dispatcher = home.dispatcher(pipeline := held(), max_rows=1)
+    jobs = [await submit(dispatcher, deadline_s=0.05) for _ in range(2)]
+    later = await submit(dispatcher, deadline_s=0.2)
+    save = dispatcher._ledger.store.save
+
+    def broken(_: Job) -> None:
+        raise StoreUnavailable("The disk is gone.")
+
+    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    await until(lambda: dispatcher._queue.job(later.id).ended)  # the first ones do not hold the others up
+    await until(lambda: pipeline.running == 0)
+    asked = [asyncio.create_task(dispatcher.job(job.id, "ada")) for job in (*jobs, later)]
+    await settled()
+    assert not any(task.done() for task in asked)
+    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    assert [(await task).status for task in asked] == ["expired"] * 3
+
+
 async def test_a_deadline_beyond_what_the_operator_allows_is_refused(home: Home) -> None:
     dispatcher = home.dispatcher(held(), deadline_s=30, max_deadline_s=60)
     with pytest.raises(InvalidRequest, match="deadline_s must be at most 60, got 61"):
@@ -364,3 +406,32 @@ async def test_results_are_kept_for_their_time_and_then_gone_with_their_pictures
     await until(lambda: not list((tmp_path / "images").iterdir()))
     with pytest.raises(Gone):
         await second.job(end.id, "ada")
+
+
+async def test_a_sweep_that_fails_is_made_again(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.01)
+    images = ImageStore(tmp_path / "images")
+    first = home.dispatcher(FakePipeline(images))
+    await end_of(first, await submit(first))
+    second = home.dispatcher(FakePipeline(images), result_ttl_s=0.001)
+    expire, failures = second._ledger.store.expire, iter([NotImplementedError("this filesystem cannot")])
+
+    def now_and_then(*given: Any) -> list[str]:
+        for failure in failures:
+            raise failure
+        return expire(*given)
+
+    monkeypatch.setattr(second._ledger.store, "expire", now_and_then)
+    await until(lambda: not list((tmp_path / "images").iterdir()))
+
+
+async def test_a_dispatcher_of_which_a_part_has_stopped_is_unwell(home: Home) -> None:
+    async def stopped() -> None:
+        raise RuntimeError("for no reason")
+
+    dispatcher = home.dispatcher(FakePipeline())
+    dispatcher.check_health()
+    dispatcher._background.append(asyncio.create_task(stopped()))
+    await settled()
+    with pytest.raises(RuntimeError, match="for no reason"):
+        dispatcher.check_health()

@@ -22,7 +22,7 @@ from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
-from models.errors import JobEnded, NonFinite, NotFound, QueueFull
+from models.errors import JobEnded, NonFinite, NotFound, OwnLineFull, QueueFull
 from models.spec import ImageSpec, StepUpdate
 from tests.fakes import a_result, a_spec
 
@@ -153,7 +153,7 @@ def test_an_owner_at_their_cap_of_waiting_pictures_is_refused_and_others_are_not
     queue = JobQueue(Limits(100, owner_waiting=3))
     queue.submit(a_job("ada", 2))
     queue.check_room("ada", 1)
-    with pytest.raises(QueueFull, match="At most 3 of your pictures"):
+    with pytest.raises(OwnLineFull, match="At most 3 of your pictures"):
         queue.check_room("ada", 2)
     queue.check_room("bob", 3)
 

@@ -231,12 +231,12 @@ def test_a_database_that_cannot_be_opened_is_named_with_the_reason_and_without_t
     folder = f"sqlite:///{tmp_path}"
     with pytest.raises(StoreUnavailable) as caught:
         JobStore(folder).begin()
-    assert folder in caught.value.message
-    assert "unable to open database file" in caught.value.message
+    assert folder in caught.value.reason
+    assert "unable to open database file" in caught.value.reason
     with pytest.raises(StoreUnavailable) as caught:
         JobStore("postgresql+psycopg://ada:secret@127.0.0.1:1/darkroom").begin()
-    assert "ada:***@127.0.0.1:1/darkroom" in caught.value.message
-    assert "secret" not in caught.value.message
+    assert "ada:***@127.0.0.1:1/darkroom" in caught.value.reason
+    assert "secret" not in caught.value.reason
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "oracle9i://host/db"])

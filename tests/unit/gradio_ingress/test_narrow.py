@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from deployments.image_store import ImageStore
-from gradio_ingress.app import create_app
+from gradio_ingress.app import MAX_BODY, create_app
 from tests.unit.gradio_ingress.fakes import Cluster
 
 
@@ -40,6 +40,22 @@ async def test_what_no_page_of_pictures_needs_is_not_there(http: httpx.AsyncClie
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", f"{Path(__file__)}"])
 async def test_no_file_of_this_machine_is_read(http: httpx.AsyncClient, path: str) -> None:
     assert (await http.get(f"/gradio_api/file={path}")).status_code in (403, 404)
+
+
+@pytest.mark.parametrize("path", ["queue/join", "call/generate"])
+async def test_a_body_beyond_any_picture_is_not_read(http: httpx.AsyncClient, path: str) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 2**20
+            yield bytes(2**20)
+
+    json = {"Content-Type": "application/json"}
+    answer = await http.post(f"/gradio_api/{path}", content=endless(), headers=json)
+    assert answer.status_code == 413
+    assert sent <= MAX_BODY + 2**21
 
 
 async def test_other_origins_are_not_let_in(http: httpx.AsyncClient) -> None:

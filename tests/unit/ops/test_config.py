@@ -47,6 +47,19 @@ def test_host_and_port_of_the_command_line_replace_those_of_the_file(tmp_path: P
     assert (http.host, http.port) == ("127.0.0.1", 8000)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.7", "no-such-name.invalid"])
+def test_a_host_beyond_loopback_is_refused_without_keys_until_the_config_allows_it(tmp_path: Path, host: str) -> None:
+    said = refusal(written(tmp_path), host=host)
+    assert f"http_options.host = {host!r}: other machines can reach it" in said
+    for allowed in ({"allow_public": True}, {"api_keys_file": "keys.json"}):
+        assert config.read(written(tmp_path, **allowed), host=host).serve.http_options.host == host
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
+def test_on_loopback_no_keys_are_asked_for(tmp_path: Path, host: str) -> None:
+    assert config.read(written(tmp_path), host=host).serve.http_options.host == host
+
+
 def test_a_model_of_the_command_line_is_served_alone_under_its_own_name(tmp_path: Path) -> None:
     served = {"old": {"dtype": "bfloat16", "defaults": {"guidance_scale": 3}}, "other": {}}
     found = config.read(written(tmp_path, served, models=["old", "other"]), model="owner/name@main")

@@ -114,6 +114,15 @@ def test_the_config_inside_is_that_of_many_gpus_but_for_what_a_cluster_needs(ser
     [sdxl] = models
     assert sdxl.args == beside.args
     assert [each.name for each in sdxl.deployments] == [each.name for each in beside.deployments]
+    for ours, theirs in zip(sdxl.deployments, beside.deployments, strict=True):
+        assert without_most(ours) == without_most(theirs)
+
+
+def without_most(deployment: Any) -> dict[str, Any]:
+    """What is set of a deployment, but for how many replicas it may have."""
+    given = deployment.model_dump(exclude_unset=True)
+    given.get("autoscaling_config", {}).pop("max_replicas", None)
+    return given
 
 
 def test_nothing_that_must_last_is_kept_in_a_pod(served: config.Config) -> None:
@@ -182,6 +191,10 @@ def test_the_groups_can_grow_to_what_the_config_may_ask_for(served: config.Confi
         )
         wanted += most * (each.ray_actor_options.num_gpus or 0)
     assert wanted <= GROUPS["gpu"]["maxReplicas"]
+
+
+def test_the_head_names_the_port_of_serve_or_some_kuberays_make_no_service() -> None:
+    assert {"name": "serve", "containerPort": 8000} in container("head")["ports"]
 
 
 def test_ray_is_the_one_of_the_image() -> None:

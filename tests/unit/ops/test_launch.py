@@ -89,19 +89,12 @@ def test_a_port_that_another_listens_on_is_refused_with_its_process(taken_on: st
         taken.listen()
         said = "Address already in use" + (f" by process {os.getpid()}" if sys.platform == "linux" else "")
         with pytest.raises(StartError, match=said):
-            launch.check_address("127.0.0.1", taken.getsockname()[1], allow_public=False)
+            launch.check_address("127.0.0.1", taken.getsockname()[1])
 
 
 def test_a_free_loopback_port_is_accepted() -> None:
-    launch.check_address("127.0.0.1", free_port(), allow_public=False)
-    launch.check_address("localhost", free_port(), allow_public=False)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", ""])
-def test_a_host_beyond_loopback_is_refused_until_the_config_allows_it(host: str) -> None:
-    with pytest.raises(StartError, match="allow_public: true"):
-        launch.check_address(host, free_port(), allow_public=False)
-    launch.check_address(host, free_port(), allow_public=True)
+    launch.check_address("127.0.0.1", free_port())
+    launch.check_address("localhost", free_port())
 
 
 def serving(tmp_path: Path, **checkpoints: str) -> config.Config:
@@ -135,7 +128,7 @@ def test_a_model_that_may_do_keeps_the_others_reasons_for_later(tmp_path: Path, 
 @pytest.mark.parametrize("port", [-1, 0, 65536])
 def test_a_port_that_is_none_is_refused(port: int) -> None:
     with pytest.raises(StartError, match="from 1 to 65535"):
-        launch.check_address("127.0.0.1", port, allow_public=False)
+        launch.check_address("127.0.0.1", port)
 
 
 TRACEBACK = """The deployment failed to start 3 times in a row. See controller logs for details. Error:
@@ -211,13 +204,6 @@ def test_status_says_where_a_key_is_taken_from_when_one_is_wanted(monkeypatch: p
     assert {key for _, key in asked} == {None, "dk_x"}
 
 
-def test_with_keys_other_machines_may_reach_it() -> None:
-    with pytest.raises(StartError, match="api_keys_file"):
-        launch.check_address("0.0.0.0", free_port(), allow_public=False)
-    app = AppConfig.model_validate({"api_keys_file": "keys.json"})
-    launch.check_address("0.0.0.0", free_port(), app.allow_public or app.api_keys_file is not None)
-
-
 def test_reload_signals_the_holder_and_only_with_a_config_that_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,5 +233,26 @@ def test_a_config_that_became_unusable_changes_nothing_that_runs(capsys: pytest.
     def read() -> config.Config:
         raise config.UnusableConfig("serve.yaml cannot be used: words")
 
-    cluster.deploy_again(None, read)
+    cluster.deploy_again(None, None, read)
     assert "Nothing was changed.\nserve.yaml cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"http_options": {"host": "127.0.0.1", "port": 8001}}, "http_options: a change takes a restart."),
+        ({"proxy_location": "HeadOnly"}, "proxy_location: a change takes a restart."),
+        ({}, "The replicas reserve up to 3 CPUs (num_cpus), and Ray has 2: a restart gives it more"),
+    ],
+)
+def test_what_takes_a_restart_is_no_reload(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    content = yaml.safe_load(written(tmp_path).read_text())
+    running = ServeDeploySchema.model_validate(content)
+    content["applications"][0]["deployments"] = [
+        {"name": "A", "num_replicas": 3, "ray_actor_options": {"num_cpus": 0.7}}
+    ]
+    wanted = ServeDeploySchema.model_validate(content | change)
+    with pytest.raises(config.UnusableConfig) as told:
+        cluster.check_change(running, wanted, cpus=2)
+    assert str(told.value).startswith(said)
+    cluster.check_change(wanted, wanted, cpus=3)
