@@ -28,8 +28,9 @@ from tests.chaos.drill import ENDS_WITHIN_S, a_body
 CLIENTS = 8
 FAULTS = 0.01  # of the jobs: pictures that turn into NaN
 CANCELS = 0.03
-SAMPLED_EVERY_S = 5.0
-WINDOW = 6  # samples: a process has what it had least within them; for the moment, a picture's decoding takes 20 MiB
+MOST_STATES = 1000  # of a job: more than there are
+SAMPLED_EVERY_S = 2.5
+WINDOW = 24  # samples: a process has what it had least within them; for the moment, a picture's decoding takes 20 MiB
 SETTLED = 0.5  # of what was seen of a process; before, caches fill
 LEAST_JOBS = 300  # that a process must have seen settled, to be judged
 MOST_MB = 1.0  # that it may grow by, each 1,000 jobs
@@ -87,6 +88,8 @@ class Load:
             job_id = self._cluster.submit(body)
             if dice.random() < CANCELS:
                 self._cluster.call(f"/v1/jobs/{job_id}/cancel", {})
+            with suppress(OSError):  # a watch may be cut; asking again and again would cost more than the drawing
+                self._cluster.watch(job_id, at_most=MOST_STATES)
             end = self._cluster.end_of(job_id, ENDS_WITHIN_S)
             status = "lost" if end is None else end["status"]
             self.ended[status] += 1
@@ -107,7 +110,7 @@ def sample(process: psutil.Process, jobs: int) -> Sample:
 
 def least(samples: Sequence[Sample]) -> list[Sample]:
     """Return, of every `WINDOW` samples, the one at which the process had least memory."""
-    windows = (samples[k : k + WINDOW] for k in range(0, len(samples), WINDOW))
+    windows = (samples[k : k + WINDOW] for k in range(0, len(samples) - WINDOW + 1, WINDOW))
     return [min(window, key=lambda sample: sample.private_mb) for window in windows]
 
 

@@ -9,8 +9,8 @@ from tests.chaos.soak import Sample, growth
 
 
 def half_an_hour(private_mb: Callable[[int], float], files: Callable[[int], int] = lambda jobs: 40) -> list[Sample]:
-    """A process looked at every five seconds, in each of which eight jobs end."""
-    return [Sample(jobs, private_mb(jobs), files(jobs), threads=30) for jobs in range(0, 8 * 360, 8)]
+    """A process looked at every two and a half seconds, in each of which four jobs end."""
+    return [Sample(jobs, private_mb(jobs), files(jobs), threads=30) for jobs in range(0, 4 * 720, 4)]
 
 
 def test_a_process_that_takes_memory_now_and_then_and_gives_it_back_holds() -> None:
