@@ -54,6 +54,7 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.engine
 	$(RUN) benchmarks.throughput
 	$(RUN) benchmarks.latency
+	$(RUN) benchmarks.planned
 	$(RUN) benchmarks.queue
 	$(RUN) benchmarks.http --slow
 	$(RUN) benchmarks.page

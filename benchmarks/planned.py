@@ -17,7 +17,7 @@ from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish, running_service
 
 PICTURES = 150
-LOADS = (0.3, 0.5, 0.7)  # of what a Denoiser can draw that has a core to itself
+LOADS = (0.4, 0.7)  # of what a Denoiser can draw that has a core to itself
 THREADS = 1  # as serve_config.yaml has them
 
 
