@@ -68,7 +68,7 @@ class Pipeline:
                     raise
                 logger.info("%s: begun again, as its model is being replaced", lease.job_id)
             except NoReplica as error:
-                logger.warning("%s waits: %s", lease.job_id, error)
+                logger.debug("%s waits: %s", lease.job_id, error)  # Serve's status and an alert say so once
             await asyncio.sleep(AGAIN_S)
 
     async def _generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
@@ -138,7 +138,7 @@ class Pipeline:
                 logger.warning("lost the VaeDecoder of %s", name)
                 attempt += 1
             except NoReplica as error:
-                logger.warning("%s waits for a VaeDecoder: %s", name, error)
+                logger.debug("%s waits: %s", name, error)
                 await asyncio.sleep(AGAIN_S)
 
     def _handle(self, deployment: str) -> DeploymentHandle:

@@ -84,13 +84,9 @@ class Service:
         return sorted(one["pid"] for one in applications(self._client)[app]["deployments"][deployment]["replicas"])
 
     @staticmethod
-    def wait(
-        condition: Callable[[], bool],
-        otherwise: Callable[[], object] = lambda: "it does not happen",
-        within_s: float = READY_WITHIN_S,
-    ) -> None:
+    def wait(condition: Callable[[], bool], otherwise: Callable[[], object] = lambda: "it does not happen") -> None:
         """Ask again and again until `condition` holds; `otherwise` says what is wrong where it never does."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + READY_WITHIN_S
         while not condition():
             assert time.monotonic() < deadline, otherwise()
             time.sleep(0.2)

@@ -117,7 +117,7 @@ def least(samples: Sequence[Sample]) -> list[Sample]:
 def growth(name: str, pid: int, samples: Sequence[Sample]) -> Growth | None:
     """Return what became of a process; None where too little was seen of it."""
     settled = samples[round(len(samples) * SETTLED) :]
-    if len(settled) < 4 * WINDOW or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
+    if len(settled) < 2 * WINDOW or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
         return None
     third = len(settled) // 3
     lows = least(settled)

@@ -4,7 +4,6 @@ import base64
 import io
 import shutil
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from models.checkpoint import read_card
 from tests.service import Service
 
 PROMPT = "a red circle on a blue background"
-DRAWN_WITHIN_S = 600  # all that a test asks for, where the cores are slow or others have them
 POLICY = "deployments.autoscaling:keep_step"
 pytestmark = pytest.mark.full
 
@@ -107,7 +105,7 @@ def ended(service: Service, job_id: str) -> dict[str, Any]:
         found = service.get(f"/v1/jobs/{job_id}")[1]
         return found["status"] not in ("queued", "running")
 
-    service.wait(has_ended, within_s=DRAWN_WITHIN_S)
+    service.wait(has_ended)
     return found
 
 
@@ -144,8 +142,7 @@ def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_togethe
     deployed.wait(lambda: not any(map(psutil.pid_exists, held)))
     jobs = [deployed.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})[1]["id"] for _ in range(20)]
     deployed.wait(lambda: running()[1:] in ([2, 1], [2, 2]))  # more than one can do in half a minute
-    with ThreadPoolExecutor(8) as pool:
-        ends = list(pool.map(lambda job: ended(deployed, job), jobs))
+    ends = [ended(deployed, job) for job in jobs]  # one after another: many who ask take the cores from who draws
     assert [end["status"] for end in ends] == ["succeeded"] * 20
     assert all(end["images"][0]["attempts"] == 1 for end in ends), "a replica that left cut a picture"
     deployed.wait(lambda: running() == [0, 0, 0])
