@@ -32,6 +32,7 @@ RAY_SETTINGS = {  # of every process of Ray, which reads its own when it is impo
     "RAY_AUTH_MODE": "token",  # its own default, but unsaid it warns
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ops.proxy:middlewares",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^Task build_serve_application failed",  # four tracebacks of what `reason` says
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that answers nobody would be let finish, its pictures with it
     "MALLOC_ARENA_MAX": "2",  # one of a replica's 40 threads reuses what another has freed: without it, memory grows on
 }
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>

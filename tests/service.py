@@ -20,7 +20,6 @@ from ops.config import application
 
 ROOT = Path(__file__).parents[1]
 READY_WITHIN_S = 180
-DOOR = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # Serve's proxy reads it when it starts
 
 
 class Service:
@@ -134,7 +133,7 @@ class Service:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The whole service, ready."""
-    os.environ[DOOR] = RAY_SETTINGS[DOOR]
+    os.environ.update(RAY_SETTINGS)
     import ray
     from ray import serve
     from ray.serve._private.api import serve_start

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-SMOOTHING = 0.1  # weight of the newest measurement
+SMOOTHING = 0.1  # weight of the newest measurement where the one before it was just taken
+MOST_SMOOTHING = 0.5  # and where that was long ago: the newest may have been disturbed
 UNMEASURED_S = 0.05  # assumed for a row until anything is known
 AS_FAST = 0.95  # of the greatest speed measured: what counts as no slower
 
@@ -12,11 +13,21 @@ class StepCurve:
     """Measured times of steps; what was not measured is read off a straight line between or beyond what was."""
 
     seconds: dict[tuple[int, int], float] = field(default_factory=dict)  # (rows, latent cells) -> seconds
+    _steps: int = 0
+    _measured_at: dict[tuple[int, int], int] = field(default_factory=dict)  # step at which a point was last measured
 
     def measure(self, rows: int, cells: int, seconds: float) -> None:
-        """Take in one step."""
-        known = self.seconds.get((rows, cells))
-        self.seconds[rows, cells] = seconds if known is None else known + SMOOTHING * (seconds - known)
+        """Take in one step.
+
+        What was measured before fades with every step since, so that a row count that is seldom tried is not judged for
+        long by what it took in a bad moment, such as a replica's start beside others.
+        """
+        point = rows, cells
+        self._steps += 1
+        known = self.seconds.get(point, seconds)
+        faded = 1 - (1 - SMOOTHING) ** (self._steps - self._measured_at.get(point, 0))
+        self.seconds[point] = known + min(faded, MOST_SMOOTHING) * (seconds - known)
+        self._measured_at[point] = self._steps
 
     def best_rows(self, cells: int, most: int) -> int:
         """Return the fewest rows of those measured that give as many rows a second as any; `most` if none were."""

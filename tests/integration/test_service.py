@@ -4,11 +4,14 @@ import base64
 import contextlib
 import io
 import json
+import os
+import signal
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -205,6 +208,20 @@ def test_a_redeploy_under_load_loses_nothing_and_no_watcher_stays_behind(service
             assert [image["index"] for image in states[-1]["images"]] == [0, 1]
     restarted = [state for job_id in jobs for state in [service.get(f"/v1/jobs/{job_id}")[1]] if state["warnings"]]
     assert restarted, "nothing was under way when the Dispatcher was replaced"
+    service.deploy()
+
+
+@pytest.mark.full
+def test_a_replica_that_hangs_is_ended_and_its_picture_begins_again(service):
+    service.deploy(Denoiser={"health_check_period_s": 1, "health_check_timeout_s": 2})
+    _, job = service.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})
+    service.wait(lambda: (service.get(f"/v1/jobs/{job['id']}")[1]["progress"] or {}).get("step", 0) > 0)
+    [denoiser] = service.pids("shapes", "Denoiser")
+    os.kill(denoiser, signal.SIGSTOP)
+    service.wait(lambda: not psutil.pid_exists(denoiser))
+    end = watch_until_the_end(service, job["id"])[-1]
+    assert end["status"] == "succeeded"
+    assert end["warnings"]
     service.deploy()
 
 

@@ -159,6 +159,25 @@ def test_the_best_row_count_is_the_smallest_that_is_as_fast_as_any():
     assert curve.best_rows(1024, most=16) == 16
 
 
+def test_a_row_count_that_was_measured_in_a_bad_moment_is_soon_judged_anew():
+    curve = StepCurve()
+    for rows, seconds in ((2, 0.030), (16, 0.400)):
+        curve.measure(rows, 256, seconds)
+    assert curve.best_rows(256, most=16) == 2
+    for _ in range(2):
+        for _ in range(63):
+            curve.measure(2, 256, 0.030)
+        curve.measure(16, 256, 0.130)
+    assert curve.best_rows(256, most=16) == 16
+
+
+def test_one_disturbed_step_says_little_of_a_row_count_that_is_always_used():
+    curve = StepCurve()
+    for rows, seconds in ((2, 0.030), *[(16, 0.130)] * 8, (16, 0.400)):
+        curve.measure(rows, 256, seconds)
+    assert curve.best_rows(256, most=16) == 16
+
+
 def test_the_encoder_counts_the_texts_that_it_knew(stages):
     encoder = TextEncoder(stages.card.family, stages.text_encoder._encoders, CPU)
     specs = [stages.spec("a ring"), stages.spec("a star"), stages.spec("a ring", seed=8)]
