@@ -133,7 +133,8 @@ class Service:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The whole service, ready."""
-    os.environ.update(RAY_SETTINGS)
+    # All but the token, which Ray reads as it is imported, and that it was long before this.
+    os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name != "RAY_AUTH_MODE"})
     import ray
     from ray import serve
     from ray.serve._private.api import serve_start

@@ -85,15 +85,18 @@ class Client:
         return end
 
     def end_of(self, job_id: str, within_s: float, source: str | None = None) -> dict[str, Any] | None:
-        """How a job ended; None where it did not in time."""
-        deadline = time.monotonic() + within_s
+        """How a job ended; None where it did not in time.
+
+        Who has waited longer asks more rarely: sixteen clients that ask five times a second take a core from the drawing.
+        """
+        start = time.monotonic()
         while True:
             status, job = self.call(f"/v1/jobs/{job_id}", source=source)
             if status != 200 or job["status"] in ENDED:
                 return job if status == 200 else None
-            if time.monotonic() > deadline:
+            if (waited_s := time.monotonic() - start) > within_s:
                 return None
-            time.sleep(0.2)
+            time.sleep(max(0.2, 0.1 * waited_s))
 
     def watch(self, job_id: str, at_most: int) -> list[dict[str, Any]]:
         """The first states of a job that a watcher sees, until its end; then the watch is cut."""
