@@ -87,7 +87,7 @@ class Client:
     def end_of(self, job_id: str, within_s: float, source: str | None = None) -> dict[str, Any] | None:
         """How a job ended; None where it did not in time.
 
-        Who has waited longer asks more rarely: sixteen clients that ask five times a second take a core from the drawing.
+        Who has waited longer asks more rarely: of two cores, sixteen clients who ask five times a second take one.
         """
         start = time.monotonic()
         while True:
