@@ -10,6 +10,7 @@ import torch
 
 from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
 from deployments.liveness import until_dead
+from deployments.memory import give_back
 from deployments.metrics import DenoiserMetrics
 from deployments.one_thread import OneThread
 from deployments.schema import MOST_STEPS
@@ -123,7 +124,8 @@ class Denoiser:
         self._leave(before=epoch)
 
     def check_health(self) -> None:
-        """Let Serve replace the replica where the engine's thread died or hangs."""
+        """Let Serve replace the replica where the engine's thread died or hangs; give back memory it does not use."""
+        give_back()
         self._metrics.gpu_memory.set(allocated_bytes(self._unet.device))
         self._metrics.rows(sum(state.rows for state in self._mailboxes))
         self._engine.check_health()

@@ -1,14 +1,13 @@
 """A stage's start: what loading has left free goes back, and what the start took is a line of the replica's log."""
 
-import ctypes
 import logging
-import resource
-import sys
 import time
 
 import torch
 from ray import serve
 from ray.serve.exceptions import RayServeException
+
+from deployments.memory import give_back, peak_bytes
 
 logger = logging.getLogger(f"ray.serve.{__name__}")
 MIB = 2**20
@@ -28,8 +27,7 @@ class Startup:
 
         Before the first forwards, so that a warm replica holds what it will go on using.
         """
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps it for the thread that has loaded
+        give_back()
         self._loaded_s = time.monotonic() - self._began
 
     def warm(self, parameter_bytes: int) -> None:
@@ -47,12 +45,6 @@ class Startup:
             peak_bytes() / MIB,
             torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else 0.0,
         )
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process had in use: its own, and pages of files that it has mapped."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def warn_of_cuts(longest_s: float) -> None:

@@ -8,6 +8,7 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig
+from deployments.memory import give_back
 from deployments.metrics import TextEncoderMetrics
 from deployments.one_thread import OneThread
 from deployments.startup import Startup
@@ -55,7 +56,8 @@ class TextEncoder:
         return await self._thread.run(self._encoder.tokens, text)  # a tokenizer bears no two threads at a time
 
     def check_health(self) -> None:
-        """Tell what the replica holds: Serve asks every `health_check_period_s`."""
+        """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
+        give_back()
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
     def work(self) -> Work:

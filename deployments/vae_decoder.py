@@ -11,6 +11,7 @@ from ray import serve
 
 from deployments.config import ModelConfig
 from deployments.image_store import ImageStore
+from deployments.memory import give_back
 from deployments.metrics import StageMetrics
 from deployments.one_thread import OneThread
 from deployments.startup import Startup
@@ -65,7 +66,8 @@ class VaeDecoder:
         return outcome
 
     def check_health(self) -> None:
-        """Tell what the replica holds: Serve asks every `health_check_period_s`."""
+        """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
+        give_back()
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
     def work(self) -> Work:

@@ -1,4 +1,4 @@
-"""`make soak`: half an hour of mixed load with faults, a scale-down and a rolling update. What is lost, and what grows.
+"""`make soak`: half an hour of mixed load with faults, a rolling update and a scale-down. What is lost, and what grows.
 
 Prints a table of every process that lived through enough of it, and one line of JSON.
 """
@@ -136,17 +136,13 @@ def growth(name: str, pid: int, samples: Sequence[Sample]) -> Growth | None:
 
 
 def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth]]:
-    """Run the load for so long; a fifth of the way a Denoiser is taken away, half way the model is replaced.
-
-    So the replicas before and after the rolling update are seen for equally long, and no Denoiser is judged while the
-    work of the one that was taken away moves to it.
-    """
+    """Run the load for so long; a third of the way the model is replaced, at two thirds a Denoiser is taken away."""
     other = cluster.other_weights()
     load = Load(cluster, seed)
     seen: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     events: list[tuple[float, Any]] = [
-        (minutes * 12, lambda config: _deployment(config, "Denoiser").update(num_replicas=1)),
-        (minutes * 30, lambda config: application(config, "shapes")["args"].update(checkpoint=str(other))),
+        (minutes * 20, lambda config: application(config, "shapes")["args"].update(checkpoint=str(other))),
+        (minutes * 40, lambda config: _deployment(config, "Denoiser").update(num_replicas=1)),
     ]
     start = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as clients:
