@@ -1,6 +1,7 @@
 """`make soak`: half an hour of mixed load with faults, a rolling update and a scale-down. What is lost, and what grows.
 
-Prints a table of every process that lived through enough of it, and one line of JSON.
+Once a minute the clients pause, and it is seen what each process holds at rest: at work a Denoiser holds 10 MiB more or
+less from one moment to the next. Prints a table of every process that lived through enough, and one line of JSON.
 """
 
 import argparse
@@ -29,17 +30,17 @@ CLIENTS = 8
 FAULTS = 0.01  # of the jobs: pictures that turn into NaN
 CANCELS = 0.03
 MOST_STATES = 1000  # of a job: more than there are
-SAMPLED_EVERY_S = 2.5
-WINDOW = 24  # samples: a process has what it had least within them; for the moment, a picture's decoding takes 20 MiB
+RESTED_EVERY_S = 60.0
+REST_S = 5.0  # with two health checks of each replica: what is free goes back to the system
 SETTLED = 0.5  # of what was seen of a process; before, caches fill
-LEAST_JOBS = 300  # that a process must have seen settled, to be judged
+LEAST_JOBS, LEAST_SAMPLES = 300, 4  # of a process once it is settled, to be judged
 MOST_MB = 1.0  # that it may grow by, each 1,000 jobs
 MOST_MORE = 5  # file descriptors or threads
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A process at one moment."""
+    """A process at rest."""
 
     jobs: int  # that had ended by then
     private_mb: float
@@ -68,19 +69,21 @@ class Growth:
 
 
 class Load:
-    """Clients that send one job after another and see each of them end."""
+    """Clients that send one job after another and see each of them end, but for pauses."""
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self.ended: Counter[str] = Counter()
         self.lost: list[str] = []
         self.over = threading.Event()
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self._cluster = cluster
         self._seed = seed
 
     def client(self, number: int) -> None:
         """Send jobs until it is over."""
         dice = random.Random(self._seed * 1000 + number)
-        while not self.over.is_set():
+        while self.goes_on.wait() and not self.over.is_set():
             body = a_body(dice.randrange(8)) | {"num_inference_steps": dice.choice((3, 5, 8))}
             poisoned = dice.random() < FAULTS
             if poisoned:
@@ -108,30 +111,23 @@ def sample(process: psutil.Process, jobs: int) -> Sample:
     return Sample(jobs, private, process.num_fds(), process.num_threads())
 
 
-def least(samples: Sequence[Sample]) -> list[Sample]:
-    """Return, of every `WINDOW` samples, the one at which the process had least memory."""
-    windows = (samples[k : k + WINDOW] for k in range(0, len(samples) - WINDOW + 1, WINDOW))
-    return [min(window, key=lambda sample: sample.private_mb) for window in windows]
-
-
 def growth(name: str, pid: int, samples: Sequence[Sample]) -> Growth | None:
     """Return what became of a process; None where too little was seen of it."""
     settled = samples[round(len(samples) * SETTLED) :]
-    if len(settled) < 2 * WINDOW or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
+    if len(settled) < LEAST_SAMPLES or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
         return None
     third = len(settled) // 3
-    lows = least(settled)
-    slope = linear_regression([s.jobs for s in lows], [s.private_mb for s in lows]).slope
+    slope = linear_regression([s.jobs for s in settled], [s.private_mb for s in settled]).slope
     first, last = settled[:third], settled[-third:]
     return Growth(
         name=name,
         pid=pid,
         jobs=settled[-1].jobs - settled[0].jobs,
-        private_mb=round(lows[-1].private_mb, 1),
+        private_mb=round(settled[-1].private_mb, 1),
         mb_per_1000_jobs=round(1000 * slope, 2),
         more_files=median(s.files for s in last) - median(s.files for s in first),
         more_threads=median(s.threads for s in last) - median(s.threads for s in first),
-        course=[(s.jobs, round(s.private_mb, 1)) for s in least(samples)],
+        course=[(s.jobs, round(s.private_mb, 1)) for s in samples],
     )
 
 
@@ -148,16 +144,21 @@ def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth
     with ThreadPoolExecutor(CLIENTS) as clients:
         futures = [clients.submit(load.client, number) for number in range(CLIENTS)]
         try:
-            while time.monotonic() - start < minutes * 60:
-                if events and time.monotonic() - start > events[0][0]:
+            while (now_s := time.monotonic() - start) < minutes * 60:
+                if events and now_s > events[0][0]:
                     cluster.redeploy(events.pop(0)[1])
+                time.sleep(RESTED_EVERY_S)
+                load.goes_on.clear()
+                cluster.rest()
+                time.sleep(REST_S)
                 for name, process in cluster.processes():
                     with suppress(psutil.Error):
                         seen[name, process.pid].append(sample(process, load.jobs))
                 print(f"{time.monotonic() - start:6.0f} s  {load.jobs} jobs {dict(load.ended)}", flush=True)
-                time.sleep(SAMPLED_EVERY_S)
+                load.goes_on.set()
         finally:
             load.over.set()
+            load.goes_on.set()
         for future in futures:
             future.result()
     found = [growth(name, pid, samples) for (name, pid), samples in seen.items()]
