@@ -123,9 +123,9 @@ class Denoiser:
         self._epoch = epoch
         self._leave(before=epoch)
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs; give back memory it does not use."""
-        give_back()
+        await asyncio.to_thread(give_back)
         self._metrics.gpu_memory.set(allocated_bytes(self._unet.device))
         self._metrics.rows(sum(state.rows for state in self._mailboxes))
         self._engine.check_health()

@@ -1,5 +1,6 @@
 """Serves `models.text_encoder`: specs in, embeddings out, in batches."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,9 +56,9 @@ class TextEncoder:
         """Count the tokens of a text, and find what is not read."""
         return await self._thread.run(self._encoder.tokens, text)  # a tokenizer bears no two threads at a time
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
-        give_back()
+        await asyncio.to_thread(give_back)
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
     def work(self) -> Work:

@@ -1,5 +1,6 @@
 """Serves `models.vae_decoder`: latents in, pictures out to the image store, in batches."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -65,9 +66,9 @@ class VaeDecoder:
             raise outcome
         return outcome
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
-        give_back()
+        await asyncio.to_thread(give_back)
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
     def work(self) -> Work:

@@ -13,8 +13,8 @@ class StepCurve:
     """Measured times of steps; what was not measured is read off a straight line between or beyond what was."""
 
     seconds: dict[tuple[int, int], float] = field(default_factory=dict)  # (rows, latent cells) -> seconds
-    _steps: int = 0
-    _measured_at: dict[tuple[int, int], int] = field(default_factory=dict)  # step at which a point was last measured
+    _steps: int = field(default=0, init=False)
+    _measured_at: dict[tuple[int, int], int] = field(default_factory=dict, init=False)  # point -> step
 
     def measure(self, rows: int, cells: int, seconds: float) -> None:
         """Take in one step.

@@ -37,7 +37,7 @@ def a_body(number: int) -> dict[str, Any]:
     return {
         "prompt": f"a {('red', 'blue')[k % 2]} circle on a white background",
         "seed": k,
-        "num_inference_steps": 6 + 2 * (k % 4),
+        "num_inference_steps": 12 + 4 * (k % 4),
         "sampler": SAMPLERS[k % len(SAMPLERS)],
         "guidance_scale": (1.0, 4.0)[k // 4],
     }

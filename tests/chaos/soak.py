@@ -33,7 +33,7 @@ MOST_STATES = 1000  # of a job: more than there are
 RESTED_EVERY_S = 60.0
 REST_S = 5.0  # with two health checks of each replica: what is free goes back to the system
 SETTLED = 0.5  # of what was seen of a process; before, caches fill
-LEAST_JOBS, LEAST_SAMPLES = 300, 4  # of a process once it is settled, to be judged
+LEAST_JOBS = 300  # that a process must have seen settled, to be judged
 MOST_MB = 1.0  # that it may grow by, each 1,000 jobs
 MOST_MORE = 5  # file descriptors or threads
 
@@ -114,9 +114,9 @@ def sample(process: psutil.Process, jobs: int) -> Sample:
 def growth(name: str, pid: int, samples: Sequence[Sample]) -> Growth | None:
     """Return what became of a process; None where too little was seen of it."""
     settled = samples[round(len(samples) * SETTLED) :]
-    if len(settled) < LEAST_SAMPLES or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
-        return None
     third = len(settled) // 3
+    if not third or settled[-1].jobs - settled[0].jobs < LEAST_JOBS:
+        return None
     slope = linear_regression([s.jobs for s in settled], [s.private_mb for s in settled]).slope
     first, last = settled[:third], settled[-third:]
     return Growth(

@@ -3,7 +3,6 @@
 import base64
 import io
 import shutil
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,7 @@ def stage_processes() -> dict[int, int]:
     return found
 
 
-def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_for_a_job(deployed: Service) -> None:
+def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_together(deployed: Service) -> None:
     quick = {"upscale_delay_s": 0, "downscale_delay_s": 2, "downscale_to_zero_delay_s": 2, "look_back_period_s": 11}
     scaling = {"num_replicas": None, "autoscaling_config": {"min_replicas": 0, "max_replicas": 2, **quick}}
     root = {"num_replicas": None, "autoscaling_config": {"min_replicas": 1, "max_replicas": 1}}
@@ -141,23 +140,9 @@ def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_for_a_j
 
     deployed.wait(lambda: running() == [0, 0, 0])
     deployed.wait(lambda: not any(map(psutil.pid_exists, held)))
-    assert deployed.get("/v1/ready")[0] == 200
-    assert_the_waking_is_in_the_estimate(deployed)
-    jobs = [deployed.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})[1]["id"] for _ in range(16)]
+    jobs = [deployed.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})[1]["id"] for _ in range(20)]
     deployed.wait(lambda: running()[1:] in ([2, 1], [2, 2]))  # more than one can do in half a minute
     ends = [ended(deployed, job) for job in jobs]  # one after another: many who ask take the cores from who draws
-    assert [end["status"] for end in ends] == ["succeeded"] * 16
+    assert [end["status"] for end in ends] == ["succeeded"] * 20
     assert all(end["images"][0]["attempts"] == 1 for end in ends), "a replica that left cut a picture"
-
-
-def assert_the_waking_is_in_the_estimate(service: Service) -> None:
-    """A job that finds no stage awake is told so long as one takes to start."""
-    _, job = service.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 4})
-    told = []
-    while (job := service.get(f"/v1/jobs/{job['id']}")[1])["status"] == "running":
-        told.append((job["progress"]["eta_s"], job["progress"]["eta_most_s"]))
-        time.sleep(0.2)
-    assert job["status"] == "succeeded"
-    took_s = job["timestamps"]["ended"] - job["timestamps"]["started"]
-    assert max(eta_s for eta_s, _ in told) > 5
-    assert max(most_s or 0 for _, most_s in told) > took_s
+    deployed.wait(lambda: running() == [0, 0, 0])

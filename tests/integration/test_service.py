@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
@@ -164,6 +165,35 @@ def test_the_page_and_the_documentation_answer(service):
     assert "gradio" in page
     assert service.get("/v1/docs")[0] == 200
     assert "/images/generations" in str(service.get("/v1/openapi.json")[1]["paths"].keys())
+
+
+@pytest.mark.full
+def test_a_stage_scaled_to_zero_wakes_on_the_first_job_and_its_wait_is_in_the_estimate(service):
+    scaling = {"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0.5, "downscale_delay_s": 1}
+    service.deploy(
+        Denoiser={
+            "num_replicas": None,
+            "autoscaling_config": scaling | {"metrics_interval_s": 1, "look_back_period_s": 2},
+        }
+    )
+
+    def denoisers() -> int:
+        status, ready = service.get("/v1/ready")
+        assert status == 200, ready["applications"]["shapes"]["deployments"]["Denoiser"]
+        return ready["applications"]["shapes"]["deployments"]["Denoiser"]["running"]
+
+    service.wait(lambda: denoisers() == 0)
+    _, job = service.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 4})
+    told = []
+    while (job := service.get(f"/v1/jobs/{job['id']}")[1])["status"] == "running":
+        told.append((job["progress"]["eta_s"], job["progress"]["eta_most_s"]))
+        time.sleep(0.2)
+    assert job["status"] == "succeeded"
+    took_s = job["timestamps"]["ended"] - job["timestamps"]["started"]
+    assert max(eta_s for eta_s, _ in told) > 5
+    assert max(most_s or 0 for _, most_s in told) > took_s
+    assert denoisers() == 1
+    service.deploy()
 
 
 @pytest.mark.full
