@@ -132,13 +132,17 @@ def growth(name: str, pid: int, samples: Sequence[Sample]) -> Growth | None:
 
 
 def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth]]:
-    """Run the load for so long; a third of the way the model is replaced, at two thirds a Denoiser is taken away."""
+    """Run the load for so long; a third of the way the model is replaced, at two thirds a Denoiser is taken away.
+
+    It comes back a little later, so that what is held at the end is compared among as many processes as before.
+    """
     other = cluster.other_weights()
     load = Load(cluster, seed)
     seen: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     events: list[tuple[float, Any]] = [
         (minutes * 20, lambda config: application(config, "shapes")["args"].update(checkpoint=str(other))),
         (minutes * 40, lambda config: _deployment(config, "Denoiser").update(num_replicas=1)),
+        (minutes * 46, lambda config: _deployment(config, "Denoiser").update(num_replicas=2)),
     ]
     start = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as clients:

@@ -141,21 +141,24 @@ def test_gradios_client_sees_its_place_in_the_clusters_line_and_then_steps(servi
     client = gradio_client.Client(service.address, verbose=False, download_files=str(tmp_path))
     crowd = {"prompt": PROMPT, "num_images": 10, "num_inference_steps": 60}  # its first pictures end together
     others = [service.post("/v1/jobs", crowd)[1]["id"] for _ in range(4)]
+    # How many pictures there is room for is measured: what is drawn longer than a few steps has filled all of it.
+    service.wait(lambda: (service.get(f"/v1/jobs/{others[0]}")[1]["progress"] or {}).get("step", 0) > 5)
     job = client.submit(prompt=PROMPT, num_inference_steps=100, api_name="/generate")
-    seen = []
-    while not job.done():
-        seen.append(job.status())
-        if any(status.progress_data for status in seen):
-            break
-        time.sleep(0.05)
+    place = next(status for status in statuses(job) if status.queue_size)
     for other in others:
         service.post(f"/v1/jobs/{other}/cancel", {})
+    [unit] = next(status.progress_data for status in statuses(job) if status.progress_data)
     assert job.result(timeout=120)
-    places = [status for status in seen if status.code.name == "IN_QUEUE" and status.queue_size]
-    assert places, seen
-    assert places[0].eta > 0
-    [unit] = next(status.progress_data for status in seen if status.progress_data)
+    assert place.code.name == "IN_QUEUE"
+    assert place.eta > 0
     assert (unit.length, unit.unit) == (100, "steps")
+
+
+def statuses(job):
+    """What the client knows of its job from moment to moment, until it is done."""
+    while not job.done():
+        yield job.status()
+        time.sleep(0.05)
 
 
 def test_gradios_client_gets_a_sentence_about_what_is_wrong(service):
