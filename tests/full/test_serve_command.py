@@ -116,7 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture(scope="module")
-def service(place: Place) -> Iterator[Run]:
+def launched(place: Place) -> Iterator[Run]:
     """A launcher that has said that it is ready."""
     shutil.copy(ROOT / "serve_config.yaml", place.config)
     run = place.launch(str(place.config))
@@ -131,27 +131,27 @@ def service(place: Place) -> Iterator[Run]:
         run.process.kill()
 
 
-def test_it_prints_the_address_where_page_and_api_answer(place: Place, service: Run) -> None:
-    assert re.search(rf"ready after \d+ s: {place.address} ", service.out.read_text())
+def test_it_prints_the_address_where_page_and_api_answer(place: Place, launched: Run) -> None:
+    assert re.search(rf"ready after \d+ s: {place.address} ", launched.out.read_text())
     assert json.loads(get(f"{place.address}/v1/ready")[1])["ready"] is True
     status, page = get(f"{place.address}/")
     assert status == 200
     assert b"<html" in page
 
 
-def test_a_second_start_names_the_holder_and_exits_1(place: Place, service: Run) -> None:
+def test_a_second_start_names_the_holder_and_exits_1(place: Place, launched: Run) -> None:
     second = place.launch()
     assert second.exit_code(within_s=30) == 1
-    assert f"Process {service.process.pid}, serving {place.address}" in second.err.read_text()
+    assert f"Process {launched.process.pid}, serving {place.address}" in second.err.read_text()
 
 
-def test_a_start_with_other_state_on_the_same_port_exits_1(place: Place, service: Run, tmp_path: Path) -> None:
+def test_a_start_with_other_state_on_the_same_port_exits_1(place: Place, launched: Run, tmp_path: Path) -> None:
     other = Place(tmp_path, place.port).launch()
     assert other.exit_code(within_s=30) == 1
     assert "Address already in use" in other.err.read_text()
 
 
-def test_status_shows_every_deployment_and_the_queue(place: Place, service: Run) -> None:
+def test_status_shows_every_deployment_and_the_queue(place: Place, launched: Run) -> None:
     status = place.run("ops.status")
     assert status.exit_code(within_s=30) == 0
     table = status.out.read_text()
@@ -160,8 +160,8 @@ def test_status_shows_every_deployment_and_the_queue(place: Place, service: Run)
     assert "0 waiting" in table
 
 
-def test_no_port_beyond_those_of_security_md_answers_who_has_no_token(place: Place, service: Run) -> None:
-    launcher = psutil.Process(service.process.pid)
+def test_no_port_beyond_those_of_security_md_answers_who_has_no_token(place: Place, launched: Run) -> None:
+    launcher = psutil.Process(launched.process.pid)
     ports = {
         connection.laddr
         for process in [launcher, *launcher.children(recursive=True)]
@@ -204,7 +204,7 @@ def answer_over_http(host: str, port: int) -> str:
         return str(error.code)
 
 
-def test_reload_deploys_what_has_changed_and_a_model_that_sleeps_wakes(place: Place, service: Run) -> None:
+def test_reload_deploys_what_has_changed_and_a_model_that_sleeps_wakes(place: Place, launched: Run) -> None:
     """The config becomes that of two models; the Dispatcher is replaced, the stages of the first model are not."""
 
     def models() -> list[str]:
@@ -219,7 +219,7 @@ def test_reload_deploys_what_has_changed_and_a_model_that_sleeps_wakes(place: Pl
     assert place.run("ops.reload", str(place.config)).exit_code(within_s=30) == 0
     deadline = time.monotonic() + READY_WITHIN_S
     while models() != ["shapes", "draft"]:
-        assert time.monotonic() < deadline, service.said()
+        assert time.monotonic() < deadline, launched.said()
         time.sleep(0.5)
     body = json.dumps({"prompt": "a red circle on a blue background", "model": "draft"}).encode()
     headers = {"Content-Type": "application/json"}
@@ -228,11 +228,11 @@ def test_reload_deploys_what_has_changed_and_a_model_that_sleeps_wakes(place: Pl
         assert json.loads(answer.read())["data"][0]["b64_json"]
 
 
-def test_ctrl_c_ends_it_with_0_quietly_and_no_process_survives(service: Run) -> None:
-    os.killpg(service.process.pid, signal.SIGINT)  # a terminal signals the whole group
-    assert service.exit_code(within_s=ENDED_WITHIN_S) == 0
-    assert alive_in_session(service.process.pid) == []
-    assert service.err.read_text().split("\n") == ["", "Stopping. Ctrl-C again ends it at once.", ""]
+def test_ctrl_c_ends_it_with_0_quietly_and_no_process_survives(launched: Run) -> None:
+    os.killpg(launched.process.pid, signal.SIGINT)  # a terminal signals the whole group
+    assert launched.exit_code(within_s=ENDED_WITHIN_S) == 0
+    assert alive_in_session(launched.process.pid) == []
+    assert launched.err.read_text().split("\n") == ["", "Stopping. Ctrl-C again ends it at once.", ""]
 
 
 def without_index(checkpoint: Path) -> None:
