@@ -25,11 +25,11 @@ reload: .venv/.serve  ## deploy what has changed in the config of what runs [CON
 	@$(RUN) ops.reload '$(CONFIG)'
 
 test: .venv/.dev  ## the tests of every day
-	$(RUN) pytest -n 2 -m "not full and not gpu" tests/unit
+	$(RUN) pytest -n 2 --dist worksteal -m "not full and not gpu" tests/unit
 	$(RUN) pytest -m "not full and not gpu" tests --ignore=tests/unit
 
 test-full: .venv/.dev  ## the long rest that needs no GPU
-	$(RUN) pytest -n 2 -m "full and not gpu" tests/unit
+	$(RUN) pytest -n 2 --dist worksteal -m "full and not gpu" tests/unit
 	$(RUN) pytest -m "full and not gpu" tests --ignore=tests/unit
 
 test-gpu: .venv/.dev  ## those that need a CUDA device

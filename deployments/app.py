@@ -5,15 +5,12 @@ from ray.serve import Application
 
 from deployments.api.deployment import ApiIngress
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig
-from deployments.denoiser import Denoiser
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
 from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
 from deployments.schema import GenerationRequest, resolve
-from deployments.text_encoder import TextEncoder
-from deployments.vae_decoder import VaeDecoder
 from models.checkpoint import read_card
 
 
@@ -43,6 +40,11 @@ def build_model(config: ModelConfig) -> Application:
         UnusableCheckpoint: which file, and why.
         InvalidRequest: the model does not allow one of its defaults.
     """
+    # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for.
+    from deployments.denoiser import Denoiser
+    from deployments.text_encoder import TextEncoder
+    from deployments.vae_decoder import VaeDecoder
+
     card = read_card(config.checkpoint, operators=config.defaults, manifest=config.manifest)
     resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
     return serve.deployment(Model).bind(

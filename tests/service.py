@@ -88,7 +88,7 @@ class Service:
         deadline = time.monotonic() + READY_WITHIN_S
         while not condition():
             assert time.monotonic() < deadline, otherwise()
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     @staticmethod
     def logs() -> Path:
@@ -109,6 +109,19 @@ class Service:
     def get(self, path: str) -> tuple[int, Any]:
         """GET JSON; (0, None) where nothing answers, and the text where it is no JSON."""
         return self._call(urllib.request.Request(self.address + path))
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """How a job ended."""
+        waiting = urllib.request.Request(f"{self.address}/v1/jobs/{job_id}", headers={"Prefer": "wait=60"})
+        found: dict[str, Any] = {}
+
+        def has_ended() -> bool:
+            nonlocal found
+            found = self._call(waiting)[1] or {}  # there may be nobody who answers
+            return found.get("status") not in (None, "queued", "running")
+
+        self.wait(has_ended)
+        return found
 
     def post(self, path: str, body: Any, content_type: str = "application/json") -> tuple[int, Any]:
         """POST a body: bytes as they are, anything else as JSON."""

@@ -87,7 +87,7 @@ def _add_submit(routes: APIRouter, client: DispatcherClient) -> None:
         headers = {"Location": f"/v1/jobs/{job.id}"} | await allowance_headers(client, owner)
         if seconds is not None:
             job = await _waited(client, job, seconds)
-            headers["Preference-Applied"] = f"wait={seconds}"
+            headers |= _applied(seconds)
         if not job.ended:
             told = job.queue.end_eta_s if job.queue else job.progress.eta_s if job.progress else 0.0
             headers["Retry-After"] = str(max(1, ceil(told)))
@@ -101,6 +101,10 @@ async def _waited(client: DispatcherClient, job: Job, seconds: float) -> Job:
             async for state in client.watch(job.id):
                 job = state
     return job
+
+
+def _applied(seconds: int) -> dict[str, str]:
+    return {"Preference-Applied": f"wait={seconds}"}
 
 
 def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
@@ -135,10 +139,14 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         "/jobs/{job_id}",
         tags=["jobs"],
         summary="One job as it is now",
+        description="With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds.",
         responses={200: answer(Job, DONE), **documented(400, 404, 410, 503)},
     )
-    async def read(job: Annotated[Job, Depends(shown)]) -> JSONResponse:
-        return JSONResponse(job_body(job))
+    async def read(job: Annotated[Job, Depends(shown)], prefer: Prefer = None) -> JSONResponse:
+        seconds = wait_s(prefer)
+        if seconds is None:
+            return JSONResponse(job_body(job))
+        return JSONResponse(job_body(await _waited(client, job, seconds)), headers=_applied(seconds))
 
     @routes.get(
         "/jobs/{job_id}/watch",

@@ -70,7 +70,7 @@ class Cluster(Client):
         while not self.is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self._state / "log").read_text(errors="replace")[-4000:])
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def redeploy(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Change the config and have the launcher deploy it, as `make reload` does; Serve takes its time from here."""

@@ -85,7 +85,7 @@ def test_rolling_updates_lose_and_fail_nothing_and_no_picture_is_made_by_two_ver
         jobs += [job["id"] for _, job in accepted]
         deployed.deploy(models={"shapes": update}, **twice)
     jobs += [deployed.post("/v1/jobs", fields)[1]["id"] for _ in range(2)]
-    ends = [ended(deployed, job) for job in jobs]
+    ends = [deployed.ended(job) for job in jobs]
     assert [end["status"] for end in ends] == ["succeeded"] * 200
     files = [(end["images"][0]["model_digest"], deployed.address + end["images"][0]["url"]) for end in ends]
     drawn: dict[str, list[np.ndarray]] = {}
@@ -94,19 +94,6 @@ def test_rolling_updates_lose_and_fail_nothing_and_no_picture_is_made_by_two_ver
     assert set(drawn) == {read_card(str(version)).digest for version in versions}
     for some in drawn.values():  # one version, one picture: but for the last bits, which depend on the neighbours
         assert all(np.abs(one - some[0]).max() <= 1 for one in some)
-
-
-def ended(service: Service, job_id: str) -> dict[str, Any]:
-    """How a job ended."""
-    found: dict[str, Any] = {}
-
-    def has_ended() -> bool:
-        nonlocal found
-        found = service.get(f"/v1/jobs/{job_id}")[1]
-        return found["status"] not in ("queued", "running")
-
-    service.wait(has_ended)
-    return found
 
 
 def fetched(url: str) -> bytes:
@@ -142,7 +129,7 @@ def test_an_idle_models_stages_sleep_and_give_their_memory_back_and_wake_togethe
     deployed.wait(lambda: not any(map(psutil.pid_exists, held)))
     jobs = [deployed.post("/v1/jobs", {"prompt": PROMPT, "num_inference_steps": 150})[1]["id"] for _ in range(20)]
     deployed.wait(lambda: running()[1:] in ([2, 1], [2, 2]))  # more than one can do in half a minute
-    ends = [ended(deployed, job) for job in jobs]  # one after another: many who ask take the cores from who draws
+    ends = [deployed.ended(job) for job in jobs]
     assert [end["status"] for end in ends] == ["succeeded"] * 20
     assert all(end["images"][0]["attempts"] == 1 for end in ends), "a replica that left cut a picture"
     deployed.wait(lambda: running() == [0, 0, 0])

@@ -123,6 +123,28 @@ async def test_after_the_time_that_was_preferred_the_job_is_told_as_it_is(
     assert int(answer.headers["retry-after"]) >= 1
 
 
+async def test_who_asks_for_a_job_may_wait_for_its_end_too(api: Api) -> None:
+    api.pipeline.hold()
+    job = await api.submit()
+    asked = asyncio.create_task(api.http.get(f"/jobs/{job['id']}", headers={"Prefer": "wait=10"}))
+    await settled()
+    assert not asked.done()
+    api.pipeline.allow(STEPS)
+    answer = await asked
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    assert answer.headers["preference-applied"] == "wait=10"
+
+
+async def test_who_waited_in_vain_is_told_the_job_as_it_is(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: real(0 if seconds == 7 else seconds))
+    api.pipeline.hold()
+    job = await api.submit()
+    answer = await api.http.get(f"/jobs/{job['id']}", headers={"Prefer": "wait=7"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "running")
+    problem(await api.http.get(f"/jobs/{job['id']}", headers={"Prefer": "wait=0"}), 400)
+
+
 @pytest.mark.parametrize("prefer", ["", "respond-async", "waits=3", "handling=strict; foo=wait"])
 async def test_other_preferences_are_not_ours(api: Api, prefer: str) -> None:
     answer = await api.http.post("/jobs", json={"prompt": "a"}, headers={"Prefer": prefer})
