@@ -61,13 +61,14 @@ class Crowd:
             assert self._ask()
 
     def fill_the_line(self) -> None:
-        """Gather, and ask for ten pictures again and again until there is no room for ten more."""
+        """Gather, and ask for more until there is no room for one."""
         self.gather()
-        while self._ask():
-            pass
+        for pictures in (10, 1):
+            while self._ask(pictures):
+                pass
 
-    def _ask(self) -> bool:
-        slow = {"prompt": "a red circle", "num_images": 10, "num_inference_steps": 150, "sampler": "heun"}
+    def _ask(self, pictures: int = 10) -> bool:
+        slow = {"prompt": "a red circle", "num_images": pictures, "num_inference_steps": 150, "sampler": "heun"}
         status, job = self._service.post("/v1/jobs", slow)
         if status == 202:
             self._jobs.append(job["id"])
@@ -153,7 +154,7 @@ def test_a_link_shows_a_running_picture_to_somebody_else(visit) -> None:
 
 
 def test_a_full_line_says_that_nothing_was_queued(crowd, visit) -> None:
-    page = visit(images=10)
+    page = visit()
     crowd.fill_the_line()
     generate(page, PROMPT)
     expect(status(page)).to_contain_text("The line is full (256). Nothing was queued.")
