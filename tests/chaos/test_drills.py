@@ -37,7 +37,7 @@ def test_accepted_jobs_outlive_every_process(cluster: Cluster, holds) -> None:
 
 
 def test_an_overload_is_refused_and_loses_nothing(cluster: Cluster, holds) -> None:
-    holds(load.overload(cluster, seconds=60, sample=18))
+    holds(load.overload(cluster, seconds=60))
 
 
 def test_a_poisoned_picture_fails_alone(cluster: Cluster, holds) -> None:
