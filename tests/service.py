@@ -111,14 +111,15 @@ class Service:
         return self._call(urllib.request.Request(self.address + path))
 
     def ended(self, job_id: str) -> dict[str, Any]:
-        """How a job ended."""
+        """How a job ended; whoever asks is answered, whatever is replaced meanwhile."""
         waiting = urllib.request.Request(f"{self.address}/v1/jobs/{job_id}", headers={"Prefer": "wait=60"})
         found: dict[str, Any] = {}
 
         def has_ended() -> bool:
             nonlocal found
-            found = self._call(waiting)[1] or {}  # there may be nobody who answers
-            return found.get("status") not in (None, "queued", "running")
+            status, found = self._call(waiting)
+            assert status == 200, found
+            return found["status"] not in ("queued", "running")
 
         self.wait(has_ended)
         return found
