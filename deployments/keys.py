@@ -96,9 +96,9 @@ class Keyring:
         if stamp != self._stamp:
             try:
                 self._keys = read_keys(self._path)
-            except UnusableKeys as error:
+                self._stamp = stamp
+            except UnusableKeys as error:  # and the next call tries again
                 logger.error("the keys known before stay in force: %s", error)
-            self._stamp = stamp
         return self._keys
 
 

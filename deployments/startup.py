@@ -1,5 +1,6 @@
 """A stage's start: what loading has left free goes back, and what the start took is a line of the replica's log."""
 
+import gc
 import logging
 import time
 
@@ -25,8 +26,12 @@ class Startup:
     def loaded(self) -> None:
         """Give back the memory that loading has left free: of a Denoiser's on the CPU some 100 MiB.
 
-        Before the first forwards, so that a warm replica holds what it will go on using.
+        Before the first forwards, so that a warm replica holds what it will go on using. The half million objects that
+        PyTorch, diffusers and Ray have made by now stay: looking at them again would stop a replica for a quarter of a
+        second, and so that it is seldom done, Python's collector would let garbage grow to a quarter of them.
         """
+        gc.collect()
+        gc.freeze()
         give_back()
         self._loaded_s = time.monotonic() - self._began
 

@@ -1,6 +1,7 @@
 """Who uses the page: a cookie names the owner of a browser's jobs. With keys on, the page asks for one."""
 
 import secrets
+from hashlib import sha256
 from html import escape
 
 import gradio as gr
@@ -20,7 +21,7 @@ WRONG = "That is no key of this service."
 
 def owner_of(request: gr.Request) -> str:
     """Return whose jobs a browser may see and end; without cookies, a tab's."""
-    return request.state.owner or f"tab:{request.session_hash}"
+    return request.state.owner or f"tab:{sha256(str(request.session_hash).encode()).hexdigest()[:32]}"
 
 
 class Visitors:
@@ -56,6 +57,8 @@ class Visitors:
         """Take a key, or ask for one."""
         if request.method != "POST" or path != LOGIN:
             return _form("", 200 if path in ("", "/", LOGIN) else 401)
+        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return _form("Another site sent this form.", 403)  # whose key its visitors would draw with
         try:
             async with request.form(max_files=0, max_fields=1) as form:
                 key = str(form.get("key", "")).strip()

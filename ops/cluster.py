@@ -197,7 +197,7 @@ def wait_until_ready(client: "ServeControllerClient", models: Set[str], address:
 
 def check_change(running: "ServeDeploySchema", wanted: "ServeDeploySchema", cpus: float) -> None:
     """Raise UnusableConfig for what only a restart changes: Serve would leave it out, or Ray wait for ever."""
-    for name in ("http_options", "proxy_location"):
+    for name in ("http_options", "proxy_location", "grpc_options", "controller_options", "tracing_config"):
         if getattr(running, name) != getattr(wanted, name):
             raise UnusableConfig(f"{name}: a change takes a restart.")
     if cpus_wanted(wanted) > cpus:

@@ -69,11 +69,15 @@ def read(path: Path, host: str | None = None, port: int | None = None, model: st
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a config file as it stands. Raises UnusableConfig."""
+    """Return a config file as it stands; of a Kubernetes manifest, the one in its RayService. Raises UnusableConfig."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        application(config if isinstance(config, dict) else {}, "generation")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError) as error:
+        documents = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if isinstance(each, dict)]
+        config: dict[str, Any] = documents[0] if documents else {}
+        for document in documents:
+            if document.get("kind") == "RayService":
+                config = yaml.safe_load(document["spec"]["serveConfigV2"])
+        application(config, "generation")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError) as error:
         raise UnusableConfig(f"{path} cannot be used: {error}") from error
     return config
 

@@ -51,10 +51,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_keys(path: Path, keys: list[ApiKey]) -> None:
-    """Replace the file in one rename: whoever reads it sees all of it."""
+    """Replace the file in one rename: whoever reads it sees all of it. It stays readable to whom it was."""
     partial = path.with_name(f".{path.name}.partial")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(KEYS.dump_json(keys, indent=2) + b"\n")
+        if path.exists():
+            before = path.stat()
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), before.st_mode & 0o777)
     partial.rename(path)
 
 

@@ -74,8 +74,8 @@ def listener(port: int) -> str:
 
 
 @contextmanager
-def hold(state_path: Path, address: str) -> Iterator[None]:
-    """Lock `state_path`, our pid and address in the lock. Raises StartError, naming the holder, if it is locked."""
+def hold(state_path: Path, address: str, config: Path) -> Iterator[None]:
+    """Lock `state_path`, and write there who holds it. Raises StartError, naming the holder, if it is locked."""
     try:
         state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (state_path / "lock").open("a", encoding="utf-8")
@@ -89,7 +89,7 @@ def hold(state_path: Path, address: str) -> Iterator[None]:
             who = f"Process {holder.pid}, serving {holder.address}," if holder else "Another process"
             raise StartError(f"{who} holds {state_path}. End it, or choose another state_dir and port.") from None
         file.truncate(0)
-        file.write(f"{os.getpid()} {address}\n")
+        file.write(f"{os.getpid()} {address} {config}\n")
         file.flush()
         try:
             yield
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http.host) or http.host
         name = f"[{name}]" if ":" in name else name
         address = f"{'https' if http.ssl_certfile else 'http'}://{name}:{http.port}"
-        with hold(app.state_path, address):
+        with hold(app.state_path, address, args.config):
             check_address(http.host, http.port)
             run(config, read_again, address, stop)
     except (StartError, UnusableConfig) as error:

@@ -1,6 +1,7 @@
 """`make status`: what the running Darkroom serves, asked over HTTP (Ray's own `serve status` stops at Ray's token)."""
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -24,19 +25,25 @@ KEY = "DARKROOM_API_KEY"  # an environment variable: where keys are on, this com
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a `state_dir`, and the address it serves: the content of `state_dir/lock`."""
+    """The process that holds a `state_dir`, the address it serves, and its config: the content of `state_dir/lock`."""
 
     pid: int
     address: str
+    config: str
 
 
 def read_holder(state_path: Path) -> Holder | None:
-    """Return who holds `state_path` by its own word; None when nobody left one."""
+    """Return who holds `state_path`; None where nobody does: one that was killed has left its word, and no lock."""
     try:
-        pid, address = (state_path / "lock").read_text(encoding="utf-8").split()
-    except (FileNotFoundError, ValueError):
-        return None  # never started here; or ended in order, which empties the file
-    return Holder(int(pid), address)
+        with (state_path / "lock").open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        match (state_path / "lock").read_text(encoding="utf-8").rstrip("\n").split(" ", 2):
+            case [pid, address, config]:  # else it has taken the lock only now, and said nothing yet
+                return Holder(int(pid), address, config)
+    return None
 
 
 class NotRunning(Exception):

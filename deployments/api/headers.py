@@ -1,6 +1,7 @@
 """Headers that several routes read and write."""
 
 import re
+from contextlib import suppress
 from math import ceil
 from typing import Annotated
 
@@ -8,7 +9,7 @@ from fastapi import Header
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.keys import OWNER
-from models.errors import InvalidRequest
+from models.errors import InvalidRequest, Unavailable
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
 MAX_WAIT_S = 300
@@ -45,8 +46,13 @@ def wait_s(prefer: str | None) -> int | None:
 
 
 async def allowance_headers(client: DispatcherClient, owner: str) -> dict[str, str]:
-    """Return the headers that say what is left of a key's caps; none for whom has none."""
-    allowance = await client.allowance(owner) if owner.startswith(OWNER) else None
+    """Return the headers that say what is left of a key's caps; none for whom has none.
+
+    None either where that cannot be found out: a job that was accepted must not be answered with an error.
+    """
+    allowance = None
+    with suppress(Unavailable):
+        allowance = await client.allowance(owner) if owner.startswith(OWNER) else None
     headers: dict[str, str] = {}
     if allowance is not None and allowance.max_waiting is not None:
         headers["x-ratelimit-limit-waiting"] = str(allowance.max_waiting)

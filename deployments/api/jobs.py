@@ -18,7 +18,7 @@ from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job, Status, job_body
-from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound
+from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound, Unavailable
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 JobId = Annotated[str, Path(description="As it was given when the job was accepted.", examples=[AN_ID])]
@@ -76,7 +76,7 @@ def _add_submit(routes: APIRouter, client: DispatcherClient) -> None:
         responses={
             200: answer(Job, DONE, description="It has ended already."),
             202: answer(Job, QUEUED),
-            **documented(400, 404, 413, 422, 429, 503),
+            **documented(400, 404, 410, 413, 422, 429, 503),
         },
     )
     async def submit(
@@ -95,8 +95,8 @@ def _add_submit(routes: APIRouter, client: DispatcherClient) -> None:
 
 
 async def _waited(client: DispatcherClient, job: Job, seconds: float) -> Job:
-    """Return a job as it has ended, or as it is after so many seconds."""
-    with suppress(TimeoutError):
+    """Return a job as it has ended, or as it is after so many seconds; as it was where that cannot be found out."""
+    with suppress(TimeoutError, Unavailable):
         async with asyncio.timeout(seconds):
             async for state in client.watch(job.id):
                 job = state

@@ -13,13 +13,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
-from itertools import dropwhile, islice
+from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
 from deployments.config import QueueConfig
 from deployments.dispatcher import journal
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
+from deployments.dispatcher.census import Census
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import DAY_S, JobStore, RequestKey
@@ -47,6 +49,7 @@ from models.errors import (
     JobEnded,
     NotFound,
     ReplicaLost,
+    StoreUnavailable,
     Superseded,
     Unauthorized,
     Unavailable,
@@ -59,10 +62,11 @@ Told = TypeVar("Told", QueuePlace, Progress)
 
 FORECAST_INTERVAL_S = 0.5
 FORECAST_SHARE = 0.05  # of the event loop's time, at most: beyond, forecasts are fewer
-COUNT_INTERVAL_S = 2.0
 MEET_INTERVAL_S = 1.0  # each model
 MAX_ROWS = 16  # of a forward, until a Denoiser has said
 CONFIRM_INTERVAL_S = 1.0
+ACCEPT_WITHIN_S = 45.0  # sooner than `DispatcherClient` gives up: it says that nothing was queued
+FEED_S = 600.0  # then its reader opens another: one that died would have this one for ever
 
 
 class Dispatcher:
@@ -92,8 +96,7 @@ class Dispatcher:
         self._queue = JobQueue(limits, store.epoch)
         self._ledger = Ledger(store, self._stop)
         self._accepting = asyncio.Lock()
-        self._count_replicas = replicas
-        self._counted_at = 0.0
+        self._census = Census(replicas)
         self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._contexts: dict[str, Context] = {}  # of the jobs that have not ended
@@ -103,7 +106,7 @@ class Dispatcher:
         self._forecasting: asyncio.Task[None] | None = None
         self._in_charge = False
         self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
-        sweeper = Sweeper(self._ledger, ImageStore(images), config)
+        sweeper = Sweeper(self._ledger, ImageStore(images), config, self._queue.forget)
         self._background = [
             asyncio.create_task(work)
             for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
@@ -126,12 +129,14 @@ class Dispatcher:
             check_cost(specs, self._config)
             job = new_job(specs, owner, time.time(), deadline_s(request, self._config))
             request_key = None if key is None else RequestKey(key, hash_of(request))
+            before = time.monotonic() + ACCEPT_WITHIN_S
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
-            return await asyncio.shield(self._accept(job, request_key))
+            return await asyncio.shield(self._accept(job, request_key, before))
 
     async def job(self, job_id: str, owner: str | None, link: str = "") -> Job:
         """Return a job's present state; `NotFound` if it is somebody else's and `link` is not its own."""
         await asyncio.shield(self._beginning)
+        self._ledger.check()
         await self._ledger.up_to_date(job_id)
         if self._queue.is_open(job_id):
             self._asked.add(job_id)
@@ -148,11 +153,12 @@ class Dispatcher:
     ) -> list[Job]:
         """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`."""
         await asyncio.shield(self._beginning)
+        self._ledger.check()
         present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
         if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
-            rest = dropwhile(lambda job: after is not None and job.id != after, present.values())
-            beyond = islice(rest, 0 if after is None else 1, None)
-            return list(islice((job for job in beyond if job.status == status), limit))
+            created = inf if after is None else (await self.job(after, owner)).timestamps.created
+            before = (job for job in present.values() if job.timestamps.created < created and job.status == status)
+            return list(islice(before, limit))
         saved = await self._ledger.call(self._ledger.store.jobs, owner, status, limit, after)
         return [present.get(job.id, job) for job in saved]
 
@@ -188,6 +194,7 @@ class Dispatcher:
         job = self._queue.cancel(job_id, owner, time.time())
         self._drop_tasks(job_id)
         await asyncio.shield(self._book(job))
+        self._ledger.check()  # else it was not for this Dispatcher to end
         return job
 
     def check_health(self) -> None:
@@ -238,11 +245,11 @@ class Dispatcher:
             Superseded: the reader should look for the Dispatcher that has taken over.
         """
         self._ledger.check()
-        feed = Feed()
+        feed, until = Feed(), time.monotonic() + FEED_S
         self._feeds.add(feed)
         try:
             yield []
-            while True:
+            while time.monotonic() < until:
                 yield await feed.changes()
         finally:
             self._feeds.discard(feed)
@@ -279,7 +286,7 @@ class Dispatcher:
     def _key_of(self, owner: str) -> ApiKey | None:
         return None if self._keys is None else self._keys.of_owner(owner)
 
-    async def _accept(self, job: Job, request_key: RequestKey | None) -> Job:
+    async def _accept(self, job: Job, request_key: RequestKey | None, before: float) -> Job:
         """Put a job on disk, then in line: one at a time, so that room that was found is still there."""
         await asyncio.shield(self._beginning)
         async with self._accepting:
@@ -292,12 +299,13 @@ class Dispatcher:
                 if job.ended or self._queue.is_open(known):
                     return job
                 # On disk and in no line: the database did as it was told, and could not say so any more.
+                self._ledger.is_sure_of(known)
             else:
                 check_backlog(model.drained_s(self._queue), self._config)
                 key = self._key_of(job.owner)
                 own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
                 self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
-                await self._ledger.call(self._ledger.store.add, job, request_key, day_most)
+                await self._ledger.add(job, request_key, day_most, before)
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
@@ -338,6 +346,10 @@ class Dispatcher:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
             self._measure()
+            if self._ledger.problem is None:
+                async with self._accepting:  # no key may find a job that is being withdrawn
+                    with suppress(StoreUnavailable, Superseded):
+                        await self._ledger.withdraw_unsure()
 
     def _measure(self) -> None:
         """Set the gauges: they are forgotten unless that is done again and again."""
@@ -451,11 +463,11 @@ class Dispatcher:
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
-            await self._count()
             for job in self._queue.expire(time.time()):
                 task = asyncio.create_task(self._book(job))  # which takes as long as the database cannot be written
                 self._bookings.add(task)
                 task.add_done_callback(self._bookings.discard)
+            await self._count()
             self._pump()  # there may be more replicas than before
             start = time.monotonic()
             for model in self._models.values():
@@ -474,12 +486,10 @@ class Dispatcher:
                 self._changed(job)
 
     async def _count(self) -> None:
-        """See how many replicas each stage of each model has, unless that is known as of the last few seconds."""
-        if time.monotonic() - self._counted_at > COUNT_INTERVAL_S:
-            counted = await asyncio.to_thread(self._count_replicas)
-            self._counted_at = time.monotonic()
-            for name, model in self._models.items():
-                model.replicas = counted.get(name, {})
+        """See how many replicas each stage of each model has."""
+        counted = await self._census.replicas()
+        for name, model in self._models.items():
+            model.replicas = counted.get(name, {})
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

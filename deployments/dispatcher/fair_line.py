@@ -100,7 +100,7 @@ class FairLine:
                 continue
             taken = self._lines[owner].popleft()
             self._went(taken)
-            self._clock = self._served[owner]
+            self._clock = max(self._clock, self._served[owner])  # one who was held back stands behind it
             self._served[owner] += taken.spec.cost
             if self._lines[owner]:
                 self._await_turn(owner, arrival)

@@ -4,7 +4,7 @@ Each model has a line of its own, fair between owners, so that one that is busy 
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
@@ -12,7 +12,16 @@ from deployments.dispatcher.fair_line import FairLine
 from deployments.dispatcher.forecaster import Outlook
 from deployments.dispatcher.lease import Lease, Place, Waiting
 from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
-from models.errors import DarkroomError, DeadlineExceeded, JobEnded, NotFound, OwnLineFull, QueueFull, ReplicaLost
+from models.errors import (
+    DarkroomError,
+    DeadlineExceeded,
+    InvalidRequest,
+    JobEnded,
+    NotFound,
+    OwnLineFull,
+    QueueFull,
+    ReplicaLost,
+)
 from models.spec import ImageSpec, StepUpdate
 
 MAX_ATTEMPTS = 3
@@ -126,9 +135,14 @@ class JobQueue:
 
         Raises:
             QueueFull: there is not in the line; OwnLineFull: not for this owner.
+            InvalidRequest: there never will be.
         """
         most = self._limits.waiting
         owner_most = min((m for m in (self._limits.owner_waiting, own_most) if m is not None), default=None)
+        ever = min(most, most if owner_most is None else owner_most)
+        if pictures > ever:
+            message = f"num_images must be at most {ever}, as no more of your pictures may wait; got {pictures}."
+            raise InvalidRequest(message, "num_images")
         if self.waiting + pictures > most:
             over = self.waiting + pictures - most
             raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s(over))
@@ -242,6 +256,11 @@ class JobQueue:
                 expired.append(self._stop(job.id, "expired", now, error))
         return expired
 
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """Know nothing any more of jobs that have ended, and whose results have expired."""
+        for job_id in job_ids:
+            self._jobs.pop(job_id, None)
+
     def estimate(self, outlook: Outlook) -> list[Job]:
         """Take in what is to be expected; return the jobs whose place or time changed enough to be worth saying."""
         changed = []
@@ -271,7 +290,7 @@ class JobQueue:
         if job.ended:
             self._ended.append(job.id)
             if len(self._ended) > KEPT_JOBS:
-                del self._jobs[self._ended.popleft()]
+                self._jobs.pop(self._ended.popleft(), None)
         return job
 
     def _holds(self, lease: Lease) -> bool:

@@ -42,6 +42,7 @@ from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Supe
 
 SCHEMA_VERSION = 2
 BUSY_S = 10  # how long another writer is waited for
+POSTGRESQL = {"connect_timeout": "10", "tcp_user_timeout": "10000"}  # s, ms: a host that is gone says nothing
 DAY_S = 86400
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
@@ -58,7 +59,7 @@ jobs = Table(
     Column("request_hash", String(64)),
     Column("status", String(16)),
     Column("ended", Float, index=True),  # seconds since 1970
-    Column("size", BigInteger, nullable=False, default=0),  # bytes of its pictures
+    Column("size", BigInteger, nullable=False, default=0),  # bytes of its pictures and its document
     Column("document", Text),  # none once its result has expired
     UniqueConstraint("owner", "request_key"),
 )
@@ -84,6 +85,10 @@ class RequestKey:
 
     key: str
     request_hash: str
+
+
+class NotConfirmed(StoreUnavailable):
+    """The connection was lost in a commit: it may have happened, or not."""
 
 
 class JobStore:
@@ -140,14 +145,29 @@ class JobStore:
 
         Raises:
             QuotaExceeded, Superseded: nothing was written.
+            NotConfirmed: it may have been.
         """
         row = _row(job) | {"id": job.id, "owner": job.owner}
         if request_key is not None:
             row |= {"request_key": request_key.key, "request_hash": request_key.request_hash}
+        inserted = False
+        try:
+            with self._in_charge() as connection:
+                if max_cost_per_day is not None:
+                    _spend(connection, job, max_cost_per_day)
+                connection.execute(jobs.insert().values(row))
+                inserted = True
+        except StoreUnavailable as error:
+            if inserted:
+                raise NotConfirmed(error.reason) from error
+            raise
+
+    def withdraw(self, job: Job) -> None:
+        """Take a job back, and what it spent, if it is here; one that has ended stays. Raises Superseded."""
         with self._in_charge() as connection:
-            if max_cost_per_day is not None:
-                _spend(connection, job, max_cost_per_day)
-            connection.execute(jobs.insert().values(row))
+            if connection.execute(delete(jobs).where(jobs.c.id == job.id, jobs.c.ended.is_(None))).rowcount:
+                day = _of(job.owner, _day(job.timestamps.created))
+                connection.execute(update(usage).where(*day).values(cost=usage.c.cost - _cost(job)))
 
     def spent(self, owner: str, now: float) -> float:
         """Return the work that an owner's jobs of this day (UTC) are, of those that were counted."""
@@ -171,6 +191,8 @@ class JobStore:
         Raises:
             Gone: its result has expired.
         """
+        if "\0" in job_id:  # which PostgreSQL takes in no text, and no id has
+            return None
         with self._connected() as connection:
             found = connection.execute(select(jobs.c.document).where(jobs.c.id == job_id)).one_or_none()
         if found is None:
@@ -191,15 +213,15 @@ class JobStore:
             found = connection.scalars(chosen.order_by(jobs.c.number.desc()).limit(limit))
             return [DOCUMENT.validate_json(document) for document in found]
 
-    def expire(self, ended_before: float, most_bytes: int) -> list[str]:
+    def expire(self, ended_before: float, most_bytes: int) -> dict[str, list[str]]:
         """Forget the results of jobs that ended before a moment, and of the oldest beyond so many bytes.
 
-        Returns the names of their pictures, which nothing refers to any more.
+        Returns for each of these jobs the names of its pictures, which nothing refers to any more.
         """
         kept = jobs.c.ended.is_not(None) & jobs.c.document.is_not(None)
         newest_first = (jobs.c.ended.desc(), jobs.c.number.desc())
         newest = select(jobs.c.number, jobs.c.ended, jobs.c.size).where(kept).order_by(*newest_first)
-        names: list[str] = []
+        names: dict[str, list[str]] = {}
         with self._in_charge() as connection:
             total, expired = 0, []
             for row in connection.execute(newest):
@@ -207,8 +229,10 @@ class JobStore:
                 if row.ended < ended_before or total > most_bytes:
                     expired.append(row.number)
             for number in expired:
-                document = connection.scalar(select(jobs.c.document).where(jobs.c.number == number))
-                names += [image.name for image in DOCUMENT.validate_json(str(document)).images]
+                job = DOCUMENT.validate_json(
+                    str(connection.scalar(select(jobs.c.document).where(jobs.c.number == number)))
+                )
+                names[job.id] = [image.name for image in job.images]
                 connection.execute(update(jobs).where(jobs.c.number == number).values(document=None, size=0))
         return names
 
@@ -265,14 +289,14 @@ class JobStore:
 
 def _row(job: Job) -> dict[str, Any]:
     """What changes of a job. Places and progress are of the moment: they are not kept."""
-    document = DOCUMENT.dump_json(replace(job, queue=None, progress=None)).decode()
-    size = sum(image.size for image in job.images)
-    return {"status": job.status, "ended": job.timestamps.ended, "size": size, "document": document}
+    document = DOCUMENT.dump_json(replace(job, queue=None, progress=None))
+    size = len(document) + sum(image.size for image in job.images)
+    return {"status": job.status, "ended": job.timestamps.ended, "size": size, "document": document.decode()}
 
 
 def _spend(connection: Connection, job: Job, most: float) -> None:
     """Count a job's work. Raises QuotaExceeded where it is too much for its owner's day."""
-    day, cost = _day(job.timestamps.created), sum(spec.cost for spec in job.specs)
+    day, cost = _day(job.timestamps.created), _cost(job)
     spent = _spent(connection, job.owner, day)
     if spent + cost > most:
         raise QuotaExceeded(
@@ -284,6 +308,10 @@ def _spend(connection: Connection, job: Job, most: float) -> None:
         connection.execute(update(usage).where(*_of(job.owner, day)).values(cost=spent + cost))
     else:
         connection.execute(usage.insert().values(owner=job.owner, day=day, cost=cost))
+
+
+def _cost(job: Job) -> float:
+    return sum(spec.cost for spec in job.specs)
 
 
 def _spent(connection: Connection, owner: str, day: int) -> float:
@@ -311,7 +339,8 @@ def _upgrade(connection: Connection) -> None:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        own = POSTGRESQL if url.get_backend_name() == "postgresql" else {}
+        return create_engine(url.set(query=own | dict(url.query)), pool_pre_ping=True)
     in_memory = url.database in (None, "", ":memory:")
     if not in_memory:
         Path(url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)

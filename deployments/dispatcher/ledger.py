@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
-from deployments.dispatcher.job_store import JobStore
+from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.one_thread import OneThread
 from deployments.schema import Job
-from models.errors import StoreUnavailable, Superseded
+from models.errors import StoreUnavailable, Superseded, Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 WRITE_AGAIN_S = 1.0  # after the database could not be written
+SILENT_S = 15.0  # longer than SQLite waits for another writer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Ledger:
         self._on_superseded = superseded
         self._thread = OneThread("job-store")  # writes in the order they were asked for
         self._behind: dict[str, asyncio.Event] = {}  # job -> set once the disk has its newest state
+        self._unsure: dict[str, Job] = {}  # that may be on disk, though their callers were told that they are not
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a method of the store. Raises what it raises."""
@@ -45,11 +47,44 @@ class Ledger:
             raise
         return result
 
+    async def add(self, job: Job, key: RequestKey | None, max_cost_per_day: float | None, before: float) -> None:
+        """Put a new job on disk; not after a moment of `time.monotonic`, when its caller has given up.
+
+        Raises:
+            QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there, or `withdraw_unsure` removes it.
+        """
+
+        def in_time() -> None:
+            if time.monotonic() > before:
+                raise Unavailable("The database of jobs is too slow. Nothing was queued.")
+            self.store.add(job, key, max_cost_per_day)
+
+        try:
+            await self.call(in_time)
+        except NotConfirmed as error:
+            self._unsure[job.id] = job
+            raise StoreUnavailable(error.reason) from error
+
+    def is_sure_of(self, job_id: str) -> None:
+        """Note that a job that may be on disk is there, and in line."""
+        self._unsure.pop(job_id, None)
+
+    async def withdraw_unsure(self) -> None:
+        """Remove what was not to be there. Raises StoreUnavailable, Superseded."""
+        for job in list(self._unsure.values()):
+            await self.call(self.store.withdraw, job)
+            del self._unsure[job.id]
+
     async def confirm(self) -> None:
         """See whether another Dispatcher has taken over, and whether a database that failed works again."""
-        with suppress(Superseded, StoreUnavailable):
-            await self.call(self.store.confirm, by_writing=self.problem is not None)
+        try:
+            async with asyncio.timeout(SILENT_S):
+                await self.call(self.store.confirm, by_writing=self.problem is not None)
             self.problem = None
+        except TimeoutError:
+            self.problem = f"The database has not answered for {SILENT_S:g} s."
+        except (Superseded, StoreUnavailable):
+            pass  # `call` has noted it
 
     def step_down(self) -> None:
         """Write nothing any more: another Dispatcher does."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Iterable
 
 from deployments.config import QueueConfig
 from deployments.dispatcher.ledger import Ledger
@@ -20,10 +21,13 @@ GONE_FOR_S = 30 * 86400.0  # so long a job whose result has expired answers 410,
 class Sweeper:
     """Sweeps for as long as its Dispatcher is in charge."""
 
-    def __init__(self, ledger: Ledger, images: ImageStore, config: QueueConfig) -> None:
+    def __init__(
+        self, ledger: Ledger, images: ImageStore, config: QueueConfig, forget: Callable[[Iterable[str]], None]
+    ) -> None:
         self._ledger = ledger
         self._images = images
         self._config = config
+        self._forget = forget  # jobs that the queue knows still
 
     async def keep_sweeping(self) -> None:
         """Forget results that are too old or too many, and now and then strays."""
@@ -42,8 +46,9 @@ class Sweeper:
 
     async def _sweep_results(self) -> None:
         store, before = self._ledger.store, time.time() - self._config.result_ttl_s
-        names = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
-        await asyncio.to_thread(self._images.remove, names)
+        expired = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
+        self._forget(expired)
+        await asyncio.to_thread(self._images.remove, [name for names in expired.values() for name in names])
         await self._ledger.call(store.forget, before - GONE_FOR_S)
 
     async def _sweep_strays(self) -> None:

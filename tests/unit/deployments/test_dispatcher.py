@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ray.serve.context import _get_serve_request_context
 
+from deployments.dispatcher import census
 from deployments.dispatcher import client as client_module
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
@@ -357,7 +358,7 @@ async def test_twice_the_rows_of_the_denoiser_are_in_flight_and_no_more(max_rows
 
 async def test_new_replicas_get_pictures_without_waiting_for_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0.0)
-    monkeypatch.setattr(deployment_module, "COUNT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(census, "INTERVAL_S", 0.0)
     replicas = {"denoiser": Replicas(1)}
     cluster = Cluster(replicas=lambda: replicas)
     await cluster.submit(pictures=8)
@@ -419,6 +420,23 @@ async def test_a_feed_that_breaks_is_opened_again_and_catches_up(
     await until(lambda: cluster.pipeline.left)
     calls.opens.set()
     assert [state.status async for state in watch] == ["succeeded"]
+
+
+async def test_a_feed_ends_after_its_time_and_its_reader_opens_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "FEED_S", 0.0)
+    cluster = Cluster()
+    async with asyncio.timeout(PATIENCE_S):
+        assert len([jobs async for jobs in cluster.dispatcher.feed()]) == 1  # a dead reader's goes at last
+    assert cluster.dispatcher._feeds == set()
+    monkeypatch.setattr(deployment_module, "FEED_S", 0.01)
+    job = await cluster.submit()
+    seen = []
+    async for state in states(cluster.client, job):
+        seen.append(state.version)
+        await asyncio.sleep(0.02)
+        cluster.pipeline.allow(1)
+    assert len(seen) > 3
+    assert seen == sorted(set(seen))
 
 
 async def test_the_feed_is_of_no_request_so_that_one_that_is_cut_does_not_take_it_along(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,26 @@ from typing import Any
 import pytest
 from sqlalchemy import func, update
 
+from deployments.dispatcher import census
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import job_queue as job_queue_module
 from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
 from deployments.dispatcher.deployment import Dispatcher
-from deployments.dispatcher.job_store import jobs
+from deployments.dispatcher.job_store import NotConfirmed, jobs
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
-from models.errors import Gone, InvalidRequest, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded
+from models.errors import (
+    Gone,
+    InvalidRequest,
+    KeyReused,
+    NotFound,
+    QueueFull,
+    StoreUnavailable,
+    Superseded,
+    Unavailable,
+)
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
@@ -46,6 +57,18 @@ def held() -> FakePipeline:
     pipeline = FakePipeline()
     pipeline.hold()
     return pipeline
+
+
+def silenced(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let its database answer nothing until what is returned is set."""
+    answers, run = asyncio.Event(), dispatcher._ledger._thread.run
+
+    async def hang(*work: Any, **named: Any) -> Any:
+        await answers.wait()
+        return await run(*work, **named)
+
+    monkeypatch.setattr(dispatcher._ledger._thread, "run", hang)
+    return answers
 
 
 async def submit(dispatcher: Dispatcher, owner: str = "ada", pictures: int = 1, **fields: object) -> Job:
@@ -163,6 +186,17 @@ async def test_who_was_taken_over_from_stops_and_says_so(home: Home) -> None:
     assert (await end_of(second, job)).status == "succeeded"
 
 
+async def test_who_was_taken_over_from_ends_no_job(home: Home) -> None:
+    first = home.dispatcher(held())
+    job = await submit(first)
+    second = home.dispatcher(FakePipeline())
+    with pytest.raises(Superseded):
+        await first.cancel(job.id, "ada")
+    with pytest.raises(Superseded):
+        await first.jobs("ada")
+    assert (await end_of(second, job)).status == "succeeded"
+
+
 async def test_who_has_nothing_to_write_notices_too_and_lets_its_readers_go(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +290,20 @@ async def test_what_is_wrong_with_the_database_is_said_until_it_can_be_written_a
     assert (await end_of(dispatcher, await submit(dispatcher))).status == "succeeded"
 
 
+async def test_a_database_that_does_not_answer_is_a_problem_until_it_does(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    monkeypatch.setattr(ledger_module, "SILENT_S", 0.05)
+    dispatcher = home.dispatcher(FakePipeline())
+    await dispatcher.models()
+    answers = silenced(dispatcher, monkeypatch)
+    await until(lambda: dispatcher._ledger.problem)
+    assert await dispatcher.problem() == "The database has not answered for 0.05 s."
+    answers.set()
+    await until(lambda: dispatcher._ledger.problem is None)
+
+
 async def test_a_caller_who_leaves_while_a_job_is_accepted_leaves_it_in_line(home: Home) -> None:
     dispatcher = home.dispatcher(held())
     await dispatcher.models()
@@ -288,7 +336,7 @@ async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_
 
     def unheard(*given: Any) -> None:
         add(*given)
-        raise StoreUnavailable("The server closed the connection.")
+        raise NotConfirmed("The server closed the connection.")
 
     with monkeypatch.context() as patch:
         patch.setattr(dispatcher._ledger.store, "add", unheard)
@@ -297,6 +345,40 @@ async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_
     first, again = [await dispatcher.submit(REQUEST, "ada", "k") for _ in range(2)]
     assert first.id == again.id
     assert (await end_of(dispatcher, first)).status == "succeeded"
+
+
+async def test_a_job_whose_commit_was_not_confirmed_is_gone_when_the_database_is_back(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = home.dispatcher(held())
+    add = dispatcher._ledger.store.add
+
+    def unheard(*given: Any) -> None:
+        add(*given)
+        raise NotConfirmed("The server closed the connection.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher._ledger.store, "add", unheard)
+        with pytest.raises(StoreUnavailable):  # which says that nothing was queued
+            await submit(dispatcher)
+    assert len(await dispatcher.jobs("ada")) == 1
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    await until(lambda: not dispatcher._ledger._unsure)
+    assert await dispatcher.jobs("ada") == []
+    assert home.dispatcher(FakePipeline())._ledger.store.jobs("ada") == []
+
+
+async def test_what_a_caller_no_longer_waits_for_is_not_queued(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "ACCEPT_WITHIN_S", 0.05)
+    dispatcher = home.dispatcher(pipeline := held())
+    await dispatcher.models()
+    answers = silenced(dispatcher, monkeypatch)
+    late = asyncio.create_task(submit(dispatcher))
+    await asyncio.sleep(0.1)
+    answers.set()
+    with pytest.raises(Unavailable, match="Nothing was queued"):
+        await late
+    assert (await dispatcher.jobs("ada"), pipeline.started) == ([], [])
 
 
 async def test_a_key_that_comes_with_another_request_is_refused(home: Home) -> None:
@@ -386,6 +468,41 @@ async def test_jobs_that_expire_while_the_database_is_away_are_told_when_it_is_b
     assert [(await task).status for task in asked] == ["expired"] * 3
 
 
+async def test_deadlines_and_the_queue_do_not_wait_for_a_controller_that_does_not_answer(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    monkeypatch.setattr(census, "PATIENCE_S", 0.01)
+    answers, asked = threading.Event(), []
+
+    def replicas() -> dict[str, Any]:
+        asked.append(1)
+        answers.wait()
+        return {}
+
+    dispatcher = home.dispatcher(held(), replicas=replicas)
+    job = await submit(dispatcher, deadline_s=0.05)
+    for _ in range(3):
+        assert (await dispatcher.queue()).running <= 1
+    assert (await end_of(dispatcher, job)).status == "expired"
+    assert len(asked) == 1
+    answers.set()
+
+
+async def test_open_jobs_that_came_before_one_that_has_ended_are_found(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = home.dispatcher(held())
+    running, waiting, ended = [await submit(dispatcher) for _ in range(3)]
+    await dispatcher.cancel(ended.id, "ada")
+    monkeypatch.setattr(job_queue_module, "KEPT_JOBS", 0)
+    newest = await submit(dispatcher)
+    await dispatcher.cancel(newest.id, "ada")  # and is on disk alone
+    for after in (newest.id, ended.id):
+        assert [job.id for job in await dispatcher.jobs("ada", "running", after=after)] == [waiting.id, running.id][-2:]
+    assert [job.id for job in await dispatcher.jobs("ada", "running", after=waiting.id)] == [running.id]
+
+
 async def test_a_deadline_beyond_what_the_operator_allows_is_refused(home: Home) -> None:
     dispatcher = home.dispatcher(held(), deadline_s=30, max_deadline_s=60)
     with pytest.raises(InvalidRequest, match="deadline_s must be at most 60, got 61"):
@@ -403,9 +520,12 @@ async def test_results_are_kept_for_their_time_and_then_gone_with_their_pictures
     end = await end_of(first, await submit(first))
     assert list((tmp_path / "images").iterdir())
     second = home.dispatcher(FakePipeline(images), result_ttl_s=0.001)
-    await until(lambda: not list((tmp_path / "images").iterdir()))
-    with pytest.raises(Gone):
-        await second.job(end.id, "ada")
+    own = await submit(second)
+    await end_of(second, own)
+    await until(lambda: second._queue.jobs("ada") == [] and not list((tmp_path / "images").iterdir()))
+    for job in (end, own):  # also of one that this Dispatcher has drawn
+        with pytest.raises(Gone):
+            await second.job(job.id, "ada")
 
 
 async def test_a_sweep_that_fails_is_made_again(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +536,7 @@ async def test_a_sweep_that_fails_is_made_again(home: Home, tmp_path: Path, monk
     second = home.dispatcher(FakePipeline(images), result_ttl_s=0.001)
     expire, failures = second._ledger.store.expire, iter([NotImplementedError("this filesystem cannot")])
 
-    def now_and_then(*given: Any) -> list[str]:
+    def now_and_then(*given: Any) -> dict[str, list[str]]:
         for failure in failures:
             raise failure
         return expire(*given)

@@ -22,7 +22,7 @@ from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
-from models.errors import JobEnded, NonFinite, NotFound, OwnLineFull, QueueFull
+from models.errors import InvalidRequest, JobEnded, NonFinite, NotFound, OwnLineFull, QueueFull
 from models.spec import ImageSpec, StepUpdate
 from tests.fakes import a_result, a_spec
 
@@ -156,6 +156,32 @@ def test_an_owner_at_their_cap_of_waiting_pictures_is_refused_and_others_are_not
     with pytest.raises(OwnLineFull, match="At most 3 of your pictures"):
         queue.check_room("ada", 2)
     queue.check_room("bob", 3)
+
+
+def test_more_pictures_than_may_ever_wait_are_refused_for_good() -> None:
+    for queue, own_most, most in (
+        (JobQueue(Limits(4)), None, 4),
+        (JobQueue(Limits(9, owner_waiting=2)), 3, 2),
+        (JobQueue(Limits(9)), 1, 1),
+    ):
+        with pytest.raises(InvalidRequest, match=f"num_images must be at most {most}") as caught:
+            queue.check_room("ada", most + 1, own_most=own_most)
+        assert caught.value.param == "num_images"
+
+
+def test_who_was_held_back_does_not_let_who_comes_next_begin_before_others() -> None:
+    queue = JobQueue(Limits(100, owner_running=1))
+    queue.submit(a_job("ada", 2))
+    first = granted(queue)
+    queue.submit(a_job("bob", 9))
+    for _ in range(5):
+        finish(queue, granted(queue))  # bob's
+    finish(queue, first)
+    assert queue.job(granted(queue).job_id).owner == "ada"  # who stands at one
+    queue.submit(a_job("cy", 1))
+    line = queue._lines["shapes"]
+    assert line._served["cy"] == pytest.approx(line._clock)
+    assert line._clock >= 4 * a_spec().cost
 
 
 def test_an_owner_at_their_cap_of_running_pictures_lets_others_pass_and_goes_on_when_one_has_ended() -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import DAY_S, SCHEMA_VERSION, JobStore, RequestKey
+from deployments.dispatcher.job_store import DAY_S, SCHEMA_VERSION, JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
 from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded
@@ -115,17 +116,54 @@ def test_results_that_are_too_old_expire_and_then_the_oldest_beyond_the_bytes(st
     jobs = [a_job() for _ in range(5)]
     for job in jobs:
         store.add(job)
-    results = [ended(job, at=float(k), size=100) for k, job in enumerate(jobs[:4])]
+    results = [ended(job, at=float(k), size=100_000) for k, job in enumerate(jobs[:4])]
     for job in results:
         store.save(job)
-    names = store.expire(ended_before=1.0, most_bytes=200)
-    assert sorted(names) == sorted(image.name for job in results[:2] for image in job.images)
+    expired = store.expire(ended_before=1.0, most_bytes=250_000)
+    assert expired == {job.id: [image.name for image in job.images] for job in results[:2]}
     for job in results[:2]:
         with pytest.raises(Gone) as caught:
             store.job(job.id)
         assert caught.value.status == 410
     assert [job.id for job in store.jobs("ada")] == [job.id for job in jobs[:1:-1]]
-    assert store.expire(ended_before=1.0, most_bytes=200) == []
+    assert store.expire(ended_before=1.0, most_bytes=250_000) == {}
+
+
+def test_what_jobs_without_pictures_take_is_bounded_too(store: JobStore) -> None:
+    for at in range(20):
+        store.add(job := a_job(spec=a_spec(prompt="a" * 1000)))
+        store.save(replace(job, status="cancelled", timestamps=Timestamps(created=0, ended=float(at))))
+    assert len(store.expire(ended_before=0.0, most_bytes=10_000)) > 10
+    kept = store.jobs("ada")
+    assert 1 < len(kept) < 10
+    assert kept[0].timestamps.ended == 19
+
+
+def test_a_commit_that_was_not_confirmed_is_told_from_nothing_written(store: JobStore) -> None:
+    def lost(_: object) -> None:
+        raise OperationalError("COMMIT", None, Exception("the server closed the connection"))
+
+    event.listen(store._engine, "commit", lost)
+    with pytest.raises(NotConfirmed, match="the server closed the connection"):
+        store.add(a_job())
+    event.remove(store._engine, "commit", lost)
+    event.listen(store._engine, "begin", lost)
+    with pytest.raises(StoreUnavailable) as caught:
+        store.add(a_job())
+    assert not isinstance(caught.value, NotConfirmed)
+    event.remove(store._engine, "begin", lost)
+
+
+def test_what_is_withdrawn_was_never_there_and_costs_nothing(store: JobStore) -> None:
+    job, done = a_job(), a_job()
+    cost = job.specs[0].cost
+    for each in (job, done):
+        store.add(each, None, 1e9)
+    store.save(ended(done))
+    for each in (job, job, done):  # once is enough, and what has ended stays
+        store.withdraw(each)
+    assert [found.id for found in store.jobs("ada")] == [done.id]
+    assert store.spent("ada", job.timestamps.created) == pytest.approx(cost)
 
 
 def test_a_job_whose_result_has_expired_is_forgotten_in_the_end(store: JobStore) -> None:
@@ -198,10 +236,10 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(
 
 
 def test_a_stray_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(store: JobStore) -> None:
-    jobs = [ended(a_job()) for _ in range(3)]
+    jobs = [ended(a_job(), size=100_000) for _ in range(3)]
     for job in jobs:
         store.add(job)
-    store.expire(ended_before=0.0, most_bytes=200)  # the first one's result is gone
+    store.expire(ended_before=0.0, most_bytes=250_000)  # the first one's result is gone
     store.add(unfinished := a_job())
     [gone], *pictures = ([image.name for image in job.images] for job in jobs)
     known = [name for names in pictures for name in names]
@@ -213,6 +251,12 @@ def test_a_stray_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(stor
 
 def test_there_is_no_unknown_job(store: JobStore) -> None:
     assert store.job("job_0") is None
+    assert store.job("job_\0") is None  # PostgreSQL would call that an error
+
+
+def test_a_postgresql_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    store = JobStore("postgresql+psycopg://db.example.org/darkroom?connect_timeout=3")
+    assert dict(store._engine.url.query) == {"connect_timeout": "3", "tcp_user_timeout": "10000"}
 
 
 def test_a_database_that_a_newer_darkroom_wrote_is_refused(

@@ -1,5 +1,6 @@
 """What a stage's replica says of its start."""
 
+import gc
 import logging
 from types import SimpleNamespace
 
@@ -17,6 +18,15 @@ def test_a_picture_that_a_leaving_replica_would_cut_is_warned_of(
     with caplog.at_level(logging.WARNING, startup.logger.name):
         startup.warn_of_cuts(longest_s)
     assert ("graceful_shutdown_timeout_s = 300" in caplog.text) == said
+
+
+def test_what_was_there_when_a_stage_has_loaded_is_not_looked_at_again_for_garbage() -> None:
+    assert gc.get_freeze_count() == 0
+    startup.Startup("Denoiser").loaded()
+    try:
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_outside_of_a_replica_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:

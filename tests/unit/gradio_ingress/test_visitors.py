@@ -67,6 +67,15 @@ async def test_with_keys_the_page_asks_for_one(keys: tuple[Keyring, str]) -> Non
         assert (await one.get("/")).text == "key:ada"
 
 
+async def test_another_site_cannot_let_its_visitors_in_with_a_key_of_its_own(keys: tuple[Keyring, str]) -> None:
+    async with browser(keys[0]) as one:
+        for site in ("cross-site", "same-site"):
+            answer = await one.post("/login", data={"key": keys[1]}, headers={"Sec-Fetch-Site": site})
+            assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+        answer = await one.post("/login", data={"key": keys[1]}, headers={"Sec-Fetch-Site": "same-origin"})
+        assert answer.status_code == 303
+
+
 async def test_with_keys_a_program_sends_one_and_without_them_it_means_nothing(keys: tuple[Keyring, str]) -> None:
     headers = {"Authorization": f"Bearer {keys[1]}"}
     async with browser(keys[0]) as one, browser() as open_to_all:

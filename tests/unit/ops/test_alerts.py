@@ -44,6 +44,14 @@ def test_make_serve_writes_the_file_by_which_prometheus_finds_it(tmp_path: Path)
     assert services == [{"labels": {"job": "ray"}, "targets": ["127.0.0.1:1234"]}]
 
 
+def test_ports_that_nobody_need_reach_are_not_scraped() -> None:
+    [scraped] = yaml.safe_load(RULES.with_name("prometheus.yml").read_text())["scrape_configs"]
+    [rule] = scraped["relabel_configs"]
+    assert (rule["source_labels"], rule["action"]) == (["__address__"], "drop")
+    dropped = [port for port in (44217, 44227, 37191) if re.fullmatch(rule["regex"], f"10.77.0.1:{port}")]
+    assert dropped == [44217, 44227]
+
+
 def test_the_parser_of_expressions_sees_all_of_them() -> None:
     written = len(re.findall(r'"expr":', str(DASHBOARD).replace("'", '"'))) + RULES.read_text().count(" expr:")
     assert len(expressions()) == written > 50

@@ -40,6 +40,13 @@ def test_each_config_of_the_checkout_is_valid_and_private(path: Path) -> None:
     assert not found.generation.allow_public
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_config_of_the_checkout_logs_what_is_said_of_jobs(path: Path) -> None:
+    found = config.read(path).serve.logging_config
+    assert found is not None
+    assert found.encoding == "JSON"
+
+
 def test_host_and_port_of_the_command_line_replace_those_of_the_file(tmp_path: Path) -> None:
     http = config.read(written(tmp_path), host="::1", port=8123).serve.http_options
     assert (http.host, http.port) == ("::1", 8123)

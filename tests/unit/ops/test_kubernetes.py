@@ -5,7 +5,6 @@ Kubernetes' own schemas check all but what KubeRay has added to them; of that, `
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -72,11 +71,9 @@ def named(found: Any, key: str, within: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> config.Config:
+def served() -> config.Config:
     """The config inside, read as any other."""
-    path = tmp_path / "serve.yaml"
-    path.write_text(SERVICE["spec"]["serveConfigV2"])
-    return config.read(path)
+    return config.read(MANIFEST)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +166,15 @@ def test_a_second_cluster_never_takes_the_queue_from_the_first() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_process_of_ray_has_its_settings(group: str) -> None:
     given = {each["name"]: each["value"] for each in container(group)["env"]}
-    assert given == {**RAY_SETTINGS, "OMP_WAIT_POLICY": "passive"}
+    assert given == {**RAY_SETTINGS, "OMP_WAIT_POLICY": "passive", "FORWARDED_ALLOW_IPS": "*"}
+
+
+def test_nobody_but_the_edge_and_the_pods_reaches_serve_as_its_word_on_callers_is_believed() -> None:
+    [policy] = [each for each in OTHERS if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "darkroom"]
+    among, *others = policy["spec"]["ingress"]
+    assert among == {"from": [{"podSelector": policy["spec"]["podSelector"]}]}
+    [serving] = [rule for rule in others if {"port": "serve"} in rule["ports"]]
+    assert serving["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "edge"}}}]
 
 
 def test_the_head_does_no_work() -> None:

@@ -16,6 +16,8 @@ from ops import reload as reload_module
 from ops.cluster import StartError
 from ops.config import ROOT
 
+CONFIG = Path("/srv/dark room/serve_config.yaml")
+
 
 def written(tmp_path: Path, **args: object) -> Path:
     """Return a config file whose application `generation` has `args`."""
@@ -52,31 +54,37 @@ def test_ray_is_given_cpus_for_every_replica_that_may_run(tmp_path: Path) -> Non
 
 
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
-    with launch.hold(tmp_path / "state", "http://127.0.0.1:8000"):
-        assert status.read_holder(tmp_path / "state") == status.Holder(os.getpid(), "http://127.0.0.1:8000")
+    with launch.hold(tmp_path / "state", "http://127.0.0.1:8000", CONFIG):
+        assert status.read_holder(tmp_path / "state") == status.Holder(
+            os.getpid(), "http://127.0.0.1:8000", str(CONFIG)
+        )
         with (
             pytest.raises(StartError, match=rf"Process {os.getpid()}, serving http://127.0.0.1:8000"),
-            launch.hold(tmp_path / "state", "http://127.0.0.1:8001"),
+            launch.hold(tmp_path / "state", "http://127.0.0.1:8001", CONFIG),
         ):
             pass
 
 
 def test_a_lock_given_back_names_nobody_and_can_be_taken_again(tmp_path: Path) -> None:
     for port in (8000, 8001):
-        with launch.hold(tmp_path, f"http://127.0.0.1:{port}"):
-            assert status.read_holder(tmp_path) == status.Holder(os.getpid(), f"http://127.0.0.1:{port}")
+        with launch.hold(tmp_path, f"http://127.0.0.1:{port}", CONFIG):
+            assert status.read_holder(tmp_path) == status.Holder(os.getpid(), f"http://127.0.0.1:{port}", str(CONFIG))
         assert status.read_holder(tmp_path) is None
 
 
 def test_the_lock_of_a_killed_process_can_be_taken(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text("1 http://127.0.0.1:1\n")
-    with launch.hold(tmp_path, "http://127.0.0.1:8000"):
-        assert status.read_holder(tmp_path) == status.Holder(os.getpid(), "http://127.0.0.1:8000")
+    (tmp_path / "lock").write_text(f"1 http://127.0.0.1:1 {CONFIG}\n")
+    assert status.read_holder(tmp_path) is None  # process 1 may be anybody by now
+    with launch.hold(tmp_path, "http://127.0.0.1:8000", CONFIG):
+        assert status.read_holder(tmp_path) == status.Holder(os.getpid(), "http://127.0.0.1:8000", str(CONFIG))
 
 
 def test_a_state_dir_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StartError, match="state_dir cannot be used"), launch.hold(tmp_path / "file" / "state", "x"):
+    with (
+        pytest.raises(StartError, match="state_dir cannot be used"),
+        launch.hold(tmp_path / "file" / "state", "x", CONFIG),
+    ):
         pass
 
 
@@ -182,7 +190,8 @@ def test_status_says_when_the_holder_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["status", str(written(tmp_path, state_dir=str(tmp_path)))])
-    with launch.hold(AppConfig.model_validate({"state_dir": tmp_path}).state_path, f"http://127.0.0.1:{free_port()}"):
+    state_path = AppConfig.model_validate({"state_dir": tmp_path}).state_path
+    with launch.hold(state_path, f"http://127.0.0.1:{free_port()}", CONFIG):
         assert status.main() == 1
     assert f"process {os.getpid()}" in capsys.readouterr().err
 
@@ -197,14 +206,14 @@ def test_status_says_where_a_key_is_taken_from_when_one_is_wanted(monkeypatch: p
         return 200, b'{"waiting": 0, "running": 0, "eta_s": 0, "applications": {}}'
 
     monkeypatch.setattr(status, "get", get)
-    holder = status.Holder(1, "http://127.0.0.1:1")
+    holder = status.Holder(1, "http://127.0.0.1:1", str(CONFIG))
     with pytest.raises(ValueError, match="DARKROOM_API_KEY"):
         status.report(holder)
     assert "0 waiting" in status.report(holder, "dk_x")
     assert {key for _, key in asked} == {None, "dk_x"}
 
 
-def test_reload_signals_the_holder_and_only_with_a_config_that_can_be_used(
+def test_reload_signals_the_holder_and_only_with_its_own_config_that_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     signals: list[tuple[int, int]] = []
@@ -221,7 +230,10 @@ def test_reload_signals_the_holder_and_only_with_a_config_that_can_be_used(
 
     assert reload(5) == 1
     assert "not running" in capsys.readouterr().err
-    with launch.hold(tmp_path / "state", "http://127.0.0.1:1"):
+    with launch.hold(tmp_path / "state", "http://127.0.0.1:1", CONFIG):
+        assert reload(5) == 1
+        assert f"serves {CONFIG}, and reads that again, not {path}" in capsys.readouterr().err
+    with launch.hold(tmp_path / "state", "http://127.0.0.1:1", path):
         assert reload(0) == 1
         assert "generation.queue.max_waiting = 0" in capsys.readouterr().err
         assert signals == []
@@ -242,6 +254,7 @@ def test_a_config_that_became_unusable_changes_nothing_that_runs(capsys: pytest.
     [
         ({"http_options": {"host": "127.0.0.1", "port": 8001}}, "http_options: a change takes a restart."),
         ({"proxy_location": "HeadOnly"}, "proxy_location: a change takes a restart."),
+        ({"tracing_config": {"enabled": True}}, "tracing_config: a change takes a restart."),
         ({}, "The replicas reserve up to 3 CPUs (num_cpus), and Ray has 2: a restart gives it more"),
     ],
 )

@@ -1,13 +1,16 @@
 """Whose a request is, with keys and without."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments import keys as keys_module
 from deployments.keys import KEYS, Keyring, UnusableKeys, new_key, read_keys
+from models.errors import StoreUnavailable
 from ops import keys as command
 from tests.unit.deployments.api.caller import Api, problem
 
@@ -138,6 +141,20 @@ async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch:
     assert (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})).status_code == 202
 
 
+async def test_a_job_is_accepted_though_what_is_left_of_a_day_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = Keyed(tmp_path, max_cost_per_day=10)
+
+    def broken(*_: object) -> float:
+        raise StoreUnavailable("The disk is gone.")
+
+    monkeypatch.setattr(keyed.api.dispatcher._ledger.store, "spent", broken)
+    answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})
+    assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/jobs/{answer.json()['id']}")
+    assert "x-ratelimit-limit-cost" not in answer.headers
+
+
 async def test_who_has_no_key_gets_nothing_drawn_by_another_way_either(keyed: Keyed) -> None:
     from deployments.schema import GenerationRequest
     from models.errors import Unauthorized
@@ -171,6 +188,35 @@ def test_a_key_is_made_listed_and_removed(tmp_path: Path, capsys: pytest.Capture
     assert run(file, "remove", "laptop") == 0
     assert run(file, "remove", "laptop") == 1
     assert ring.find(secret) is None  # at once, without a restart
+
+
+def test_a_key_that_was_removed_while_the_file_could_not_be_read_is_out_of_force_once_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    key, secret = new_key("ada")
+    file.write_bytes(KEYS.dump_json([key]))
+    ring = Keyring(file)
+
+    def unreadable(_: Path) -> None:
+        raise UnusableKeys("Permission denied.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys_module, "read_keys", unreadable)
+        assert run(file, "remove", "ada") == 0
+        assert ring.find(secret) == key
+    assert ring.find(secret) is None
+
+
+def test_a_file_that_is_changed_stays_readable_to_whom_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text("[]")
+    file.chmod(0o640)
+    os.chown(file, -1, os.getgroups()[-1] if os.getgroups() else os.getgid())
+    before = file.stat()
+    assert run(file, "add", "ada") == 0
+    after = file.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
 def test_a_file_that_breaks_leaves_the_keys_known_before_in_force(tmp_path: Path) -> None:
