@@ -131,9 +131,20 @@ async def test_bad_input_shows_a_message_and_queues_nothing(
 
 
 async def test_a_full_line_is_said_in_the_clusters_words(tmp_path: Path) -> None:
-    crowded = Page(Cluster(ImageStore(tmp_path), max_waiting=1).client)
+    cluster = Cluster(ImageStore(tmp_path), max_waiting=4)
+    crowded = Page(cluster.client)
+    cluster.pipeline.go.clear()
+    await cluster.client.submit(GenerationRequest(prompt="a star", num_images=4), "browser:bob")
     updates = await generated(crowded, prompt="a star", num_images=4)
-    assert "The line is full (1). Nothing was queued." in updates[-1][crowded.parts.status]
+    assert "The line is full (4). Nothing was queued." in updates[-1][crowded.parts.status]
+
+
+async def test_more_pictures_than_may_ever_wait_are_said_with_their_field(tmp_path: Path) -> None:
+    narrow = Page(Cluster(ImageStore(tmp_path), max_waiting=1).client)
+    updates = await generated(narrow, prompt="a star", num_images=4)
+    said = updates[-1][narrow.parts.status]
+    assert "Images must be at most 1" in said
+    assert 'data-field="num_images"' in said
 
 
 async def test_cancel_ends_the_job_in_the_cluster(page: Page, cluster: Cluster) -> None:
