@@ -33,7 +33,7 @@ RAY_SETTINGS = {  # of every process of Ray, which reads its own when it is impo
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ops.proxy:middlewares",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^Task build_serve_application failed",  # four tracebacks of what `reason` says
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that answers nobody would be let finish, its pictures with it
-    "MALLOC_ARENA_MAX": "2",  # one of a replica's 40 threads reuses what another has freed: without it, memory grows on
+    "MALLOC_ARENA_MAX": "1",  # a replica's 40 threads reuse what any has freed, and all of that can be given back
 }
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 OBJECT_STORE_BYTES = 256 * 2**20  # what is on its way between stages: a latent has 32 to 512 KB
