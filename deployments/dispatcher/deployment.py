@@ -109,7 +109,12 @@ class Dispatcher:
         sweeper = Sweeper(self._ledger, ImageStore(images), config, self._queue.forget)
         self._background = [
             asyncio.create_task(work)
-            for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
+            for work in (
+                sweeper.keep_sweeping(),
+                self._keep_confirming(),
+                self._keep_withdrawing(),
+                self._keep_meeting(),
+            )
         ]
 
     # -- what ingresses call
@@ -346,7 +351,12 @@ class Dispatcher:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
             self._measure()
-            if self._ledger.problem is None:
+
+    async def _keep_withdrawing(self) -> None:
+        """Once the database works again, remove what callers were told is not there."""
+        while not self._ledger.superseded:
+            await asyncio.sleep(CONFIRM_INTERVAL_S)
+            if self._ledger.is_unsure and self._ledger.problem is None:
                 async with self._accepting:  # no key may find a job that is being withdrawn
                     with suppress(StoreUnavailable, Superseded):
                         await self._ledger.withdraw_unsure()

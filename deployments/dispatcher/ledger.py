@@ -65,6 +65,11 @@ class Ledger:
             self._unsure[job.id] = job
             raise StoreUnavailable(error.reason) from error
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether something may be on disk that is not to be there."""
+        return bool(self._unsure)
+
     def is_sure_of(self, job_id: str) -> None:
         """Note that a job that may be on disk is there, and in line."""
         self._unsure.pop(job_id, None)

@@ -295,12 +295,15 @@ async def test_a_database_that_does_not_answer_is_a_problem_until_it_does(
 ) -> None:
     monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
     monkeypatch.setattr(ledger_module, "SILENT_S", 0.05)
-    dispatcher = home.dispatcher(FakePipeline())
-    await dispatcher.models()
+    dispatcher = home.dispatcher(held())
+    known = await submit(dispatcher)
     answers = silenced(dispatcher, monkeypatch)
+    dispatcher._ledger._unsure["job_0"] = replace(await dispatcher.job(known.id, "ada"), id="job_0")
+    hangs = asyncio.create_task(submit(dispatcher))
     await until(lambda: dispatcher._ledger.problem)
     assert await dispatcher.problem() == "The database has not answered for 0.05 s."
     answers.set()
+    await hangs
     await until(lambda: dispatcher._ledger.problem is None)
 
 
