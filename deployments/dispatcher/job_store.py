@@ -87,8 +87,8 @@ class RequestKey:
     request_hash: str
 
 
-class NotConfirmed(StoreUnavailable):
-    """The connection was lost in a commit: it may have happened, or not."""
+class NotConfirmed(Exception):
+    """The connection was lost in a commit, which may have happened or not. For the ledger alone."""
 
 
 class JobStore:

@@ -63,7 +63,8 @@ class Ledger:
             await self.call(in_time)
         except NotConfirmed as error:
             self._unsure[job.id] = job
-            raise StoreUnavailable(error.reason) from error
+            self.problem = str(error)
+            raise StoreUnavailable(self.problem) from error
 
     @property
     def is_unsure(self) -> bool:
