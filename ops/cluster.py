@@ -198,7 +198,9 @@ def wait_until_ready(client: "ServeControllerClient", models: Set[str], address:
 def check_change(running: "ServeDeploySchema", wanted: "ServeDeploySchema", cpus: float) -> None:
     """Raise UnusableConfig for what only a restart changes: Serve would leave it out, or Ray wait for ever."""
     for name in ("http_options", "proxy_location", "grpc_options", "controller_options", "tracing_config"):
-        if getattr(running, name) != getattr(wanted, name):
+        before, after = getattr(running, name), getattr(wanted, name)
+        traced = name != "tracing_config" or any(each and each.enabled for each in (before, after))
+        if before != after and traced:  # a tracing that is off may be worded in any way
             raise UnusableConfig(f"{name}: a change takes a restart.")
     if cpus_wanted(wanted) > cpus:
         reserved = f"The replicas reserve up to {cpus_wanted(wanted)} CPUs (num_cpus), and Ray has {cpus:g}"

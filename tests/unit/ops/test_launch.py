@@ -269,3 +269,8 @@ def test_what_takes_a_restart_is_no_reload(tmp_path: Path, change: dict[str, obj
         cluster.check_change(running, wanted, cpus=2)
     assert str(told.value).startswith(said)
     cluster.check_change(wanted, wanted, cpus=3)
+
+
+def test_from_one_config_of_the_checkout_to_another_no_restart_is_needed() -> None:
+    running = config.read(ROOT / "serve_config.yaml").serve
+    cluster.check_change(running, config.read(ROOT / "ops/configs/two-models.yaml").serve, cpus=99)
