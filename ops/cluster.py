@@ -197,14 +197,19 @@ def wait_until_ready(client: "ServeControllerClient", models: Set[str], address:
 
 def check_change(running: "ServeDeploySchema", wanted: "ServeDeploySchema", cpus: float) -> None:
     """Raise UnusableConfig for what only a restart changes: Serve would leave it out, or Ray wait for ever."""
-    for name in ("http_options", "proxy_location", "grpc_options", "controller_options", "tracing_config"):
-        before, after = getattr(running, name), getattr(wanted, name)
-        traced = name != "tracing_config" or any(each and each.enabled for each in (before, after))
-        if before != after and traced:  # a tracing that is off may be worded in any way
+    as_started = _read_at_start(running)
+    for name, option in _read_at_start(wanted).items():
+        if option != as_started[name]:
             raise UnusableConfig(f"{name}: a change takes a restart.")
     if cpus_wanted(wanted) > cpus:
         reserved = f"The replicas reserve up to {cpus_wanted(wanted)} CPUs (num_cpus), and Ray has {cpus:g}"
         raise UnusableConfig(f"{reserved}: a restart gives it more, on paper, or let them reserve less.")
+
+
+def _read_at_start(config: "ServeDeploySchema") -> dict[str, Any]:
+    names = ("http_options", "proxy_location", "grpc_options", "controller_options")
+    tracing = config.tracing_config if config.tracing_config and config.tracing_config.enabled else None
+    return {name: getattr(config, name) for name in names} | {"tracing_config": tracing}
 
 
 def deploy_again(client: "ServeControllerClient", running: "ServeDeploySchema", read: Callable[[], Config]) -> None:

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             case _:
                 for key in keys:
                     print(f"{key.name}  max_waiting={key.max_waiting}  max_cost_per_day={key.max_cost_per_day}")
-    except UnusableKeys as error:
+    except (UnusableKeys, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except ValidationError as error:

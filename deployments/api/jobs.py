@@ -112,7 +112,7 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         "/jobs",
         tags=["jobs"],
         summary="Your jobs, newest first",
-        responses={200: answer(JobList, JOBS), **documented(400, 404, 503)},
+        responses={200: answer(JobList, JOBS), **documented(400, 404, 410, 503)},
     )
     async def mine(
         request: Request,
@@ -122,10 +122,7 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
             str | None, Query(max_length=100, description="Only those that came before this one: a job's id.")
         ] = None,
     ) -> JSONResponse:
-        owner = owner_of(request)
-        if after is not None:
-            await client.job(after, owner)  # 404 where it is nobody's, or somebody else's
-        found = await client.jobs(owner, status, limit + 1, after)
+        found = await client.jobs(owner_of(request), status, limit + 1, after)
         page = found[:limit]
         last_id = page[-1].id if page else None
         body = {"object": "list", "data": [job_body(job) for job in page]}

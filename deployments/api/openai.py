@@ -197,7 +197,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
                     "text/event-stream": EVENTS,
                 },
             },
-            **documented(400, 404, 409, 413, 422, 429, 503, 504, 507),
+            **documented(400, 404, 409, 410, 413, 422, 429, 503, 504, 507),
         },
     )
     async def generate(

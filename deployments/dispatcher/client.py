@@ -113,7 +113,11 @@ class DispatcherClient:
     async def jobs(
         self, owner: str, status: Status | None = None, limit: int = 100, after: str | None = None
     ) -> list[Job]:
-        """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`."""
+        """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`.
+
+        Raises:
+            NotFound, Gone: `after`.
+        """
         return await self._call("jobs", owner, status, limit, after)
 
     async def allowance(self, owner: str) -> Allowance | None:

@@ -24,7 +24,7 @@ from deployments.dispatcher.admission import check_backlog, check_cost, deadline
 from deployments.dispatcher.census import Census
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import DAY_S, JobStore, RequestKey
+from deployments.dispatcher.job_store import DAY_S, JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
 from deployments.dispatcher.overview import Allowance, QueueState, Replicas
@@ -100,7 +100,7 @@ class Dispatcher:
         self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._contexts: dict[str, Context] = {}  # of the jobs that have not ended
-        self._bookings = set[asyncio.Task[None]]()  # of the jobs that have expired
+        self._errands = set[asyncio.Task[None]]()  # that nobody waits for, and that take as long as the database does
         self._metrics = DispatcherMetrics()
         self._feeds: set[Feed] = set()
         self._forecasting: asyncio.Task[None] | None = None
@@ -109,12 +109,7 @@ class Dispatcher:
         sweeper = Sweeper(self._ledger, ImageStore(images), config, self._queue.forget)
         self._background = [
             asyncio.create_task(work)
-            for work in (
-                sweeper.keep_sweeping(),
-                self._keep_confirming(),
-                self._keep_withdrawing(),
-                self._keep_meeting(),
-            )
+            for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
         ]
 
     # -- what ingresses call
@@ -156,12 +151,16 @@ class Dispatcher:
     async def jobs(
         self, owner: str, status: Status | None = None, limit: int = 100, after: str | None = None
     ) -> list[Job]:
-        """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`."""
+        """Return an owner's jobs, newest first: those of one status, and those that came before the job `after`.
+
+        Raises:
+            NotFound, Gone: `after`.
+        """
         await asyncio.shield(self._beginning)
         self._ledger.check()
+        created = inf if after is None else (await self.job(after, owner)).timestamps.created
         present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
         if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
-            created = inf if after is None else (await self.job(after, owner)).timestamps.created
             before = (job for job in present.values() if job.timestamps.created < created and job.status == status)
             return list(islice(before, limit))
         saved = await self._ledger.call(self._ledger.store.jobs, owner, status, limit, after)
@@ -304,19 +303,38 @@ class Dispatcher:
                 if job.ended or self._queue.is_open(known):
                     return job
                 # On disk and in no line: the database did as it was told, and could not say so any more.
-                self._ledger.is_sure_of(known)
             else:
                 check_backlog(model.drained_s(self._queue), self._config)
                 key = self._key_of(job.owner)
                 own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
                 self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
-                await self._ledger.add(job, request_key, day_most, before)
+                try:
+                    await self._ledger.add(job, request_key, day_most, before)
+                except NotConfirmed as error:
+                    self._go_and(self._withdraw(job))
+                    raise StoreUnavailable(str(error)) from error
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
         journal.accepted(job)
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
+
+    async def _withdraw(self, job: Job) -> None:
+        """Remove a job of which its caller was told that it is not there, if it is; not once its key came again."""
+        removed = False
+        while not (removed or self._queue.knows(job.id) or self._ledger.superseded):
+            await asyncio.sleep(CONFIRM_INTERVAL_S)
+            async with self._accepting:  # no key may find what is being withdrawn
+                if not self._queue.knows(job.id):
+                    with suppress(StoreUnavailable, Superseded):
+                        await self._ledger.call(self._ledger.store.withdraw, job)
+                        removed = True
+
+    def _go_and(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     def _book(self, job: Job) -> Coroutine[Any, Any, None]:
         """Draw no more of a job that has ended, and tell nobody of it; return what does that, once it is on disk."""
@@ -351,15 +369,6 @@ class Dispatcher:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             await self._ledger.confirm()
             self._measure()
-
-    async def _keep_withdrawing(self) -> None:
-        """Once the database works again, remove what callers were told is not there."""
-        while not self._ledger.superseded:
-            await asyncio.sleep(CONFIRM_INTERVAL_S)
-            if self._ledger.is_unsure and self._ledger.problem is None:
-                async with self._accepting:  # no key may find a job that is being withdrawn
-                    with suppress(StoreUnavailable, Superseded):
-                        await self._ledger.withdraw_unsure()
 
     def _measure(self) -> None:
         """Set the gauges: they are forgotten unless that is done again and again."""
@@ -474,9 +483,7 @@ class Dispatcher:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
             for job in self._queue.expire(time.time()):
-                task = asyncio.create_task(self._book(job))  # which takes as long as the database cannot be written
-                self._bookings.add(task)
-                task.add_done_callback(self._bookings.discard)
+                self._go_and(self._book(job))
             await self._count()
             self._pump()  # there may be more replicas than before
             start = time.monotonic()

@@ -113,6 +113,10 @@ class JobQueue:
         """How many of a job's pictures are in line."""
         return self._lines[self._jobs[job_id].model].of_job(job_id)
 
+    def knows(self, job_id: str) -> bool:
+        """Whether a job is here, and has perhaps ended."""
+        return job_id in self._jobs
+
     def is_open(self, job_id: str) -> bool:
         """Whether a job is here and has not ended."""
         return job_id in self._jobs and not self._jobs[job_id].ended

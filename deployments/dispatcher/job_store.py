@@ -88,7 +88,7 @@ class RequestKey:
 
 
 class NotConfirmed(Exception):
-    """The connection was lost in a commit, which may have happened or not. For the ledger alone."""
+    """The connection was lost in a commit, which may have happened or not."""
 
 
 class JobStore:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
+from deployments.dispatcher.job_store import JobStore, RequestKey
 from deployments.one_thread import OneThread
 from deployments.schema import Job
 from models.errors import StoreUnavailable, Superseded, Unavailable
@@ -33,7 +33,6 @@ class Ledger:
         self._on_superseded = superseded
         self._thread = OneThread("job-store")  # writes in the order they were asked for
         self._behind: dict[str, asyncio.Event] = {}  # job -> set once the disk has its newest state
-        self._unsure: dict[str, Job] = {}  # that may be on disk, though their callers were told that they are not
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a method of the store. Raises what it raises."""
@@ -51,7 +50,8 @@ class Ledger:
         """Put a new job on disk; not after a moment of `time.monotonic`, when its caller has given up.
 
         Raises:
-            QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there, or `withdraw_unsure` removes it.
+            QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there.
+            NotConfirmed: it may be.
         """
 
         def in_time() -> None:
@@ -59,27 +59,7 @@ class Ledger:
                 raise Unavailable("The database of jobs is too slow. Nothing was queued.")
             self.store.add(job, key, max_cost_per_day)
 
-        try:
-            await self.call(in_time)
-        except NotConfirmed as error:
-            self._unsure[job.id] = job
-            self.problem = str(error)
-            raise StoreUnavailable(self.problem) from error
-
-    @property
-    def is_unsure(self) -> bool:
-        """Whether something may be on disk that is not to be there."""
-        return bool(self._unsure)
-
-    def is_sure_of(self, job_id: str) -> None:
-        """Note that a job that may be on disk is there, and in line."""
-        self._unsure.pop(job_id, None)
-
-    async def withdraw_unsure(self) -> None:
-        """Remove what was not to be there. Raises StoreUnavailable, Superseded."""
-        for job in list(self._unsure.values()):
-            await self.call(self.store.withdraw, job)
-            del self._unsure[job.id]
+        await self.call(in_time)
 
     async def confirm(self) -> None:
         """See whether another Dispatcher has taken over, and whether a database that failed works again."""

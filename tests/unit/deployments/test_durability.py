@@ -298,7 +298,7 @@ async def test_a_database_that_does_not_answer_is_a_problem_until_it_does(
     dispatcher = home.dispatcher(held())
     known = await submit(dispatcher)
     answers = silenced(dispatcher, monkeypatch)
-    dispatcher._ledger._unsure["job_0"] = replace(await dispatcher.job(known.id, "ada"), id="job_0")
+    dispatcher._go_and(dispatcher._withdraw(replace(known, id="job_0")))
     hangs = asyncio.create_task(submit(dispatcher))
     await until(lambda: dispatcher._ledger.problem)
     assert await dispatcher.problem() == "The database has not answered for 0.05 s."
@@ -331,10 +331,8 @@ async def test_the_same_key_and_request_give_the_same_job_also_at_the_same_momen
     assert (await second.submit(REQUEST, "ada", "k")).id == jobs[0].id
 
 
-async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_again(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dispatcher = home.dispatcher(FakePipeline())
+async def not_confirmed(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit with the key k; the job is on disk, and the caller is told that it is not."""
     add = dispatcher._ledger.store.add
 
     def unheard(*given: Any) -> None:
@@ -343,30 +341,39 @@ async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_
 
     with monkeypatch.context() as patch:
         patch.setattr(dispatcher._ledger.store, "add", unheard)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="The server closed the connection"):
             await dispatcher.submit(REQUEST, "ada", "k")
+
+
+async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(FakePipeline())
+    await not_confirmed(dispatcher, monkeypatch)
     first, again = [await dispatcher.submit(REQUEST, "ada", "k") for _ in range(2)]
     assert first.id == again.id
     assert (await end_of(dispatcher, first)).status == "succeeded"
+    await until(lambda: not dispatcher._errands)
+    assert [job.id for job in await dispatcher.jobs("ada")] == [first.id]
 
 
 async def test_a_job_whose_commit_was_not_confirmed_is_gone_when_the_database_is_back(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dispatcher = home.dispatcher(held())
-    add = dispatcher._ledger.store.add
-
-    def unheard(*given: Any) -> None:
-        add(*given)
-        raise NotConfirmed("The server closed the connection.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dispatcher._ledger.store, "add", unheard)
-        with pytest.raises(StoreUnavailable):  # which says that nothing was queued
-            await submit(dispatcher)
-    assert len(await dispatcher.jobs("ada")) == 1
     monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
-    await until(lambda: not dispatcher._ledger._unsure)
+    dispatcher = home.dispatcher(held())
+    withdraw, failures = dispatcher._ledger.store.withdraw, iter([StoreUnavailable("It is not back yet.")])
+
+    def once_it_is_back(job: Job) -> None:
+        for failure in failures:
+            raise failure
+        withdraw(job)
+
+    monkeypatch.setattr(dispatcher._ledger.store, "withdraw", once_it_is_back)
+    await not_confirmed(dispatcher, monkeypatch)
+    assert len(await dispatcher.jobs("ada")) == 1
+    await until(lambda: not dispatcher._errands)
     assert await dispatcher.jobs("ada") == []
     assert home.dispatcher(FakePipeline())._ledger.store.jobs("ada") == []
 
