@@ -46,7 +46,9 @@ class UnusableKeys(ValueError):
 def new_key(name: str, max_waiting: int | None = None, max_cost_per_day: float | None = None) -> tuple[ApiKey, str]:
     """Return a key and its secret, which is kept nowhere."""
     secret = f"dk_{secrets.token_urlsafe(32)}"
-    return ApiKey(name=name, sha256=_hash(secret), max_waiting=max_waiting, max_cost_per_day=max_cost_per_day), secret
+    return ApiKey(
+        name=name, sha256=digest_of(secret), max_waiting=max_waiting, max_cost_per_day=max_cost_per_day
+    ), secret
 
 
 def read_keys(path: Path) -> list[ApiKey]:
@@ -81,7 +83,7 @@ class Keyring:
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the key of a secret, in a time that does not tell how nearly another was right."""
-        digest, found = _hash(secret), None
+        digest, found = digest_of(secret), None
         for key in self._current():
             if hmac.compare_digest(key.sha256, digest):
                 found = key
@@ -119,13 +121,13 @@ def owner_of_cookie(cookie: str, keys: Keyring | None) -> str | None:
     if not cookie:
         return None
     if keys is None:
-        return f"browser:{_hash(cookie)[:32]}"
+        return f"browser:{digest_of(cookie)[:32]}"
     key = keys.find(cookie)
     return key.owner if key else None
 
 
-def _hash(secret: str) -> str:
-    """256 random bits need no slow hash."""
+def digest_of(secret: str) -> str:
+    """Return what stands for a secret where others may read it: SHA-256, as 256 random bits need no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

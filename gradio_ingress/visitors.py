@@ -1,7 +1,6 @@
 """Who uses the page: a cookie names the owner of a browser's jobs. With keys on, the page asks for one."""
 
 import secrets
-from hashlib import sha256
 from html import escape
 
 import gradio as gr
@@ -12,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, owner_of_cookie
+from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, digest_of, owner_of_cookie
 
 LOGIN = "/login"
 A_YEAR_S = 365 * 86400
@@ -21,7 +20,7 @@ WRONG = "That is no key of this service."
 
 def owner_of(request: gr.Request) -> str:
     """Return whose jobs a browser may see and end; without cookies, a tab's."""
-    return request.state.owner or f"tab:{sha256(str(request.session_hash).encode()).hexdigest()[:32]}"
+    return request.state.owner or f"tab:{digest_of(str(request.session_hash))[:32]}"
 
 
 class Visitors:
