@@ -18,6 +18,7 @@ from gradio_ingress.lingering import linger
 from gradio_ingress.narrow import Narrow
 from gradio_ingress.page import Page
 from gradio_ingress.theme import theme
+from gradio_ingress.uploads import require_uploads
 from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
@@ -47,6 +48,7 @@ def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI
     blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)
     linger(blocks)
+    require_uploads(blocks)
     return gr.mount_gradio_app(
         app,
         blocks,

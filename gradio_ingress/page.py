@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,6 +15,7 @@ from gradio_ingress import controls, png_info, status
 from gradio_ingress.board import Board
 from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.program import add_generate
+from gradio_ingress.uploads import uploaded
 from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError, InvalidRequest, JobEnded
 from models.spec import ImageSpec, ModelCard
@@ -192,7 +192,7 @@ class Page:
     async def on_picture(self, path: str, request: gr.Request) -> Update:
         """Fill the form with the settings that a picture's file carries."""
         try:
-            found, notes = await asyncio.to_thread(lambda: png_info.read(Path(path).read_bytes()))
+            found, notes = await asyncio.to_thread(lambda: png_info.read(uploaded(path).read_bytes()))
         except InvalidRequest as error:
             return self._problem(error, request)
         cards, (values, refused) = await self._cards(), controls.usable(found)

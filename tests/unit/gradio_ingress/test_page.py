@@ -55,7 +55,8 @@ async def cluster(tmp_path: Path) -> Cluster:
 
 
 @pytest.fixture
-def page(cluster: Cluster) -> Page:
+def page(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # what is there was uploaded
     return Page(cluster.client)
 
 

@@ -1,0 +1,270 @@
+"""Which files an event may name. Every event that Gradio knows is tried over HTTP, also those that are yet to come."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from gradio import processing_utils
+
+from deployments.dispatcher.client import DispatcherClient, ServeCalls
+from deployments.image_store import ImageStore
+from deployments.schema import GenerationRequest, resolve
+from gradio_ingress import lingering
+from gradio_ingress.app import create_app
+from gradio_ingress.page import Page
+from gradio_ingress.uploads import MAX_FILES, REFUSED, uploaded
+from models.errors import InvalidRequest
+from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
+
+PICTURE = picture(resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0])
+FUNCTIONS = Page(DispatcherClient(ServeCalls.to_app(""))).blocks.fns
+EVENTS = {number: f"{number} {fn.name}" for number, fn in FUNCTIONS.items() if fn.inputs}
+[ON_PICTURE] = [number for number, fn in FUNCTIONS.items() if fn.name == "on_picture"]
+ANSWERS_WITHIN_S = 10.0
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Gradio's upload folder."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+async def http(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    monkeypatch.setattr(lingering, "LINGER_S", 0)  # or httpx would wait for the end of streams
+    app = create_app(Cluster(ImageStore(tmp_path / "images")).client)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as client:
+        await client.get("/gradio_api/startup-events")
+        yield client
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was hashed, copied, fetched or opened for its settings, which must be nothing."""
+    touched: list[str] = []
+
+    def touch(path: Any, *_: Any, **__: Any) -> str:
+        touched.append(str(path))
+        return str(path)
+
+    async def fetch(path: Any, *_: Any, **__: Any) -> str:
+        return touch(path)
+
+    for name in ("hash_file", "save_file_to_cache", "save_url_to_cache"):
+        monkeypatch.setattr(processing_utils, name, touch)
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetch)
+    monkeypatch.setattr(shutil, "copy2", touch)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: touch(path).encode())
+    return touched
+
+
+def file_data(path: str, **others: Any) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, **others}
+
+
+def hostile(kind: str, root: Path, folder: Path) -> str:
+    """A path that no event may name, and for most kinds something that is there."""
+    outside = root / "images" / "another.png"
+    outside.parent.mkdir(exist_ok=True)
+    outside.write_bytes(PICTURE)
+    match kind:
+        case "another owner's picture":
+            return str(outside)
+        case "a file of the system":
+            return "/etc/passwd"
+        case "a relative path":
+            return os.path.relpath(outside)
+        case "a path that leads out":
+            return f"{folder}/../images/another.png"
+        case "a link out of the folder":
+            (folder / "link.png").symlink_to(outside)
+            return str(folder / "link.png")
+        case "a linked folder":
+            (folder / "linked").symlink_to(outside.parent)
+            return str(folder / "linked" / "another.png")
+        case "links in a circle":
+            (folder / "circle.png").symlink_to(folder / "circle.png")
+            return str(folder / "circle.png")
+        case "what never ends":
+            os.mkfifo(root / "fifo.png")
+            return str(root / "fifo.png")
+        case "what never ends, in the folder":
+            os.mkfifo(folder / "fifo.png")
+            return str(folder / "fifo.png")
+        case "a device":
+            return "/dev/zero"
+        case "what is not there":
+            return str(root / "images" / "nothing.png")
+        case "a sibling of the folder":
+            (root / "uploads-too.png").write_bytes(PICTURE)
+            return str(root / "uploads-too.png")
+        case "the folder":
+            return str(folder)
+        case "an address":
+            return "https://example.com/a.png"
+        case "a file's address":
+            return outside.as_uri()
+        case "percent-encoded":
+            return str(outside).replace("/", "%2F")
+        case "a null byte":
+            return f"{folder}/a\0.png"
+        case "a lone surrogate":
+            return f"{folder}/\ud800.png"
+        case "nothing":
+            return ""
+    raise AssertionError(kind)
+
+
+KINDS = (
+    "another owner's picture",
+    "a file of the system",
+    "a relative path",
+    "a path that leads out",
+    "a link out of the folder",
+    "a linked folder",
+    "links in a circle",
+    "what never ends",
+    "what never ends, in the folder",
+    "a device",
+    "what is not there",
+    "a sibling of the folder",
+    "the folder",
+    "an address",
+    "a file's address",
+    "percent-encoded",
+    "a null byte",
+    "a lone surrogate",
+    "nothing",
+)
+
+
+async def join(http: httpx.AsyncClient, event: int, data: list[Any]) -> httpx.Response:
+    """Put an event into Gradio's queue as the page does."""
+    body = json.dumps({"fn_index": event, "session_hash": "tab", "data": data})
+    async with asyncio.timeout(ANSWERS_WITHIN_S):
+        return await http.post("/gradio_api/queue/join", content=body, headers=JSON)
+
+
+async def outcome(http: httpx.AsyncClient) -> dict[str, Any]:
+    """How the tab's event ended."""
+    async with (
+        asyncio.timeout(ANSWERS_WITHIN_S),
+        http.stream("GET", "/gradio_api/queue/data", params={"session_hash": "tab"}) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+            if message.get("msg") == "process_completed":
+                return message
+    raise AssertionError("it never ended")
+
+
+def wrapped(path: str) -> list[Any]:
+    """The ways to name a file."""
+    return [
+        file_data(path),
+        {"path": path},
+        {"path": path, "meta": None},
+        file_data(path, url="/gradio_api/file=a.png"),
+        file_data(path, is_stream=True),
+        file_data(path, mime_type="image/svg+xml", orig_name="a.svg"),
+        [[file_data(path)]],
+        {"value": file_data(path)},
+        {"path": 1, "meta": {"_type": "gradio.FileData"}, "deeper": [file_data(path)]},
+    ]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=EVENTS.values())
+async def test_no_event_takes_a_file_that_was_not_uploaded(
+    http: httpx.AsyncClient, tmp_path: Path, folder: Path, untouched: list[str], event: int
+) -> None:
+    count = len(FUNCTIONS[event].inputs)
+    for kind in KINDS:
+        for file in wrapped(hostile(kind, tmp_path, folder)):
+            answer = await join(http, event, [file] * count)
+            assert (kind, answer.status_code, answer.json()) == (kind, 400, {"detail": REFUSED})
+    assert untouched == []
+    assert not [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+async def test_a_file_that_hides_behind_an_uploaded_one_is_found(
+    http: httpx.AsyncClient, tmp_path: Path, folder: Path
+) -> None:
+    (folder / "mine.png").write_bytes(PICTURE)
+    path = hostile("another owner's picture", tmp_path, folder)
+    hidden = {"path": str(folder / "mine.png"), "deeper": {"deepest": file_data(path)}}
+    assert (await join(http, next(iter(EVENTS)), [hidden])).json() == {"detail": REFUSED}
+    many = [file_data(str(folder / "mine.png"))] * (MAX_FILES + 1)
+    assert "at most 16 files" in (await join(http, next(iter(EVENTS)), many)).json()["detail"]
+
+
+@pytest.mark.parametrize("route", ["call/generate", "call/v2/generate"])
+async def test_the_programs_endpoint_takes_no_file(
+    http: httpx.AsyncClient, tmp_path: Path, folder: Path, untouched: list[str], route: str
+) -> None:
+    for kind in KINDS:
+        file = file_data(hostile(kind, tmp_path, folder))
+        body = json.dumps({"prompt": file} if "v2" in route else {"data": [file]})
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
+            answer = await http.post(f"/gradio_api/{route}", content=body, headers=JSON)
+        assert (kind, answer.status_code) == (kind, 400)
+    assert untouched == []
+
+
+# Gradio fetches addresses, and reads whatever lies in its folder.
+BY_GRADIO = [
+    kind for kind in KINDS if not any(word in kind for word in ("address", "the folder", "null", "surrogate", "circle"))
+]
+
+
+@pytest.mark.parametrize("kind", ["a link out of the folder", *BY_GRADIO])
+async def test_gradios_own_check_is_on_behind_ours(
+    http: httpx.AsyncClient,
+    tmp_path: Path,
+    folder: Path,
+    untouched: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.setattr("gradio_ingress.uploads.uploaded", lambda path: Path(path))
+    assert (await join(http, ON_PICTURE, [file_data(hostile(kind, tmp_path, folder))])).status_code == 200
+    assert (await outcome(http))["success"] is False
+    assert untouched == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_page_itself_reads_nothing_that_was_not_uploaded(
+    tmp_path: Path, folder: Path, untouched: list[str], kind: str
+) -> None:
+    page = Page(Cluster(ImageStore(tmp_path / "images")).client)
+    request: Any = gr.Request()
+    request.session_hash = "tab"
+    said = await page.on_picture(hostile(kind, tmp_path, folder), request)
+    assert REFUSED in said[page.parts.status]
+    assert untouched == []
+
+
+async def test_an_uploaded_picture_is_read(http: httpx.AsyncClient) -> None:
+    [path] = (await http.post("/gradio_api/upload", files={"files": ("a moon.png", PICTURE)})).json()
+    assert (await join(http, ON_PICTURE, [file_data(path, orig_name="a moon.png")])).status_code == 200
+    ended = await outcome(http)
+    assert ended["success"] is True
+    assert "Settings restored from the picture." in str(ended["output"])
+
+
+def test_a_link_that_stays_in_the_folder_is_followed(folder: Path) -> None:
+    (folder / "mine.png").write_bytes(PICTURE)
+    (folder / "link.png").symlink_to(folder / "mine.png")
+    assert uploaded(str(folder / "link.png")) == (folder / "mine.png").resolve()
+    with pytest.raises(InvalidRequest):
+        uploaded(str(folder / "nothing.png"))
