@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from starlette.requests import cookie_parser
 
 from deployments.schema import first_problem
 
@@ -105,8 +104,13 @@ class Keyring:
 
 
 def cookie_of(header: str) -> str:
-    """Return the page's cookie from a `Cookie` header; empty where there is none."""
-    return cookie_parser(header).get(COOKIE, "")  # of others' cookies it bears what they may not say
+    """Return the page's cookie from a `Cookie` header, as it is written there; empty where there is none.
+
+    Its characters need no quotes. `http.cookies` would take them off, in a time that grows by the square of their
+    number before Python 3.11.10 and 3.12.6 (CVE-2024-7592).
+    """
+    cookies = (each.partition("=") for each in header.split(";"))
+    return next((value.strip() for name, _, value in reversed([*cookies]) if name.strip() == COOKIE), "")
 
 
 def bearer_of(header: str) -> str:

@@ -4,7 +4,7 @@ import secrets
 from html import escape
 
 import gradio as gr
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
@@ -39,9 +39,10 @@ class Visitors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = MutableHeaders(scope=scope)
         key = bearer_of(headers.get("authorization", "")) if self._keys is not None else ""
         owner = owner_of_cookie(key or cookie_of(headers.get("cookie", "")), self._keys)
+        del headers["cookie"]  # Gradio and FastAPI would read it again, with `http.cookies`
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if self._keys is not None and (owner is None or path == LOGIN):
             await (await self._asked(Request(scope, receive), path))(scope, receive, send)

@@ -10,6 +10,7 @@
     ├── Gone                      410  gone                     the job's result has expired
     ├── TooLarge                  413  body_too_large
     ├── KeyReused                 422  idempotency_key_reused
+    ├── HeadersTooLarge           431  headers_too_large
     ├── QueueFull                 429  queue_full               carries `retry_after_s`
     │   ├── OwnLineFull           429  own_line_full            as much of the owner waits as may
     │   └── QuotaExceeded         429  quota_exceeded           a key's work of the day is spent
@@ -111,6 +112,13 @@ class TooLarge(DarkroomError):
 
     status = 413
     code = "body_too_large"
+
+
+class HeadersTooLarge(DarkroomError):
+    """The headers are larger than is read."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class QueueFull(DarkroomError):

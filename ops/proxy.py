@@ -8,4 +8,4 @@ from gradio_ingress.assets import Assets
 
 def middlewares() -> list[Middleware]:
     """Return them, the outermost last."""
-    return [Middleware(Door), Middleware(Assets)]
+    return [Middleware(Assets), Middleware(Door)]

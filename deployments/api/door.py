@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.errors import respond
 from deployments.api.limits import MAX_BODY
-from models.errors import DarkroomError, NotFound, RequestTimeout, Unavailable
+from models.errors import DarkroomError, HeadersTooLarge, NotFound, RequestTimeout, Unavailable
 
 BODY_WITHIN_S = 30.0  # uvicorn would wait for ever
+MAX_HEADERS = 16 * 1024  # bytes, as they are sent; uvicorn takes any number
 PREFIX = "/v1"  # of the application whose routes `respond` knows
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into logs
 OBEYED = ("x-request-timeout-seconds", "x-request-disconnect-disabled")  # by Serve, whoever sends them
@@ -27,8 +28,8 @@ IN_OUR_WORDS: dict[int, DarkroomError] = {
 class Door:
     """Takes off what only Serve itself may say, waits for the body, and words Serve's own errors as ours.
 
-    A body that takes longer than `BODY_WITHIN_S` is answered 408. Serve answers in plain text, with what an exception
-    said: that stays here, and its log has it.
+    Headers of more than `MAX_HEADERS` bytes are answered 431, and a body that takes longer than `BODY_WITHIN_S` is
+    answered 408. Serve answers in plain text, with what an exception said: that stays here, and its log has it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,30 +41,35 @@ class Door:
             await self._app(scope, receive, send)
             return
         headers = MutableHeaders(scope=scope)
+        size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
         for name in OBEYED:
             del headers[name]
         if not REQUEST_ID.fullmatch(headers.get("x-request-id", "")):
             headers["x-request-id"] = secrets.token_hex(16)
         try:
-            async with asyncio.timeout(BODY_WITHIN_S):
-                begun = await _begun(receive)
-        except TimeoutError:
-            error = RequestTimeout(f"The body must arrive within {BODY_WITHIN_S:g} s.")
-            late = respond(error, scope["path"].removeprefix(PREFIX))
-            late.headers["x-request-id"] = headers["x-request-id"]
-            late.headers["connection"] = "close"
-            await late(scope, receive, send)
+            if size > MAX_HEADERS:
+                raise HeadersTooLarge(f"The headers must be at most {MAX_HEADERS} bytes in all.")
+            begun = await _begun(receive)
+        except (HeadersTooLarge, RequestTimeout) as error:
+            refusal = respond(error, scope["path"].removeprefix(PREFIX))
+            refusal.headers["x-request-id"] = headers["x-request-id"]
+            refusal.headers["connection"] = "close"
+            await refusal(scope, receive, send)
             return
         await self._app(scope, _replayed(begun, receive), _Reworded(scope, receive, send))
 
 
 async def _begun(receive: Receive) -> list[Message]:
-    """Read a body to its end, or as far as it may go: beyond, whoever it is for refuses it."""
-    messages, read = [await receive()], 0
-    while messages[-1].get("more_body") and read <= MAX_BODY:
-        read += len(messages[-1].get("body", b""))
-        messages.append(await receive())
-    return messages
+    """Read a body to its end, or as far as it may go: beyond, whoever it is for refuses it. Raises: RequestTimeout."""
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            messages, read = [await receive()], 0
+            while messages[-1].get("more_body") and read <= MAX_BODY:
+                read += len(messages[-1].get("body", b""))
+                messages.append(await receive())
+            return messages
+    except TimeoutError:
+        raise RequestTimeout(f"The body must arrive within {BODY_WITHIN_S:g} s.") from None
 
 
 def _replayed(messages: list[Message], receive: Receive) -> Receive:

@@ -76,13 +76,14 @@ def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int |
         413: "The body is larger than is read.",
         422: "The `Idempotency-Key` came with another request before.",
         429: "The line is full, or a key's caps are reached: nothing was queued. `Retry-After` says when to come back.",
+        431: "The headers are larger than is read.",
         500: "It failed on our side.",
         503: "Nobody can answer now.",
         504: "The job's time was over before it was done.",
         507: "A picture could not be stored.",
     }
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape.__name__}"}}}
-    return {status: {"content": content, "description": words[status]} for status in sorted({401, 500, *statuses})}
+    return {status: {"content": content, "description": words[status]} for status in sorted({401, 431, 500, *statuses})}
 
 
 def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRequest:

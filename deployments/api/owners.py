@@ -1,7 +1,7 @@
 """Whose a request is: decided once, before anything else looks at it. Pure ASGI: anything else would buffer streams."""
 
 from fastapi import Request
-from starlette.datastructures import Headers
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.errors import path_of, respond
@@ -36,8 +36,9 @@ class Owners:
         await self._app(scope, receive, send)
 
     def _owner(self, scope: Scope) -> str | None:
-        headers = Headers(scope=scope)
+        headers = MutableHeaders(scope=scope)
         cookie = cookie_of(headers.get("cookie", ""))
+        del headers["cookie"]  # FastAPI would read it again, with `http.cookies`
         if self._keys is None:
             host = scope["client"][0] if scope.get("client") else "unknown"
             return owner_of_cookie(cookie, None) or f"peer:{host}"

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.api import door
 from deployments.api.door import Door
 from deployments.api.limits import MAX_BODY
+from ops.proxy import middlewares
 from tests.unit.deployments.api.caller import problem
 
 
@@ -100,6 +101,46 @@ async def test_a_body_that_does_not_come_is_a_408_and_nobody_else_waits_for_it(
     assert {b"x-request-id", b"connection"} <= {name for name, _ in sent[0]["headers"]}
     assert (b'"code":"request_timeout"' in sent[1]["body"]) == is_ours
     assert b"within 0.01 s" in sent[1]["body"]
+
+
+def headers_of(size: int, count: int) -> list[tuple[bytes, bytes]]:
+    """So many headers, so many bytes of them as they are sent."""
+    each = size // count
+    rest = size - each * (count - 1)
+    return [(b"n", b"v" * (length - len("n: \r\n"))) for length in [each] * (count - 1) + [rest]]
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+@pytest.mark.parametrize(("path", "is_ours"), [("/v1/jobs", True), ("/v1/hf/models/shapes", False), ("/", True)])
+async def test_headers_that_are_too_large_are_a_431_and_reach_nobody(
+    behind: Behind, path: str, is_ours: bool, count: int
+) -> None:
+    async def answer(size: int) -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        given = headers_of(size, count)
+        await Door(behind)(
+            {"type": "http", "method": "GET", "path": path, "headers": given, "query_string": b""}, receive, send
+        )
+        return sent
+
+    refused = await answer(door.MAX_HEADERS + 1)
+    assert (behind.reached, refused[0]["status"]) == (0, 431)
+    assert {b"x-request-id", b"connection"} <= {name for name, _ in refused[0]["headers"]}
+    assert (b'"code":"headers_too_large"' in refused[1]["body"]) == is_ours
+    assert b"at most 16384 bytes" in refused[1]["body"]
+    assert (await answer(door.MAX_HEADERS))[0]["status"] == 200
+    assert behind.reached == 1
+
+
+def test_the_door_is_before_everything_that_the_proxy_serves() -> None:
+    assert middlewares()[-1].cls is Door
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (500, "internal_error"), (503, "unavailable")])

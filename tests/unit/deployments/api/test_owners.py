@@ -1,5 +1,6 @@
 """Whose a request is, with keys and without."""
 
+import http.cookies
 import json
 import os
 import time
@@ -97,6 +98,37 @@ async def test_the_pages_cookie_shows_pictures_and_changes_nothing(keyed: Keyed)
     assert (await keyed.api.http.get(url, headers=cookie)).status_code == 200
     assert (await keyed.api.http.post("/jobs", json={"prompt": "a"}, headers=cookie)).status_code == 401
     assert (await keyed.api.http.get(url, headers={"Cookie": "darkroom=wrong"})).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["darkroom", "another"])
+async def test_nobody_takes_the_quotes_off_a_cookie(
+    api: Api, keyed: Keyed, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    unquoted: list[str] = []
+    monkeypatch.setattr(http.cookies, "_unquote", unquoted.append)  # in a time that may grow by the square
+    cookie = {"Cookie": f'{name}="{chr(92) * 16_000}"'}
+    assert (await api.http.get("/queue", headers=cookie)).status_code == 200
+    assert (await api.http.post("/jobs", json={"prompt": "a"}, headers=cookie)).status_code == 202
+    assert (await keyed.api.http.get("/queue", headers=cookie)).status_code == 401
+    assert (await keyed.call(keyed.ada, "GET", "/queue", headers=cookie)).status_code == 200
+    assert unquoted == []
+
+
+@pytest.mark.parametrize(
+    ("header", "cookie"),
+    [
+        ("darkroom=a-b_c", "a-b_c"),
+        ("darkroomy=x; a=b; darkroom = abc ;c", "abc"),
+        ("darkroom=of-a-deeper-path; darkroom=abc", "abc"),
+        ("darkroom=a=b", "a=b"),
+        ('darkroom="abc"', '"abc"'),
+        ("darkroom", ""),
+        ("", ""),
+        ("Darkroom=abc", ""),
+    ],
+)
+def test_the_pages_cookie_is_read_as_it_is_written(header: str, cookie: str) -> None:
+    assert keys_module.cookie_of(header) == cookie
 
 
 async def test_without_keys_a_browser_is_its_cookie_and_others_are_their_address(api: Api) -> None:
