@@ -15,7 +15,7 @@ from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.keys import Keyring, read_keys
 from gradio_ingress.lingering import linger
-from gradio_ingress.narrow import Narrow
+from gradio_ingress.narrow import MAX_UPLOAD, Narrow
 from gradio_ingress.page import Page
 from gradio_ingress.theme import theme
 from gradio_ingress.uploads import require_uploads
@@ -25,8 +25,6 @@ FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
 EVENTS = 1000  # that Gradio runs at once, no thread each: a page takes one while its jobs go on
 SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
-MAX_UPLOAD = 32 * 2**20  # bytes of a picture whose settings are read
-MAX_BODY = MAX_UPLOAD + 2**20  # and of its envelope
 
 
 def build(config: UiConfig) -> Application:
@@ -38,7 +36,7 @@ def build(config: UiConfig) -> Application:
 
 def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI:
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, max_body_size=MAX_BODY)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(Visitors, keys=keys)
     app.add_middleware(Narrow)

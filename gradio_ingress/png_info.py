@@ -34,7 +34,8 @@ TYPES: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(HINTS[name], config=F
 SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
 PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
 STEPS = "Steps: "  # begins the line of settings
-SETTING = re.compile(r'(?:^|,)([^:,"]+):( *"(?:\\.|[^"\\])*"|[^,]*)')
+SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
+MAX_TEXT = 2**20  # characters; Pillow reads no more of a PNG's, but any number of EXIF's
 NAMES = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed", "Model": "model"}
 READ = {*NAMES, "Sampler", "Schedule type", "Size"}
 SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
@@ -53,6 +54,8 @@ def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
         ours, text = _texts(content)
     except BROKEN:
         raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
+    if len(ours) + len(text) > MAX_TEXT:
+        raise InvalidRequest(f"The settings of a picture must be at most {MAX_TEXT} characters.")
     found, notes = _typed(_from_json(ours), strict=True)
     if not found and text.strip():
         found, notes = _from_parameters(text)

@@ -10,16 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import route_utils
 from gradio.utils import get_upload_folder
 
 from models.errors import InvalidRequest
 
-MAX_FILES = 16  # of one event; each costs some looks at the disk, on the event loop
+MAX_FILES = 16  # of one event or upload; the name of each is looked at on the event loop, for up to 4 ms
 REFUSED = "The file must be one that was uploaded to this page."
 
 
+class FewParts(route_utils.GradioMultiPartParser):
+    """Gradio's parser of uploads, which would take a thousand files, and for four seconds do nothing else."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named | {"max_files": MAX_FILES, "max_fields": MAX_FILES})
+
+
 def require_uploads(blocks: gr.Blocks) -> None:
-    """Make the queue of some Blocks refuse an event that names a file which was not uploaded."""
+    """Make the queue of some Blocks refuse an event that names a file which was not uploaded, and bound uploads."""
+    route_utils.GradioMultiPartParser = FewParts
     blocks.has_launched = True  # turns on Gradio's own check of paths
     queue: Any = blocks._queue
     push: Callable[..., Awaitable[tuple[bool, Any, Any]]] = queue.push

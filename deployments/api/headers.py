@@ -1,6 +1,5 @@
 """Headers that several routes read and write."""
 
-import re
 from contextlib import suppress
 from math import ceil
 from typing import Annotated
@@ -13,7 +12,6 @@ from models.errors import InvalidRequest, Unavailable
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
 MAX_WAIT_S = 300
-WAIT = re.compile(r"(?:^|[,;]) *wait *= *\"?([^,;\" ]*)\"? *(?=$|[,;])")  # RFC 7240
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -36,13 +34,13 @@ def wait_s(prefer: str | None) -> int | None:
     Raises:
         InvalidRequest: no number of seconds from 1 to `MAX_WAIT_S`.
     """
-    found = WAIT.search(prefer or "")
-    if found is None:
+    preferences = (each.partition("=") for each in (prefer or "").replace(";", ",").split(","))
+    given = next((value.strip().strip('"') for name, _, value in preferences if name.strip() == "wait"), None)
+    if given is None:
         return None
-    if not (re.fullmatch(r"[0-9]{1,3}", found[1]) and 1 <= int(found[1]) <= MAX_WAIT_S):
-        given = found[1][:40] or "nothing"
-        raise InvalidRequest(f"Prefer: wait must be from 1 to {MAX_WAIT_S}, got {given}.", "Prefer")
-    return int(found[1])
+    if not (given.isascii() and given.isdigit() and len(given) <= 3 and 1 <= int(given) <= MAX_WAIT_S):
+        raise InvalidRequest(f"Prefer: wait must be from 1 to {MAX_WAIT_S}, got {given[:40] or 'nothing'}.", "Prefer")
+    return int(given)
 
 
 async def allowance_headers(client: DispatcherClient, owner: str) -> dict[str, str]:

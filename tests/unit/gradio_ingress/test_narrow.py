@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from deployments.image_store import ImageStore
-from gradio_ingress.app import MAX_BODY, create_app
+from gradio_ingress.app import create_app
+from gradio_ingress.narrow import MAX_EVENT, MAX_UPLOAD_BODY
 from tests.unit.gradio_ingress.fakes import Cluster
 
 
@@ -42,20 +43,30 @@ async def test_no_file_of_this_machine_is_read(http: httpx.AsyncClient, path: st
     assert (await http.get(f"/gradio_api/file={path}")).status_code in (403, 404)
 
 
-@pytest.mark.parametrize("path", ["queue/join", "call/generate"])
-async def test_a_body_beyond_any_picture_is_not_read(http: httpx.AsyncClient, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/gradio_api/queue/join", MAX_EVENT),
+        ("/gradio_api/call/generate", MAX_EVENT),
+        ("/gradio_api/call/v2/generate", MAX_EVENT),
+        ("/gradio_api/cancel", MAX_EVENT),
+        ("/gradio_api/reset", MAX_EVENT),
+        ("/gradio_api/upload", MAX_UPLOAD_BODY),
+    ],
+)
+async def test_no_more_is_read_of_a_body_than_it_may_have(http: httpx.AsyncClient, path: str, most: int) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
         nonlocal sent
         while True:
-            sent += 2**20
-            yield bytes(2**20)
+            sent += 2**16
+            yield b"\r\n" * 2**15
 
-    json = {"Content-Type": "application/json"}
-    answer = await http.post(f"/gradio_api/{path}", content=endless(), headers=json)
+    kind = "multipart/form-data; boundary=b" if "upload" in path else "application/json"
+    answer = await http.post(path, content=endless(), headers={"Content-Type": kind})
     assert answer.status_code == 413
-    assert sent <= MAX_BODY + 2**21
+    assert sent <= most + 2**17
 
 
 @pytest.mark.parametrize("name", ["darkroom", "another"])

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -191,6 +192,24 @@ def test_a_text_without_settings_is_a_prompt() -> None:
         found, _ = png_info.read(a_png(parameters=text))
         assert found.get("prompt", "") == prompt
     assert problem(a_png(parameters=" \n")) == NOTHING
+
+
+@pytest.mark.parametrize(
+    "part",
+    [',a:"\\', ",", ",a:", " ", ',a:"', '\\"', "a", ',"', ',a: "x', '"', ":", "\nSteps: ", "{", "[", "1"],
+)
+@pytest.mark.parametrize("lead", ["", ",a:", ',a:"', ',a:"\\'])
+def test_the_time_to_read_settings_grows_no_faster_than_they_do(lead: str, part: str) -> None:
+    """A million characters, which would take minutes where something was tried again at each."""
+    since = time.thread_time()
+    png_info._from_parameters(f"a star\nSteps: 5{lead}" + part * (1_000_000 // len(part)) + "x")
+    png_info._from_json('{"seed":' + part * (1_000_000 // len(part)))
+    assert time.thread_time() - since < 20
+
+
+def test_settings_that_are_too_long_are_refused() -> None:
+    comment = b"ASCII\0\0\0a star\nSteps: 5" + b", a: b" * 200_000
+    assert "at most 1048576 characters" in problem(with_comment("webp", comment))
 
 
 def test_lines_after_the_settings_are_no_settings() -> None:

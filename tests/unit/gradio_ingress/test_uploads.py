@@ -262,6 +262,19 @@ async def test_an_uploaded_picture_is_read(http: httpx.AsyncClient) -> None:
     assert "Settings restored from the picture." in str(ended["output"])
 
 
+@pytest.mark.parametrize("what", ["files", "fields"])
+async def test_an_upload_has_a_few_parts_at_most(http: httpx.AsyncClient, what: str) -> None:
+    async def upload(count: int) -> httpx.Response:
+        files = [("files", ("a.png", PICTURE))] * count
+        fields = {str(number): "" for number in range(count)}
+        given: dict[str, Any] = {"files": files} if what == "files" else {"files": files[:1], "data": fields}
+        return await http.post("/gradio_api/upload", **given)
+
+    assert (await upload(MAX_FILES)).status_code == 200
+    answer = await upload(MAX_FILES + 1)
+    assert (answer.status_code, f"Maximum number of {what} is 16" in answer.text) == (400, True)
+
+
 def test_a_link_that_stays_in_the_folder_is_followed(folder: Path) -> None:
     (folder / "mine.png").write_bytes(PICTURE)
     (folder / "link.png").symlink_to(folder / "mine.png")

@@ -1,12 +1,16 @@
 """Jobs over HTTP."""
 
 import asyncio
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.api.headers import wait_s
 from deployments.dispatcher import client as client_module
+from models.errors import InvalidRequest
 from tests.fakes import STEPS, settled, until
 from tests.unit.deployments.api.caller import Api, events, problem
 
@@ -150,6 +154,20 @@ async def test_other_preferences_are_not_ours(api: Api, prefer: str) -> None:
     answer = await api.http.post("/jobs", json={"prompt": "a"}, headers={"Prefer": prefer})
     assert answer.status_code == 202
     assert "preference-applied" not in answer.headers
+
+
+@pytest.mark.parametrize("prefer", ["wait=10", "a; wait = 10 ,b", 'x,wait="10"', "wait=10, wait=20", "a,,;wait=10;;"])
+def test_a_wait_is_found_among_other_preferences(prefer: str) -> None:
+    assert wait_s(prefer) == 10
+
+
+@pytest.mark.parametrize("part", [" ", "wait", "wait=", "wait= ", ",", ";", "=", '"', "wait =,", " ,", "\\"])
+def test_the_time_to_read_preferences_grows_no_faster_than_they_do(part: str) -> None:
+    """A million characters, which would take minutes where something was tried again at each."""
+    since = time.thread_time()
+    with suppress(InvalidRequest):
+        wait_s("wait=" + part * (1_000_000 // len(part)) + "x y")
+    assert time.thread_time() - since < 20
 
 
 @pytest.mark.parametrize("wait", ["0", "301", "-1", "1.5", "soon", "", "9" * 5000, "000000300999"])
