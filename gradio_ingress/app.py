@@ -80,5 +80,8 @@ class GradioIngress:
         self._client = DispatcherClient(ServeCalls.to_app(generation_app))
         self._keys = None if keys is None else Keyring(keys)
 
+    async def check_health(self) -> None:
+        """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._client, self._keys)

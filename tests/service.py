@@ -79,8 +79,25 @@ class Service:
         return healthy and all(parts[name]["running"] == count for name, count in wanted.items())
 
     def pids(self, app: str, deployment: str) -> list[int]:
-        """Return the processes of a deployment's replicas."""
-        return sorted(one["pid"] for one in applications(self._client)[app]["deployments"][deployment]["replicas"])
+        """Return the processes of a deployment's replicas, as far as they have started."""
+        replicas = applications(self._client)[app]["deployments"][deployment]["replicas"]
+        return sorted(one["pid"] for one in replicas if one.get("pid"))
+
+    def hang(self, app: str, deployment: str) -> None:
+        """Have the event loop that serves requests, in each replica of a deployment, compute without an end."""
+        import ray
+        from ray.serve._private.constants import SERVE_NAMESPACE
+
+        def spin(replica: Any) -> None:
+            def compute() -> None:
+                while True:
+                    pass
+
+            replica._replica_impl._user_callable_wrapper.event_loop.call_soon_threadsafe(compute)
+
+        for replica in applications(self._client)[app]["deployments"][deployment]["replicas"]:
+            actor: Any = ray.get_actor(replica["actor_name"], SERVE_NAMESPACE)
+            ray.get(actor.__ray_call__.remote(spin))
 
     @staticmethod
     def wait(condition: Callable[[], bool], otherwise: Callable[[], object] = lambda: "it does not happen") -> None:

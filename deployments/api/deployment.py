@@ -85,6 +85,9 @@ class ApiIngress:
         self._images = ImageStore(images)
         self._keys = None if keys is None else Keyring(keys)
 
+    async def check_health(self) -> None:
+        """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app_name = serve.get_replica_context().app_name
         return create_api(self._client, self._images, applications, self._models, app_name, self._keys)

@@ -227,6 +227,23 @@ def test_a_replica_that_hangs_is_ended_and_its_picture_begins_again(service):
     service.deploy()
 
 
+@pytest.mark.full
+def test_an_ingress_whose_event_loop_hangs_is_replaced_within_a_minute(service):
+    """As the configuration says, nothing hurried: half a minute of silence, and the start of another replica."""
+    ingresses = {("generation", "ApiIngress"): "/v1/health", ("ui", "GradioIngress"): "/"}
+    hung = {one: service.pids(*one) for one in ingresses}
+    for one in ingresses:
+        service.hang(*one)
+    since = time.monotonic()
+    for path in ingresses.values():
+        with pytest.raises(TimeoutError):
+            urllib.request.urlopen(service.address + path, timeout=5)
+    service.wait(lambda: all(not set(service.pids(*one)) & set(pids) for one, pids in hung.items()))
+    service.wait(lambda: [service.get(path)[0] for path in ingresses.values()] == [200, 200])
+    assert time.monotonic() - since < 60
+    assert not any(psutil.pid_exists(pid) for pids in hung.values() for pid in pids)
+
+
 def watch_until_the_end(service, job_id: str) -> list[dict]:
     """Every state that a watcher sees who comes back whenever the stream is cut."""
     states = []
