@@ -12,15 +12,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.errors import respond
 from deployments.api.limits import MAX_BODY
-from models.errors import DarkroomError, HeadersTooLarge, NotFound, RequestTimeout, Unavailable
+from models.errors import (
+    DarkroomError,
+    HeadersTooLarge,
+    InvalidRequest,
+    NotFound,
+    RequestTimeout,
+    TooLarge,
+    Unavailable,
+)
 
 BODY_WITHIN_S = 30.0  # uvicorn would wait for ever
 MAX_HEADERS = 16 * 1024  # bytes, as they are sent; uvicorn takes any number
 PREFIX = "/v1"  # of the application whose routes `respond` knows
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into logs
 OBEYED = ("x-request-timeout-seconds", "x-request-disconnect-disabled")  # by Serve, whoever sends them
-IN_OUR_WORDS: dict[int, DarkroomError] = {
+IN_OUR_WORDS: dict[int, DarkroomError] = {  # Serve's errors, and those of Gradio's that are plain text
+    400: InvalidRequest("The request cannot be read."),
     404: NotFound("There is no such path."),
+    413: TooLarge("The body is larger than is read here."),
     503: Unavailable("No replica can take the request now."),
 }
 

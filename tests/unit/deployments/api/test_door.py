@@ -143,7 +143,16 @@ def test_the_door_is_before_everything_that_the_proxy_serves() -> None:
     assert middlewares()[-1].cls is Door
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (500, "internal_error"), (503, "unavailable")])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "invalid_value"),
+        (404, "not_found"),
+        (413, "body_too_large"),
+        (500, "internal_error"),
+        (503, "unavailable"),
+    ],
+)
 async def test_serves_own_errors_come_in_our_words(
     behind: Behind, caller: httpx.AsyncClient, status: int, code: str
 ) -> None:
