@@ -19,13 +19,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from benchmarks.harness import ROOT
-from models.checkpoint import read_card
+from models.card import read_card
 from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
-from models.sampling import new_scheduler, plan_for
+from models.samplers import new_scheduler, plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
 from models.vae_decoder import encode_image, load_vae_decoder
@@ -43,7 +43,7 @@ def a_request(seed: int, steps: int, guidance: float = 4.0, sampler: str = "ddim
     colours, shapes = ("red", "blue", "green", "yellow"), ("circle", "star", "heart")
     prompt = f"a {colours[seed % 4]} {shapes[seed % 3]} on a white background"
     chosen = dict(CARD.defaults) | {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": sampler}
-    return CARD.check(ImageSpec(model=CARD.id, prompt=prompt, seed=seed, **chosen))
+    return CARD.spec(model=CARD.id, prompt=prompt, seed=seed, **chosen)
 
 
 class Pipeline:
@@ -118,7 +118,7 @@ class Stages:
     def __init__(self) -> None:
         torch.set_num_threads(THREADS)
         self._text_encoder = load_text_encoder(SHAPES, CARD.family, CPU)
-        self._vae_decoder = load_vae_decoder(SHAPES, CPU)
+        self._vae_decoder = load_vae_decoder(SHAPES, CARD.family, CPU)
         self._unet = load_unet(SHAPES, CARD.family, CPU)
         self._capacity = Capacity(self._unet, MAX_ROWS)
         self._key = self._unet.key(CARD.defaults["width"], CARD.defaults["height"], CARD.max_tokens + 2)

@@ -16,15 +16,16 @@ from typing import Any
 import torch
 
 from benchmarks.harness import finish
-from models.checkpoint import locate, read_card
+from models.card import read_card
+from models.checkpoint import locate
 from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
 from models.denoiser.unet import load_unet
 from models.loading import choose_device, choose_dtype
-from models.sampling import plan_for
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.samplers import plan_for
+from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
 from models.vae_decoder import encode_image, load_vae_decoder
 
@@ -36,10 +37,10 @@ class Stages:
 
     def __init__(self, card: ModelCard, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self._card = card
-        self.spec = ImageSpec(model=card.id, prompt="a circle", seed=0, **card.defaults)
+        self.spec = card.spec(model=card.id, prompt="a circle", seed=0, **card.defaults)
         self._encoder = load_text_encoder(folder, card.family, device, dtype)
         self._unet = load_unet(folder, card.family, device, dtype)
-        self._decoder = load_vae_decoder(folder, device, dtype)
+        self._decoder = load_vae_decoder(folder, card.family, device, dtype)
         self._latents: Any = None
 
     def encode_s(self) -> float:

@@ -13,7 +13,7 @@ from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
 from models.denoiser.unet import load_unet
-from models.sampling import plan_for
+from models.samplers import plan_for
 from models.spec import SAMPLERS
 from models.text_encoder import load_text_encoder
 

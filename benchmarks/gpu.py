@@ -24,7 +24,7 @@ from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import UNet
-from models.sampling import plan_for
+from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import PromptEmbeds, TextEmbeds
 from models.vae_decoder import VaeDecoder
@@ -147,7 +147,7 @@ class Engine:
         self.capacity.warm_up(self.key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
         self._engine = DenoisingEngine(self.unet, self._told.extend, capacity=self.capacity, preview=Preview(None))
-        self._decoder = VaeDecoder(model.vae, model.device)
+        self._decoder = VaeDecoder(model.vae, model.family, model.device)
 
     @torch.inference_mode()
     def draw(self, clients: int) -> None:

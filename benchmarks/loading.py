@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.gpu import SD_15
 from benchmarks.harness import ROOT, finish
-from models.loading import load_model, parameter_bytes
+from models.loading import load_component, parameter_bytes
 
 MIB = 2**20
 SAMPLED_EVERY_S = 0.01
@@ -30,8 +30,8 @@ def write(folder: Path) -> None:
     unet = unet.to_empty(device="cpu")
     for parameter in unet.parameters():
         torch.nn.init.zeros_(parameter)
-    unet.save_pretrained(folder / "float32")
-    unet.half().save_pretrained(folder / "float16")
+    unet.save_pretrained(folder / "float32" / "unet")
+    unet.half().save_pretrained(folder / "float16" / "unet")
 
 
 def own_bytes() -> int:
@@ -51,11 +51,11 @@ def measure(folder: Path, dtype: str) -> dict[str, float]:
 
     threading.Thread(target=sample, daemon=True).start()
     start = time.perf_counter()
-    for path in folder.glob("*.safetensors"):
+    for path in (folder / "unet").glob("*.safetensors"):
         with path.open("rb") as file:
             file_digest(file, "sha256")
     checked = time.perf_counter()
-    unet = load_model(UNet2DConditionModel, folder, torch.device("cpu"), getattr(torch, dtype))
+    unet = load_component(UNet2DConditionModel, folder, "sd", "unet", torch.device("cpu"), getattr(torch, dtype))
     loaded = time.perf_counter()
     done.set()
     return {

@@ -11,7 +11,6 @@ from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
 from deployments.schema import GenerationRequest, resolve
-from models.checkpoint import read_card
 
 
 def build(config: AppConfig) -> Application:
@@ -44,8 +43,9 @@ def build_model(config: ModelConfig) -> Application:
     from deployments.denoiser import Denoiser
     from deployments.text_encoder import TextEncoder
     from deployments.vae_decoder import VaeDecoder
+    from models.card import read_card
 
-    card = read_card(config.checkpoint, operators=config.defaults, manifest=config.manifest)
+    card = read_card(config.checkpoint, config.defaults, config.manifest, config.allowed_roots)
     resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
     return serve.deployment(Model).bind(
         card,

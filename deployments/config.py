@@ -96,6 +96,10 @@ class ModelConfig(Settings):
         default=None,
         description="SHA-256 sums that its files must have, as sha256sum writes them. Default: its SHA256SUMS, if any.",
     )
+    allowed_roots: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders that links in the checkpoint may lead to, such as a cache of weights on another disk.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is one, else CPU."
     )

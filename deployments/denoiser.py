@@ -24,11 +24,12 @@ from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
 from models.errors import DarkroomError, OtherWeights, Superseded
 from models.loading import allocated_bytes, choose_device, choose_dtype
-from models.sampling import plan_for
+from models.samplers import plan_for
 from models.spec import SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
 from models.text_encoder import PromptEmbeds
 from models.vae_decoder import load_vae_decoder
 
+DENOISER_PARTS = ("model_index.json", "scheduler", "unet", "vae")
 MOST_MODEL_CALLS = max(model_calls(sampler, MOST_STEPS) for sampler in SAMPLERS)
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
@@ -40,10 +41,10 @@ class Denoiser:
         startup = Startup("Denoiser")
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder = locate_parts(model.checkpoint, card, "unet", "scheduler", "vae")
+        folder = locate_parts(model.checkpoint, card, *DENOISER_PARTS, allowed_roots=model.allowed_roots)
         device = choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
-        preview = Preview(fit_latent_rgb(load_vae_decoder(folder, device), self._unet.channels))
+        preview = Preview(fit_latent_rgb(load_vae_decoder(folder, card.family, device), self._unet.channels))
         startup.loaded()
         self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)

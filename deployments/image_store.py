@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -15,6 +16,13 @@ from models.errors import NotFound, StorageFull
 NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,9}-\d{1,3}\.(png|jpeg|webp)")
 FILE = re.compile(rf"{NAME.pattern}|\.{NAME.pattern}\.partial")
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
+
+
+class StoredImage(NamedTuple):
+    """An image in the store: the bytes of its file, and whether it was decoded in tiles."""
+
+    size: int
+    tiled: bool
 
 
 class ImageStore:

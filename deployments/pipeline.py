@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import Demand
 from deployments.dispatcher.lease import Lease
+from deployments.image_store import StoredImage
 from deployments.liveness import own_name
 from deployments.ray_errors import handle_of, translated
 from deployments.schema import ImageResult
@@ -86,7 +87,7 @@ class Pipeline:
                 updates.cancel()  # leaving the loop does not stop a producer
         assert update is not None  # a stream that ends without a step has raised
         start = time.monotonic()
-        size = await self._decode(spec, update, name)
+        stored = await self._decode(spec, update, name)
         yield ImageResult(
             index=lease.index,
             url=f"/v1/files/{name}",
@@ -99,7 +100,8 @@ class Pipeline:
             decode_s=time.monotonic() - start,
             batch_rows=update.batch_rows,
             attempts=lease.attempt,
-            size=size,
+            size=stored.size,
+            tiled=stored.tiled,
         )
 
     async def tokens(self, text: str) -> Tokens:
@@ -124,7 +126,7 @@ class Pipeline:
             if isinstance(problem, Exception):
                 logger.warning("a Denoiser was not fenced: %r", problem)
 
-    async def _decode(self, spec: ImageSpec, last: StepUpdate, name: str) -> int:
+    async def _decode(self, spec: ImageSpec, last: StepUpdate, name: str) -> StoredImage:
         """Decode and store; where the replica dies or there is none, by another: the latents are still in hand."""
         attempt = 1
         while True:

@@ -136,7 +136,7 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     if seed + request.num_images - 1 > MAX_SEED:
         last = MAX_SEED - request.num_images + 1
         raise InvalidRequest(f"seed must be at most {last} for {request.num_images} pictures, got {seed}.", "seed")
-    return [card.check(ImageSpec(**chosen, seed=seed + k)) for k in range(request.num_images)]
+    return [card.spec(**chosen, seed=seed + k) for k in range(request.num_images)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +155,7 @@ class ImageResult:
     batch_rows: int  # rows of its last forward
     attempts: int
     size: int = 0  # bytes
+    tiled: bool = False  # decoded in tiles, as it did not fit into memory whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +236,13 @@ class Job:
         return self.link != "" and link.isascii() and hmac.compare_digest(self.link, link)
 
 
-def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | None = None) -> Job:
+def new_job(
+    specs: list[ImageSpec],
+    owner: str,
+    now: float,
+    deadline_s: float | None = None,
+    warnings: tuple[str, ...] = (),
+) -> Job:
     """Return a queued job with an id and a link that cannot be guessed."""
     return Job(
         id=f"job_{secrets.token_hex(16)}",
@@ -243,6 +250,7 @@ def new_job(specs: list[ImageSpec], owner: str, now: float, deadline_s: float | 
         link=secrets.token_urlsafe(16),
         status="queued",
         specs=tuple(specs),
+        warnings=warnings,
         timestamps=Timestamps(created=now, deadline=None if deadline_s is None else now + deadline_s),
     )
 

@@ -31,11 +31,11 @@ class TextEncoder:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
-            locate_parts(model.checkpoint, card, *TEXT_PARTS),
+            locate_parts(model.checkpoint, card, *TEXT_PARTS, allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),
-            one_by_one=model.batch_invariant,
+            batch_invariant=model.batch_invariant,
         )
         startup.loaded()
         self._digest = card.digest

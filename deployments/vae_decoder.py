@@ -11,7 +11,7 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig
-from deployments.image_store import ImageStore
+from deployments.image_store import ImageStore, StoredImage
 from deployments.memory import give_back
 from deployments.metrics import StageMetrics
 from deployments.one_thread import OneThread
@@ -21,7 +21,7 @@ from models.checkpoint import locate_parts
 from models.errors import DarkroomError, OtherWeights
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae_decoder import Decoded, encode_image, load_vae_decoder
 
 Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and which store has it under which name
 
@@ -35,10 +35,11 @@ class VaeDecoder:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._decoder = load_vae_decoder(
-            locate_parts(model.checkpoint, card, "vae"),
+            locate_parts(model.checkpoint, card, "vae", allowed_roots=model.allowed_roots),
+            card.family,
             self._device,
             choose_dtype(model.dtype),
-            one_by_one=model.batch_invariant,
+            batch_invariant=model.batch_invariant,
         )
         startup.loaded()
         self._digest = card.digest
@@ -52,11 +53,13 @@ class VaeDecoder:
         self._decoder.warm_up(card.defaults["width"], card.defaults["height"])
         startup.warm(self._decoder.parameter_bytes)
 
-    async def decode(self, spec: ImageSpec, latents: np.ndarray, model_digest: str, images: str, name: str) -> int:
-        """Decode float32 [C, h, w] latents and put the picture into the store `images` as `name`; return its bytes.
+    async def decode(
+        self, spec: ImageSpec, latents: np.ndarray, model_digest: str, images: str, name: str
+    ) -> StoredImage:
+        """Decode float32 [C, h, w] latents and put the image into the store `images` as `name`.
 
         Raises:
-            NonFinite, StorageFull: nothing was stored.
+            NonFinite, OutOfMemory, StorageFull: nothing was stored.
             OtherWeights: the latents are of another checkpoint than the one with this digest.
         """
         if model_digest != self._digest:
@@ -80,7 +83,7 @@ class VaeDecoder:
         return {"picture_s": self._work.picture_s}
 
     @serve.batch
-    async def _decode_batch(self, items: Sequence[Item]) -> list[int | DarkroomError]:
+    async def _decode_batch(self, items: Sequence[Item]) -> list[StoredImage | DarkroomError]:
         self._work.count(len(items))
         start = time.perf_counter()
         outcomes = await self._thread.run(self._decode_and_store, items)
@@ -89,17 +92,18 @@ class VaeDecoder:
         self._metrics.seconds.observe(seconds)
         return outcomes
 
-    def _decode_and_store(self, items: Sequence[Item]) -> list[int | DarkroomError]:
-        pictures = self._decoder.decode([latents for _, latents, _, _ in items])
-        outcomes: list[int | DarkroomError] = []
-        for (spec, _, images, name), pixels in zip(items, pictures, strict=True):
+    def _decode_and_store(self, items: Sequence[Item]) -> list[StoredImage | DarkroomError]:
+        images = self._decoder.decode([latents for _, latents, _, _ in items])
+        outcomes: list[StoredImage | DarkroomError] = []
+        for (spec, _, store, name), decoded in zip(items, images, strict=True):
             try:
-                outcomes.append(self._store(pixels, spec, images, name))
-            except DarkroomError as error:  # of this picture; its neighbours are stored
+                outcomes.append(self._store(decoded, spec, store, name))
+            except DarkroomError as error:  # of this image; its neighbours are stored
                 outcomes.append(error)
         return outcomes
 
-    def _store(self, pixels: np.ndarray | DarkroomError, spec: ImageSpec, images: str, name: str) -> int:
-        if isinstance(pixels, DarkroomError):
-            raise pixels
-        return self._store_at(images).put(name, encode_image(pixels, spec, self._digest))
+    def _store(self, decoded: Decoded | DarkroomError, spec: ImageSpec, store: str, name: str) -> StoredImage:
+        if isinstance(decoded, DarkroomError):
+            raise decoded
+        size = self._store_at(store).put(name, encode_image(decoded, spec, self._digest))
+        return StoredImage(size, decoded.tiled)

@@ -1,48 +1,27 @@
-"""A diffusers folder or hub id, and the card that says what it allows. No torch."""
+"""A diffusers folder or hub id: where it is, and what its configs say. No torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.checkpoint_files import (
-    DESCRIPTION,
-    MANIFEST,
-    check_manifest,
-    check_parts,
-    checked_files,
-    digest,
-    file_sums,
-    read_json,
-)
+from models.checkpoint_files import DESCRIPTION, check_parts, checked_files, find_weights, read_json
 from models.errors import UnusableCheckpoint
-from models.families.known import FAMILIES
-from models.spec import SAMPLERS, ModelCard
+from models.families.known import ADDITION_EMBED_TYPE, COMPONENTS, FAMILIES, SCHEDULER_REPAIRS
+from models.spec import ModelCard
 
 Entry = TypeVar("Entry")
 
 ROOT = Path(__file__).parents[1]
-DISTILLED_DEFAULTS = {"num_inference_steps": 4, "guidance_scale": 8.0, "sampler": "lcm"}
 COMMIT = re.compile("[0-9a-f]{40}")
 HUB_FILES = ["model_index.json", "darkroom.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
-HUB_IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*", "feature_extractor/*"]
-SAMPLER_OF_CLASS = {
-    "DDIMScheduler": "ddim",
-    "DDPMScheduler": "ddpm",
-    "DEISMultistepScheduler": "deis",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "DPMSolverSinglestepScheduler": "dpmpp_singlestep",
-    "EulerAncestralDiscreteScheduler": "euler_ancestral",
-    "EulerDiscreteScheduler": "euler",
-    "HeunDiscreteScheduler": "heun",
-    "KDPM2DiscreteScheduler": "kdpm2",
-    "LCMScheduler": "lcm",
-    "PNDMScheduler": "pndm",
-    "TCDScheduler": "tcd",
-    "UniPCMultistepScheduler": "unipc",
-}
+HUB_IGNORED = ["safety_checker/*", "feature_extractor/*"]
+HUB_VARIANTS = ["*.fp16*", "*non_ema*"]  # fetched only where a component has no other weights
+INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 class OwnWord(BaseModel):
@@ -68,20 +47,41 @@ def locate(checkpoint: str) -> Path:
     """
     folder = _named_folder(checkpoint)
     if folder.is_dir():
-        return folder
+        return _checked_snapshot(folder)
     name, revision = _hub_id(checkpoint)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    def fetch(*ignored: str) -> Path:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=[*HUB_IGNORED, *ignored]
+            )
+        )
+
     try:
-        fetched = snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED)
+        fetched = fetch(*HUB_VARIANTS)
+        if not _has_weights(fetched):
+            fetched = fetch()
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
-    return Path(fetched)
+    return fetched
 
 
-def check(checkpoint: str) -> None:
+def _has_weights(folder: Path) -> bool:
+    """Whether every component that is loaded has weights here."""
+    family = FAMILIES[pipeline_class(folder)]
+    try:
+        for name, component in COMPONENTS[family].items():
+            if component.weights:
+                find_weights(folder / name, component)
+    except UnusableCheckpoint:
+        return False
+    return True
+
+
+def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
     """Check what can be checked at once, however large it is: sums and the hub are left to `read_card`.
 
     Raises:
@@ -91,18 +91,20 @@ def check(checkpoint: str) -> None:
     if not folder.is_dir():
         _hub_id(checkpoint)
         return
-    for _ in checked_files(folder, FAMILIES[_pipeline(folder)]):
+    _checked_snapshot(folder)
+    check_components(folder)
+    for _ in checked_files(folder, FAMILIES[pipeline_class(folder)], allowed_roots):
         pass  # it is checked before it is yielded
 
 
-def locate_parts(checkpoint: str, card: ModelCard, *parts: str) -> Path:
+def locate_parts(checkpoint: str, card: ModelCard, *parts: str, allowed_roots: Sequence[Path] = ()) -> Path:
     """Return the folder of a checkpoint, some parts of which are those that the card was read from.
 
     Raises:
         UnusableCheckpoint: names the file that another machine, or another moment, has differently.
     """
     folder = locate(checkpoint)
-    check_parts(folder, card.family, card.files, parts)
+    check_parts(folder, card.family, card.files, parts, allowed_roots)
     return folder
 
 
@@ -118,38 +120,105 @@ def read_entry(folder: Path, name: str, key: str, kind: type[Entry]) -> Entry:
     return value
 
 
-def read_card(checkpoint: str, operators: Mapping[str, Any] | None = None, manifest: Path | None = None) -> ModelCard:
-    """Return the card of a checkpoint whose every file has been checked.
-
-    Defaults are what its configs say, then what its own `darkroom.json` says, if it has one, then the operator's.
-    `manifest` lists the SHA-256 sums that its files must have; without one its own `SHA256SUMS` does, if it has one.
+def pipeline_class(folder: Path) -> str:
+    """Return the class of pipeline that the checkpoint is for.
 
     Raises:
-        UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
+        UnusableCheckpoint: it is none that is served here.
     """
-    folder = locate(checkpoint)
-    pipeline = _pipeline(folder)
-    family = FAMILIES[pipeline]
-    sums = file_sums(folder, family)
-    if manifest or (folder / MANIFEST).exists():
-        check_manifest(manifest or folder / MANIFEST, sums)
-    own = _own_word(folder)
-    scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
-    side = read_entry(folder, "unet/config.json", "sample_size", int) * scale
-    return ModelCard(
-        id=Path(checkpoint.partition("@")[0]).name,
-        family=family,
-        digest=digest(sums),
-        files=sums,
-        defaults=_defaults(folder, pipeline, side) | own.defaults | dict(operators or {}),
-        bounds={"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)} | own.bounds,
-        size_multiple=own.size_multiple or scale,
-        samplers=SAMPLERS,
-        max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
-        styles=own.styles,
-        notice=own.notice,
-        examples=own.examples,
-    )
+    pipeline = str(read_json(folder, INDEX).get("_class_name"))
+    if pipeline not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UnusableCheckpoint(f"{folder / INDEX}: {pipeline} is not served here; known: {known}.")
+    return pipeline
+
+
+def check_components(folder: Path) -> None:
+    """Check that the components are of the classes and shapes that the family loads and feeds.
+
+    Raises:
+        UnusableCheckpoint: names the entry that is not.
+    """
+    index, family = read_json(folder, INDEX), FAMILIES[pipeline_class(folder)]
+    for name, component in COMPONENTS[family].items():
+        library, class_name = _class_entry(index.get(name))
+        if library != component.library or class_name not in component.classes:
+            known = " or ".join(component.classes)
+            raise UnusableCheckpoint(
+                f"{folder / INDEX}: {name} is {class_name or 'missing'}; {index['_class_name']} is served with {known}."
+            )
+    unet, vae = read_json(folder, "unet/config.json"), read_json(folder, "vae/config.json")
+    channels = vae.get("latent_channels", 4)
+    if unet.get("in_channels", 4) != channels:
+        raise UnusableCheckpoint(
+            f"{folder / 'unet/config.json'}: in_channels is {unet['in_channels']}, as inpainting and image-editing "
+            f"models have it; text to image takes the VAE's latent_channels: {channels}."
+        )
+    for entry, known in (("addition_embed_type", ADDITION_EMBED_TYPE[family]), ("class_embed_type", None)):
+        if unet.get(entry) != known:
+            raise UnusableCheckpoint(
+                f"{folder / 'unet/config.json'}: {entry} is {unet.get(entry)}; {index['_class_name']} is served "
+                f"with {known}."
+            )
+
+
+def unused_components(folder: Path) -> list[str]:
+    """Return the components that `model_index.json` names and nothing here loads."""
+    index = read_json(folder, INDEX)
+    loaded = {"scheduler", *COMPONENTS[FAMILIES[pipeline_class(folder)]]}
+    return sorted(name for name, entry in index.items() if name not in loaded and _class_entry(entry)[1])
+
+
+def _class_entry(entry: Any) -> tuple[str, str]:
+    """Return library and class of an entry of `model_index.json`; empty where it names none."""
+    pair = entry if isinstance(entry, list) and len(entry) == 2 else ("", "")
+    library, class_name = (name if isinstance(name, str) else "" for name in pair)
+    return library, class_name
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """Return the config of the checkpoint's scheduler as its pipeline has it.
+
+    `_class_name` is the class that `model_index.json` names: it decides also where the config says another one. What
+    the pipeline's constructor changes in old configs is changed here.
+
+    Raises:
+        UnusableCheckpoint: the index names no scheduler of diffusers.
+    """
+    library, class_name = _class_entry(read_json(folder, INDEX).get("scheduler"))
+    if library != "diffusers":
+        raise UnusableCheckpoint(
+            f"{folder / INDEX}: scheduler is {class_name or 'missing'}; known: those of diffusers."
+        )
+    repairs = SCHEDULER_REPAIRS.get(pipeline_class(folder), {})
+    return {**read_json(folder, SCHEDULER), **repairs, "_class_name": class_name}
+
+
+def sample_size(folder: Path) -> int:
+    """Return the side in latent cells that the UNet was trained for.
+
+    Source: `StableDiffusionPipeline.__init__`, which takes less than 64 for a mistake of configs before 0.9.
+    """
+    size = read_entry(folder, "unet/config.json", "sample_size", int)
+    written_by = read_json(folder, "unet/config.json").get("_diffusers_version")
+    is_old = isinstance(written_by, str) and Version(Version(written_by).base_version) < Version("0.9.0.dev0")
+    return 64 if is_old and pipeline_class(folder) == "StableDiffusionPipeline" and size < 64 else size
+
+
+def _checked_snapshot(folder: Path) -> Path:
+    """Return a folder as it is.
+
+    Raises:
+        UnusableCheckpoint: it is a repository of the hub's cache, whose checkpoints are its snapshots.
+    """
+    home = folder.parent if folder.name == "snapshots" else folder
+    snapshots = sorted(path.name for path in (home / "snapshots").glob("*"))
+    if home.name.startswith("models--") and not (folder / INDEX).exists():
+        raise UnusableCheckpoint(
+            f"{folder}: a repository of the hub's cache; name a snapshot of it: "
+            f"{', '.join(str(home / 'snapshots' / name) for name in snapshots) or 'there is none'}."
+        )
+    return folder
 
 
 def _named_folder(checkpoint: str) -> Path:
@@ -158,6 +227,12 @@ def _named_folder(checkpoint: str) -> Path:
 
 def _hub_id(checkpoint: str) -> tuple[str, str]:
     """Return name and commit."""
+    named = _named_folder(checkpoint)
+    if named.is_file():
+        raise UnusableCheckpoint(
+            f"{checkpoint}: a single file; checkpoints are diffusers folders. Convert it: "
+            "StableDiffusionXLPipeline.from_single_file(file).save_pretrained(folder), or StableDiffusionPipeline."
+        )
     name, _, revision = checkpoint.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name@commit).")
@@ -170,30 +245,12 @@ def _hub_id(checkpoint: str) -> tuple[str, str]:
     return name, revision
 
 
-def _pipeline(folder: Path) -> str:
-    """Return the class of pipeline that the checkpoint is for, one that is served here."""
-    pipeline = str(read_json(folder, "model_index.json").get("_class_name"))
-    if pipeline not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UnusableCheckpoint(f"{folder / 'model_index.json'}: {pipeline} is not served here; known: {known}.")
-    return pipeline
+def read_own_word(folder: Path) -> OwnWord:
+    """Return what the checkpoint says of itself, empty where it says nothing.
 
-
-def _defaults(folder: Path, pipeline: str, side: int) -> dict[str, Any]:
-    scheduler = read_json(folder, "scheduler/scheduler_config.json").get("_class_name")
-    defaults = {
-        "negative_prompt": "",
-        "width": side,
-        "height": side,
-        "num_inference_steps": 20,
-        "guidance_scale": 7.5,
-        "sampler": SAMPLER_OF_CLASS.get(str(scheduler), "dpmpp_2m"),
-        "output_format": "png",
-    }
-    return defaults | (DISTILLED_DEFAULTS if pipeline == "LatentConsistencyModelPipeline" else {})
-
-
-def _own_word(folder: Path) -> OwnWord:
+    Raises:
+        UnusableCheckpoint: names the entry that is wrong.
+    """
     if not (folder / DESCRIPTION).exists():
         return OwnWord()
     try:

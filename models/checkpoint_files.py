@@ -2,25 +2,25 @@
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from models.errors import UnusableCheckpoint
-from models.families.known import PARTS, TOKENIZERS
-
-logger = logging.getLogger(__name__)
+from models.families.known import COMPONENTS, Component
 
 MANIFEST = "SHA256SUMS"
 DESCRIPTION = "darkroom.json"  # what the model prefers; it does not make the pictures, so the digest leaves it out
 LARGEST_JSON = 2**20  # bytes, of what is parsed here
 GREATEST_NUMBER = 2**20  # in a config: widths, vocabularies and lengths are far below
-CODE_ENTRIES = ("auto_map", "attn_implementation", "_attn_implementation", "quantization_config", "custom_pipeline")
+CODE_ENTRIES = ("auto_map", "attn_implementation", "_attn_implementation", "custom_pipeline")
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".py")  # formats that can run code, and code
+PREFERRED_VARIANT = "fp16"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+LFS_POINTER = b"version https://git-lfs"
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -43,25 +43,37 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def file_sums(folder: Path, family: str) -> dict[str, str]:
+def file_sums(folder: Path, family: str, allowed_roots: Sequence[Path] = ()) -> dict[str, str]:
     """Return the SHA-256 of every file that the stages read, by its name in the folder.
 
     Raises:
         UnusableCheckpoint: names the file that is missing, broken, outside of the folder, or that asks for what is
             not done here, such as running code of its own.
     """
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in UNREAD):
-        logger.warning("%s: ignored; of weights, only safetensors are read, and no code is run", path)
-    return {path.relative_to(folder).as_posix(): _sum(path) for path in checked_files(folder, family)}
+    return {path.relative_to(folder).as_posix(): _sum(path) for path in checked_files(folder, family, allowed_roots)}
 
 
-def check_parts(folder: Path, family: str, sums: Mapping[str, str], parts: Sequence[str]) -> None:
+def ignored_files(folder: Path, family: str, read: Mapping[str, str]) -> list[str]:
+    """Return the names of weights and code of a checkpoint that are not among those `read`."""
+    suffixes = (*UNREAD, ".safetensors")
+    found = (
+        path.relative_to(folder).as_posix()
+        for place in (folder, *(folder / name for name in COMPONENTS[family]))
+        for path in place.glob("*")
+        if path.suffix in suffixes and not path.name.startswith(".")
+    )
+    return sorted(name for name in found if name not in read)
+
+
+def check_parts(
+    folder: Path, family: str, sums: Mapping[str, str], parts: Sequence[str], allowed_roots: Sequence[Path] = ()
+) -> None:
     """Check that some parts of a checkpoint still are what `sums` says: this machine may have another copy.
 
     Raises:
         UnusableCheckpoint: names the file that differs.
     """
-    for path in checked_files(folder, family):
+    for path in checked_files(folder, family, allowed_roots):
         name = path.relative_to(folder).as_posix()
         if name.partition("/")[0] in parts and _sum(path) != sums.get(name):
             raise UnusableCheckpoint(f"{path}: not the file that the model's digest is of.")
@@ -98,57 +110,126 @@ def digest(sums: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def checked_files(folder: Path, family: str) -> Iterator[Path]:
+def checked_files(folder: Path, family: str, allowed_roots: Sequence[Path] = ()) -> Iterator[Path]:
     """Yield the files that are read, each checked for what it must not hold. Of weights only the header is read.
+
+    Links may lead to `allowed_roots`, and in the hub's cache to its blobs.
 
     Raises:
         UnusableCheckpoint: as `file_sums` does.
     """
-    yield _without_code(_inside(folder, folder / "model_index.json"))
-    yield _inside(folder, folder / "scheduler" / "scheduler_config.json")
+    roots = [root.resolve() for root in (folder, *_hub_blobs(folder), *allowed_roots)]
+    yield _without_code(_inside(roots, folder / "model_index.json"))
+    yield _inside(roots, folder / "scheduler" / "scheduler_config.json")
     if (folder / DESCRIPTION).exists():
-        yield _inside(folder, folder / DESCRIPTION)
-    for tokenizer in TOKENIZERS[family]:
-        yield _without_code(_inside(folder, folder / tokenizer / "tokenizer_config.json"))
-        for path in sorted(path for path in (folder / tokenizer).iterdir() if path.suffix in (".json", ".txt")):
-            if path.name != "tokenizer_config.json":
-                yield _inside(folder, path)
-    for part in PARTS[family]:
-        yield from _part_files(folder, folder / part)
+        yield _inside(roots, folder / DESCRIPTION)
+    for name, component in COMPONENTS[family].items():
+        if component.weights:
+            yield from _model_files(roots, folder / name, component)
+        else:
+            yield _without_code(_inside(roots, folder / name / "tokenizer_config.json"))
+            paths = [folder / name / file for file in TOKENIZER_FILES]
+            yield from (_inside(roots, path) for path in paths if path.exists())
 
 
-def _part_files(folder: Path, part: Path) -> Iterator[Path]:
+class Weights(NamedTuple):
+    """The weights of a component that are read: one file, or an index and its shards."""
+
+    variant: str | None  # what the library is asked for: "fp16" reads model.fp16.safetensors
+    index: Path | None
+    files: tuple[Path, ...]
+
+
+def find_weights(part: Path, component: Component) -> Weights:
+    """Return the weights that the component's library reads; a variant's where there are no others.
+
+    Where a whole file lies beside shards, diffusers reads the shards and transformers the whole file.
+
+    Raises:
+        UnusableCheckpoint: there are none, or their index is broken; says what there is and how to get safetensors.
+    """
+    for variant in (None, *_variants(part, component.weights)):
+        suffix = f".{variant}" if variant else ""
+        whole = part / f"{component.weights}{suffix}.safetensors"
+        index = part / f"{component.weights}.safetensors.index{suffix}.json"
+        if index.exists() and (component.library == "diffusers" or not whole.exists()):
+            return Weights(variant, index, _shards(index))
+        if whole.exists():
+            return Weights(variant, None, (whole,))
+    raise UnusableCheckpoint(f"{part}: {_why_no_weights(part, component.weights)}")
+
+
+def _variants(part: Path, weights: str) -> list[str]:
+    """Return the variants that a part has weights of, the preferred one first."""
+    name = re.compile(rf"{weights}\.(?:safetensors\.index\.)?([A-Za-z0-9_]+)\.(?:safetensors|json)")
+    found = {match[1] for path in part.glob("*") if (match := name.fullmatch(path.name))}
+    return sorted(found, key=lambda variant: (variant != PREFERRED_VARIANT, variant))
+
+
+def _why_no_weights(part: Path, weights: str) -> str:
+    present = sorted(path.name for path in part.glob("*") if not path.name.startswith("."))
+    if any(name.endswith(UNREAD) for name in present):
+        return (
+            f"no {weights}.safetensors, only weights in a format that can run code, which is not read. Convert the "
+            "checkpoint where you trust it: DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder)."
+        )
+    others = [name for name in present if name.endswith(".safetensors")]
+    return f"no {weights}.safetensors; there is {', '.join(others)[:200] or 'no .safetensors file'}."
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    names = read_json(index.parent, index.name).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UnusableCheckpoint(f"{index}: has no weight_map.")
+    present = {path.name for path in index.parent.glob("*.safetensors")}
+    for name in names.values():
+        if name not in present:
+            raise UnusableCheckpoint(f"{index}: {str(name)[:100]!r} is no safetensors file beside it.")
+    return tuple(index.parent / name for name in sorted(set(names.values())))
+
+
+def _model_files(roots: Sequence[Path], part: Path, component: Component) -> Iterator[Path]:
     """Yield config and weights of a part."""
-    config = _without_code(_inside(folder, part / "config.json"))
-    weights = [_inside(folder, path) for path in sorted(part.glob("*.safetensors"))]
-    if not weights:
-        raise UnusableCheckpoint(f"{part}: no .safetensors file; other weight formats are not read.")
-    _refuse_absurd(config, read_json(part, "config.json"), sum(map(_tensors, weights)))
-    indices = [_inside(folder, path) for path in sorted(part.glob("*.safetensors.index.json"))]
-    for index in indices:
-        shards = read_json(part, index.name).get("weight_map")
-        if not isinstance(shards, dict):
-            raise UnusableCheckpoint(f"{index}: has no weight_map.")
-        for shard in shards.values():
-            if shard not in [path.name for path in weights]:
-                raise UnusableCheckpoint(f"{index}: {str(shard)[:100]!r} is no safetensors file beside it.")
-    yield from (config, *weights, *indices)
+    config = _without_code(_inside(roots, part / "config.json"))
+    weights = find_weights(part, component)
+    files = [_inside(roots, path) for path in weights.files]
+    _refuse_absurd(config, read_json(part, "config.json"), sum(map(_tensors, files)))
+    yield from (config, *files)
+    if weights.index is not None:
+        yield _inside(roots, weights.index)
 
 
-def _inside(folder: Path, path: Path) -> Path:
-    """Return `path`, unless a link leads out of the checkpoint. In the hub's cache, files are links to its blobs."""
-    home = folder.parents[1] if folder.parent.name == "snapshots" else folder
+def _hub_blobs(folder: Path) -> tuple[Path, ...]:
+    """Return where the files of a snapshot in the hub's cache are: its repository's blobs, and those that all share.
+
+    Source: huggingface_hub `utils/_shared_blobs.py`, and `file_download.py`.
+    """
+    repository = folder.parents[1] if folder.parent.name == "snapshots" else None
+    if repository is None or not repository.name.startswith("models--"):
+        return ()
+    return repository / "blobs", repository.parent / "blobs"
+
+
+def _inside(roots: Sequence[Path], path: Path) -> Path:
+    """Return `path`, unless a link leads out of the checkpoint."""
     if not path.exists():
         raise UnusableCheckpoint(f"{path}: missing.")
-    if not path.resolve().is_relative_to(home.resolve()):
-        raise UnusableCheckpoint(f"{path}: a link out of the checkpoint, to {path.resolve()}.")
+    if not any(path.resolve().is_relative_to(root) for root in roots):
+        raise UnusableCheckpoint(
+            f"{path}: a link out of the checkpoint, to {path.resolve()}. Name the folder that it leads to under "
+            "`allowed_roots`, or copy the files: cp -rL."
+        )
     return path
 
 
 def _without_code(path: Path) -> Path:
     config = read_json(path.parent, path.name)
+    if config.get("quantization_config") is not None:
+        raise UnusableCheckpoint(
+            f"{path}: quantization_config: quantised weights are not read; take the original ones."
+        )
     for entry in CODE_ENTRIES:
-        if entry in config:
+        if config.get(entry) is not None:
             raise UnusableCheckpoint(f"{path}: {entry} asks for code that is not the library's own; none is run here.")
     return path
 
@@ -177,6 +258,9 @@ def _tensors(path: Path) -> int:
         with safe_open(path, framework="numpy") as file:
             return len(file.keys())
     except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UnusableCheckpoint(f"{path}: a Git LFS pointer, not the weights: run git lfs pull.") from error
         raise UnusableCheckpoint(f"{path}: not a safetensors file: {error}") from error
 
 

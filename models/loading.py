@@ -4,11 +4,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import torch
 
+from models.checkpoint_files import find_weights
 from models.errors import UnusableCheckpoint
 from models.families import sd, sdxl
+from models.families.known import COMPONENTS
 
+CGROUP = Path("/sys/fs/cgroup")
 FAMILY_MODULES: dict[str, ModuleType] = {"sd": sd, "sdxl": sdxl}
 
 
@@ -25,6 +29,15 @@ def choose_dtype(name: str) -> torch.dtype:
 def allocated_bytes(device: torch.device) -> int:
     """Return what this process's tensors take on a GPU; 0 on the CPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def available_bytes() -> int:
+    """Return how much memory this process may still take: of the machine, or of its container's limit (cgroup v2)."""
+    free = psutil.virtual_memory().available
+    limit = CGROUP / "memory.max"
+    if limit.exists() and (most := limit.read_text().strip()) != "max":
+        return min(free, int(most) - int((CGROUP / "memory.current").read_text()))
+    return free
 
 
 def parameter_bytes(*modules: torch.nn.Module) -> int:
@@ -45,18 +58,25 @@ def load(loader: Any, folder: Path, **options: Any) -> Any:
         raise UnusableCheckpoint(f"{folder}: cannot be loaded: {reason}") from error
 
 
-def load_model(loader: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a model from safetensors straight to a device, in `dtype` whatever the file holds, ready to infer.
+def load_component(loader: Any, folder: Path, family: str, name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a model of a checkpoint from safetensors straight to a device, ready to infer.
 
-    On the CPU, weights that the file holds in `dtype` stay in the file, mapped: replicas of one machine share them.
+    It has `dtype` whatever its files hold. On the CPU, weights that the files hold in `dtype` stay in the files,
+    mapped: replicas of one machine share them.
 
     Raises:
         UnusableCheckpoint: names the folder, and what the library said or which weights are missing.
     """
-    options = {"use_safetensors": True, "torch_dtype": dtype, "device_map": {"": device}, "output_loading_info": True}
-    model, info = load(loader, folder, **options)
+    part = folder / name
+    model, info = load(
+        loader,
+        part,
+        variant=find_weights(part, COMPONENTS[family][name]).variant,
+        use_safetensors=True,
+        torch_dtype=dtype,
+        device_map={"": device},
+        output_loading_info=True,
+    )
     if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-        raise UnusableCheckpoint(
-            f"{folder}: has no {missing[0]} of its config's shape, and lacks {len(missing)} in all."
-        )
+        raise UnusableCheckpoint(f"{part}: has no {missing[0]} of its config's shape, and lacks {len(missing)} in all.")
     return model.eval()

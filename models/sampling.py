@@ -1,39 +1,22 @@
-"""Samplers, compiled: a diffusers scheduler that is linear in its inputs becomes a table of weights.
+"""A diffusers scheduler that is linear in its inputs, compiled to a table of weights.
 
-The scheduler's own loop runs once per (config, steps), on basis vectors instead of pictures. Coordinates then say how
+The scheduler's own loop runs once per (config, steps), on basis vectors instead of images. Coordinates then say how
 each step's latents follow from what came before, and
 
     x[i+1] = Σ a_j · x[i−j] + Σ b_j · out[i−j] + d · noise,   j = 0 … 3
 
-is solved for the weights, so the engine needs one weighted sum for any mix of samplers, and a new sampler is a name
-and a class, no mathematics.
+is solved for the weights, so the engine needs one weighted sum for any mix of samplers.
 """
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from operator import itemgetter
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-    LCMScheduler,
-    PNDMScheduler,
-    TCDScheduler,
-    UniPCMultistepScheduler,
-)
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
@@ -44,27 +27,7 @@ HISTORY = 4  # latents and outputs that a step may look back on, its own include
 TERMS = 2 * HISTORY + 1  # of the sum: x[i] and out[i], each in slot i mod HISTORY of its four; noise
 TOLERANCE = 1e-5  # what the weights may leave unexplained of a step, relative to it: schedulers compute in float32
 
-# `clip_sample` and `thresholding` are not linear, and no pipeline for latents wants them.
-LINEAR = {"clip_sample": False, "thresholding": False}
-DPMPP = LINEAR | {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
-CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, LINEAR),
-    "ddpm": (DDPMScheduler, LINEAR),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_karras": (EulerDiscreteScheduler, {"use_karras_sigmas": True}),
-    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
-    "heun": (HeunDiscreteScheduler, LINEAR),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, DPMPP),
-    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, DPMPP | {"use_karras_sigmas": True}),
-    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
-    "dpmpp_singlestep": (DPMSolverSinglestepScheduler, DPMPP),
-    "unipc": (UniPCMultistepScheduler, LINEAR),
-    "deis": (DEISMultistepScheduler, LINEAR),
-    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
-    "kdpm2": (KDPM2DiscreteScheduler, {}),
-    "lcm": (LCMScheduler, LINEAR),
-    "tcd": (TCDScheduler, LINEAR),
-}
+NOT_LINEAR = ("clip_sample", "thresholding")  # options of schedulers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,33 +37,12 @@ class SamplerPlan:
     timesteps: tuple[float, ...]
     input_scale: tuple[float, ...]  # the model sees x · input_scale
     weights: Float[Tensor, "n terms"]  # float32, of the terms in their slots
-    clean: tuple[tuple[float, float], ...]  # x · c[0] + out · c[1] estimates the finished latents, for previews
+    clean: tuple[tuple[float, float], ...]  # x · c[0] + out · c[1] estimates the finished latents; empty: no previews
     draws_noise: tuple[bool, ...]
     init_noise_sigma: float
 
     def __len__(self) -> int:
         return len(self.timesteps)
-
-
-def new_scheduler(config: Mapping[str, Any], sampler: str) -> Any:
-    """Return the diffusers scheduler that `sampler` names, made from a checkpoint's scheduler config."""
-    scheduler_class, overrides = CLASSES[sampler]
-    return scheduler_class.from_config(dict(config), **overrides)
-
-
-def plan_for(config: Mapping[str, Any], sampler: str, steps: int) -> SamplerPlan:
-    """Return the plan of `sampler` at `steps`, compiled at the first call (3–30 ms: not on the engine's thread).
-
-    Raises:
-        UnsupportedSampler: the scheduler is not linear, looks back too far, or is not finite at this step count.
-    """
-    key = tuple(sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in config.items()))
-    return _cached_plan(key, sampler, steps)
-
-
-@cache
-def _cached_plan(config: tuple[tuple[str, Any], ...], sampler: str, steps: int) -> SamplerPlan:
-    return compile_plan(new_scheduler(dict(config), sampler), steps)
 
 
 def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
@@ -208,24 +150,33 @@ def _noise_weight(difference: Tensor, dtype: torch.dtype) -> tuple[float, float,
 def _refuse_if_not_linear(scheduler: Any) -> None:
     """Raise where an option of the scheduler's own (not one it merely carries along) bends what it is given."""
     own = inspect.signature(type(scheduler).__init__).parameters
-    for option in LINEAR:
+    for option in NOT_LINEAR:
         if option in own and scheduler.config[option]:
             raise UnsupportedSampler(f"{_name(scheduler)} is not linear with {option}.")
 
 
 def _clean_estimate(scheduler: Any, timesteps: Tensor, scale: Tensor) -> tuple[tuple[float, float], ...]:
-    """Weights of x and out in the model's own guess of the finished latents (for previews only)."""
+    """Weights of x and out in the model's own guess of the finished latents, for previews; none where it is unknown."""
+    if hasattr(scheduler, "precondition_outputs"):  # EDM: Karras et al. 2022 (arXiv:2206.00364), table 1
+        sigma = scheduler.sigmas[: len(timesteps)].double()
+        guess, one, zero = scheduler.precondition_outputs, torch.ones(()), torch.zeros(())
+        return tuple((float(guess(one, zero, s)), float(guess(zero, one, s))) for s in sigma)
+    prediction_type = scheduler.config.get("prediction_type")
+    if prediction_type == "flow_prediction":
+        return tuple((float(s), -float(t)) for s, t in zip(scale, scheduler.sigmas, strict=False))
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return ()
     alpha = scheduler.alphas_cumprod.double()[timesteps.long()].sqrt().clamp(min=1e-3)
     sigma = (1 - alpha.square()).clamp(min=0).sqrt()
-    match scheduler.config.prediction_type:
+    match prediction_type:
         case "v_prediction":
             weights = alpha * scale, -sigma
         case "epsilon":
             weights = scale / alpha, -sigma / alpha
         case "sample":
             weights = torch.zeros_like(alpha), torch.ones_like(alpha)
-        case other:
-            raise UnsupportedSampler(f"prediction type {other} is not supported.")
+        case _:
+            return ()
     return tuple(zip(*(weight.tolist() for weight in weights), strict=True))
 
 

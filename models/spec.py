@@ -9,6 +9,7 @@ import numpy as np
 from models.errors import InvalidRequest
 
 Sampler = Literal[
+    "default",
     "ddim",
     "ddpm",
     "euler",
@@ -23,6 +24,7 @@ Sampler = Literal[
     "deis",
     "pndm",
     "kdpm2",
+    "kdpm2_ancestral",
     "lcm",
     "tcd",
 ]
@@ -30,6 +32,7 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 SAMPLER_NAMES: dict[str, str] = {
+    "default": "Default",  # the checkpoint's own scheduler, where no other name means it
     "ddim": "DDIM",
     "ddpm": "DDPM",
     "euler": "Euler",
@@ -44,6 +47,7 @@ SAMPLER_NAMES: dict[str, str] = {
     "deis": "DEIS",
     "pndm": "PNDM",
     "kdpm2": "DPM2",
+    "kdpm2_ancestral": "DPM2 a",
     "lcm": "LCM",
     "tcd": "TCD",
 }
@@ -53,7 +57,7 @@ MAX_STEPS: dict[str, int] = {"lcm": 50, "tcd": 50}  # less than the schema's: th
 def model_calls(sampler: str, steps: int) -> int:
     """Return how often `sampler` calls the model in `steps` steps: those of second order look at each step twice."""
     match sampler:
-        case "heun" | "kdpm2":
+        case "heun" | "kdpm2" | "kdpm2_ancestral":
             return 2 * steps - 1
         case "pndm" if steps > 1:
             return steps + 1
@@ -76,16 +80,17 @@ class ImageSpec:
     seed: int
     output_format: str
     output_compression: int = 95  # quality of a JPEG or WebP file, 0 … 100
+    embedded_guidance: bool = False  # the model takes the guidance scale as an input: see `ModelCard`
 
     @property
     def guided(self) -> bool:
-        """Whether classifier-free guidance is on; at a scale of 1 or less it changes nothing."""
-        return self.guidance_scale > 1
+        """Whether guidance is on; at a scale of 1 or less it changes nothing, unless the model takes it as an input."""
+        return self.embedded_guidance or self.guidance_scale > 1
 
     @property
     def rows(self) -> int:
-        """Rows of a forward pass that the picture takes: two when guided."""
-        return 2 if self.guided else 1
+        """Rows of a forward pass that the image takes: two with classifier-free guidance."""
+        return 1 if self.embedded_guidance or self.guidance_scale <= 1 else 2
 
     @property
     def model_calls(self) -> int:
@@ -117,12 +122,30 @@ class ModelCard:
     defaults: Mapping[str, Any]  # what a request that leaves a field out gets
     bounds: Mapping[str, tuple[int, int]]  # field -> least and greatest value, where narrower than the schema's
     size_multiple: int  # pixels; width and height are multiples of it
-    samplers: tuple[str, ...]
+    samplers: tuple[str, ...]  # those that work with its scheduler's config
     max_tokens: int  # the prompt's own, without start and end
+    embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
+    min_steps: Mapping[str, int] = field(default_factory=dict)  # sampler -> steps below which an image is not finished
+    warnings: tuple[str, ...] = ()  # what of the checkpoint is not used, or not as it says
     styles: tuple[str, ...] = ()  # style presets that mean something to the model; empty: all
     notice: str = ""  # a plain word on what the model can draw
     examples: tuple[Mapping[str, Any], ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)  # each file that is read -> its SHA-256
+
+    def spec(self, **fields: Any) -> ImageSpec:
+        """Return the image that `fields` describe, checked.
+
+        Raises:
+            InvalidRequest: naming the field and the bound of this model that it breaks.
+        """
+        return self.check(ImageSpec(**fields, embedded_guidance=self.embedded_guidance))
+
+    def cautions(self, spec: ImageSpec) -> tuple[str, ...]:
+        """Return what a caller should know of an allowed image before it is generated."""
+        least, steps = self.min_steps.get(spec.sampler, 1), spec.num_inference_steps
+        if steps >= least:
+            return ()
+        return (f"num_inference_steps: {spec.sampler} needs {least} or more with this model; {steps} leave noise.",)
 
     def check(self, spec: ImageSpec) -> ImageSpec:
         """Return `spec` as it is.

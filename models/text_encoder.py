@@ -5,18 +5,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from models.checkpoint_files import read_json
-from models.loading import FAMILY_MODULES, load, load_model, parameter_bytes
+from models.loading import FAMILY_MODULES, load, load_component, parameter_bytes
 from models.spec import ImageSpec, Tokens
 
 CACHED_TEXTS = 256
+ZEROS_ENTRY = "force_zeros_for_empty_prompt"  # missing, it is what the XL pipeline takes for its default: true
 
 
 class TextEmbeds(NamedTuple):
@@ -40,7 +42,7 @@ class PromptEmbeds:
 class TextEncoder:
     """The text encoders of a checkpoint with their tokenizers, and the embeddings of the texts they met last.
 
-    With `one_by_one` a text's bits cannot depend on its neighbours.
+    With `batch_invariant` a text's bits cannot depend on its neighbours.
     """
 
     def __init__(
@@ -50,13 +52,13 @@ class TextEncoder:
         device: torch.device,
         *,
         empty_is_zero: bool = False,
-        one_by_one: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
         self._family = FAMILY_MODULES[family]
         self._encoders = encoders
         self._device = device
         self._empty_is_zero = empty_is_zero
-        self._one_by_one = one_by_one
+        self._batch_invariant = batch_invariant
         self._cache: OrderedDict[str, TextEmbeds] = OrderedDict()
         self.asked = 0  # texts so far
         self.cached = 0  # of them, those that needed no forward
@@ -72,9 +74,13 @@ class TextEncoder:
             self._forward([""])
 
     def tokens(self, text: str) -> Tokens:
-        """Count the tokens of `text` and find what lies beyond the last one that is read."""
+        """Count the tokens of `text` and find what lies beyond the last one that is read.
+
+        An embedding of several vectors counts as so many tokens.
+        """
         tokenizer, _ = self._encoders[0]
         limit = tokenizer.model_max_length - 2
+        text = _expanded(text, tokenizer)
         read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = read["offset_mapping"]
         cut = text[offsets[limit][0] :] if len(offsets) > limit else ""
@@ -93,7 +99,7 @@ class TextEncoder:
         return [
             PromptEmbeds(
                 prompt_embeds=embeds[spec.prompt],
-                negative_prompt_embeds=self._negative(spec, embeds) if spec.guided else None,
+                negative_prompt_embeds=self._negative(spec, embeds) if spec.rows == 2 else None,
                 cut=self.tokens(spec.prompt).cut,
                 encode_s=seconds,
             )
@@ -102,7 +108,7 @@ class TextEncoder:
 
     @staticmethod
     def _texts(spec: ImageSpec) -> tuple[str, ...]:
-        return (spec.prompt, spec.negative_prompt) if spec.guided else (spec.prompt,)
+        return (spec.prompt, spec.negative_prompt) if spec.rows == 2 else (spec.prompt,)
 
     def _negative(self, spec: ImageSpec, embeds: dict[str, TextEmbeds]) -> TextEmbeds:
         """Some checkpoints were trained with zeros for no prompt: an empty negative prompt is none."""
@@ -118,7 +124,7 @@ class TextEncoder:
         missing = [text for text in unique if text not in found]
         self.asked += len(unique)
         self.cached += len(found)
-        for group in [[text] for text in missing] if self._one_by_one else [missing] if missing else []:
+        for group in [[text] for text in missing] if self._batch_invariant else [missing] if missing else []:
             found |= zip(group, self._forward(group), strict=True)
         for text in unique:
             self._cache[text] = found[text]
@@ -130,8 +136,11 @@ class TextEncoder:
     def _forward(self, texts: list[str]) -> list[TextEmbeds]:
         outputs = []
         for tokenizer, model in self._encoders:
-            ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            outputs.append(model(ids.to(self._device), output_hidden_states=True))
+            expanded = [_expanded(text, tokenizer) for text in texts]
+            read = tokenizer(expanded, padding="max_length", truncation=True, return_tensors="pt").to(self._device)
+            masked = self._family.MASKS_PADDING and getattr(model.config, "use_attention_mask", False)
+            mask = read.attention_mask if masked else None
+            outputs.append(model(read.input_ids, attention_mask=mask, output_hidden_states=True))
         hidden, pooled = self._family.embed(outputs)
         rows = hidden.float().cpu()
         if pooled is None:
@@ -139,8 +148,19 @@ class TextEncoder:
         return [TextEmbeds(row.clone(), whole.clone()) for row, whole in zip(rows, pooled.float().cpu(), strict=True)]
 
 
+def _expanded(text: str, tokenizer: CLIPTokenizer) -> str:
+    """Return a text in which an embedding of several vectors is all its tokens: `<x>` becomes `<x> <x>_1 <x>_2`."""
+    mixin: Any = TextualInversionLoaderMixin()
+    return mixin.maybe_convert_prompt(text, tokenizer)
+
+
 def load_text_encoder(
-    folder: Path, family: str, device: torch.device, dtype: torch.dtype = torch.float32, *, one_by_one: bool = False
+    folder: Path,
+    family: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    batch_invariant: bool = False,
 ) -> TextEncoder:
     """Load tokenizers and text encoders of a checkpoint, and nothing else of it.
 
@@ -149,7 +169,7 @@ def load_text_encoder(
     """
     encoders = []
     for tokenizer, encoder, encoder_class in FAMILY_MODULES[family].TEXT_ENCODERS:
-        model = load_model(encoder_class, folder / encoder, device, dtype)
+        model = load_component(encoder_class, folder, family, encoder, device, dtype)
         encoders.append((load(CLIPTokenizer, folder / tokenizer), model))
-    empty_is_zero = bool(read_json(folder, "model_index.json").get("force_zeros_for_empty_prompt"))
-    return TextEncoder(family, encoders, device, empty_is_zero=empty_is_zero, one_by_one=one_by_one)
+    empty_is_zero = bool(read_json(folder, "model_index.json").get(ZEROS_ENTRY, family == "sdxl"))
+    return TextEncoder(family, encoders, device, empty_is_zero=empty_is_zero, batch_invariant=batch_invariant)

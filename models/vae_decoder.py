@@ -1,33 +1,57 @@
-"""The VAE decoder stage: finished latents in, encoded pictures out."""
+"""The VAE decoder stage: finished latents in, encoded images out."""
 
 import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
 from PIL import Image, PngImagePlugin
+from torch import Tensor
 
 from models.checkpoint_files import read_json
-from models.errors import NonFinite
-from models.loading import load_model, parameter_bytes
+from models.errors import NonFinite, OutOfMemory
+from models.loading import FAMILY_MODULES, available_bytes, load_component, parameter_bytes
 from models.spec import SAMPLER_NAMES, ImageSpec
 
-LATENT_SIDE_SLICED = 64  # above this, a batch is decoded one picture at a time
-LATENT_SIDE_TILED = 128  # above this, a picture is decoded in tiles
+MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is decoded one image at a time
+PEAK_TENSORS = 5  # of the widest layer at full size: what decoding holds at once (benchmarks/memory.py)
+MEMORY_SHARE = 0.5  # of what is free when the stage starts
+
+
+class Decoded(NamedTuple):
+    """One image. `tiled`: it did not fit whole, so tiles were blended, and it differs from diffusers' image."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    tiled: bool
 
 
 class VaeDecoder:
-    """An AutoencoderKL without its encoder. With `one_by_one` a picture's bits cannot depend on its neighbours."""
+    """An AutoencoderKL without its encoder.
 
-    def __init__(self, vae: AutoencoderKL, device: torch.device, *, one_by_one: bool = False) -> None:
+    With `batch_invariant` an image's bits cannot depend on its neighbours, nor on how much memory was free: each is
+    decoded alone, and never in tiles. `max_pixels` is the size above which an image does not fit whole.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        family: str,
+        device: torch.device,
+        *,
+        batch_invariant: bool = False,
+        max_pixels: int | None = None,
+    ) -> None:
         self._vae: Any = vae
+        self._family = FAMILY_MODULES[family]
         self._device = device
-        self._one_by_one = one_by_one
+        self._batch_invariant = batch_invariant
+        self._max_pixels = max_pixels
+        self._scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
 
     @property
     def parameter_bytes(self) -> int:
@@ -35,36 +59,63 @@ class VaeDecoder:
         return parameter_bytes(self._vae)
 
     def warm_up(self, width: int, height: int) -> None:
-        """Decode one picture of so many pixels, so that the first one does not wait for what that sets up."""
-        scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        self.decode([np.zeros((self._vae.config.latent_channels, height // scale, width // scale), np.float32)])
+        """Decode one image of so many pixels, so that the first one does not wait for what that sets up."""
+        shape = self._vae.config.latent_channels, height // self._scale, width // self._scale
+        self.decode([np.zeros(shape, np.float32)])
 
     @torch.inference_mode()
-    def decode(self, latents: Sequence[Float32[np.ndarray, "C _ _"]]) -> list[UInt8[np.ndarray, "_ _ 3"] | NonFinite]:
-        """Decode a batch of any shapes; those of one shape share a forward. A picture that is not finite is an error.
+    def decode(self, latents: Sequence[Float32[np.ndarray, "C _ _"]]) -> list[Decoded | NonFinite | OutOfMemory]:
+        """Decode a batch of any shapes; those of one shape share a forward. An image that fails is an error.
 
         Source: diffusers `VaeImageProcessor.postprocess`.
         """
-        error = NonFinite("The picture is not finite.")
-        pictures: list[UInt8[np.ndarray, "_ _ 3"] | NonFinite] = [error] * len(latents)
+        outcomes: dict[int, Decoded | NonFinite | OutOfMemory] = {}
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index, item in enumerate(latents):
             shapes.setdefault(item.shape, []).append(index)
-        for shape, indices in shapes.items():
-            self._vae.use_slicing = self._one_by_one or max(shape) > LATENT_SIDE_SLICED
-            self._vae.use_tiling = max(shape) > LATENT_SIDE_TILED
-            stacked = torch.from_numpy(np.stack([latents[i] for i in indices])).to(self._device, self._vae.dtype)
-            decoded = self._vae.decode(stacked / self._vae.config.scaling_factor, return_dict=False)[0].float()
+        for (_, height, width), indices in shapes.items():
+            alone = self._batch_invariant or height * width > MAX_CELLS_TOGETHER
+            for group in [[index] for index in indices] if alone else [indices]:
+                stacked = torch.from_numpy(np.stack([latents[index] for index in group]))
+                outcomes |= zip(group, self._decode(stacked), strict=True)
+        return [outcomes[index] for index in range(len(latents))]
+
+    def _decode(self, latents: Tensor) -> list[Decoded | NonFinite | OutOfMemory]:
+        """Decode latents of one shape: whole, else one by one, else in tiles, as they fit into memory."""
+        height, width = (side * self._scale for side in latents.shape[2:])
+        fits = self._max_pixels is None or height * width <= self._max_pixels
+        if fits and (decoded := self._try(latents, tiled=False)) is not None:
+            return decoded
+        if fits and len(latents) > 1:
+            return [outcome for one in latents.split(1) for outcome in self._decode(one)]
+        if not self._batch_invariant and (decoded := self._try(latents, tiled=True)) is not None:
+            return decoded
+        return [OutOfMemory(f"An image of {width}x{height} does not fit into the VAE's memory.")] * len(latents)
+
+    def _try(self, latents: Tensor, *, tiled: bool) -> list[Decoded | NonFinite | OutOfMemory] | None:
+        """Decode latents of one shape; None where the device has too little memory."""
+        self._vae.use_tiling = tiled
+        try:
+            scaled = self._family.vae_input(latents.to(self._device, self._vae.dtype), self._vae.config)
+            decoded = self._vae.decode(scaled, return_dict=False)[0].float()
             finite = decoded.isfinite().flatten(1).all(1).tolist()
             unit = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-            for i, ok, picture in zip(indices, finite, unit, strict=True):
-                if ok:
-                    pictures[i] = (picture * 255).round().astype(np.uint8)
-        return pictures
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return None
+        return [
+            Decoded((image * 255).round().astype(np.uint8), tiled) if ok else NonFinite("The image is not finite.")
+            for image, ok in zip(unit, finite, strict=True)
+        ]
 
 
 def load_vae_decoder(
-    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, *, one_by_one: bool = False
+    folder: Path,
+    family: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    batch_invariant: bool = False,
 ) -> VaeDecoder:
     """Load the decoder half of a checkpoint's autoencoder; in float32 where its config says that less overflows.
 
@@ -73,9 +124,16 @@ def load_vae_decoder(
     """
     if read_json(folder, "vae/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_model(AutoencoderKL, folder / "vae", device, dtype)
+    vae = load_component(AutoencoderKL, folder, family, "vae", device, dtype)
     vae.encoder = vae.quant_conv = None
-    return VaeDecoder(vae, device, one_by_one=one_by_one)
+    max_pixels = _max_pixels_on_cpu(vae) if device.type == "cpu" else None
+    return VaeDecoder(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)
+
+
+def _max_pixels_on_cpu(vae: Any) -> int:
+    """Return how large an image may be decoded whole: a CPU does not refuse memory, it ends the process."""
+    bytes_per_pixel = PEAK_TENSORS * max(vae.config.block_out_channels[:2]) * vae.dtype.itemsize
+    return int(MEMORY_SHARE * available_bytes() / bytes_per_pixel)
 
 
 def parameters_text(spec: ImageSpec) -> str:
@@ -92,14 +150,16 @@ def parameters_text(spec: ImageSpec) -> str:
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
 
 
-def encode_image(pixels: UInt8[np.ndarray, "H W 3"], spec: ImageSpec, digest: str) -> bytes:
-    """Encode a picture in its spec's format; a PNG carries its settings as text and as JSON."""
-    image, target = Image.fromarray(pixels), io.BytesIO()
+def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
+    """Encode an image in its spec's format; a PNG carries its settings as text and as JSON."""
+    image, target = Image.fromarray(decoded.pixels), io.BytesIO()
     if spec.output_format == "png":
         info = PngImagePlugin.PngInfo()
         info.add_itxt("parameters", parameters_text(spec))
         fields = {name: getattr(spec, name) for name in spec.__slots__}
-        info.add_itxt("darkroom", json.dumps(fields | {"model_digest": digest}, ensure_ascii=False))
+        info.add_itxt(
+            "darkroom", json.dumps(fields | {"model_digest": digest, "tiled": decoded.tiled}, ensure_ascii=False)
+        )
         image.save(target, "png", pnginfo=info)
     else:
         image.save(target, spec.output_format, quality=spec.output_compression)

@@ -45,7 +45,8 @@ def check_models(config: Config) -> None:
     reasons = []
     for name in config.generation.models:
         try:
-            check(ModelConfig.model_validate(args[name]).checkpoint)
+            model = ModelConfig.model_validate(args[name])
+            check(model.checkpoint, model.allowed_roots)
         except UnusableCheckpoint as error:
             reasons.append(f"{name}: {error}")
     if len(reasons) == len(config.generation.models):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pictures-to", help="folder that gets the documentation's pictures of the page")
+    parser.addoption("--tried-to", help="page that gets the table of the checkpoints that were tried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

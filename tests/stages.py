@@ -1,21 +1,23 @@
 """The three stages in one process, without Ray: what the deployments do, called in a row."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from models.checkpoint import read_card
+from models.card import read_card
+from models.checkpoint import locate
 from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
-from models.sampling import plan_for
+from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import load_vae_decoder
+from models.vae_decoder import Decoded, load_vae_decoder
 
 CPU = torch.device("cpu")
 
@@ -23,11 +25,19 @@ CPU = torch.device("cpu")
 class Stages:
     """A checkpoint's stages, loaded one by one as their replicas load them."""
 
-    def __init__(self, folder: Path, max_rows: int = 16, device: torch.device = CPU, **options: bool) -> None:
-        self.card = replace(read_card(str(folder)), id="model")
+    def __init__(
+        self,
+        folder: Path,
+        max_rows: int = 16,
+        device: torch.device = CPU,
+        allowed_roots: Sequence[Path] = (),
+        **options: bool,
+    ) -> None:
+        self.card = replace(read_card(str(folder), allowed_roots=allowed_roots), id="model")
+        folder = locate(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.unet = load_unet(folder, self.card.family, device)
-        self.vae_decoder = load_vae_decoder(folder, device)
+        self.vae_decoder = load_vae_decoder(folder, self.card.family, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
             self.unet,
@@ -43,7 +53,7 @@ class Stages:
     def spec(self, prompt: str = "a red circle on a blue background", **fields: object) -> ImageSpec:
         """A spec with the card's defaults."""
         chosen = {"model": "model", "prompt": prompt, "seed": 7, **self.card.defaults, **fields}
-        return self.card.check(ImageSpec(**chosen))
+        return self.card.spec(**chosen)
 
     def state(self, spec: ImageSpec, steps_off: int = 0) -> DenoiseState:
         """The picture at its first step; `steps_off` bends the plan, for negative controls."""
@@ -68,9 +78,13 @@ class Stages:
 
     def picture(self, spec: ImageSpec) -> np.ndarray:
         """One picture, uint8 [H, W, 3]."""
-        pixels = self.vae_decoder.decode([self.latents(spec)])[0]
-        assert isinstance(pixels, np.ndarray)
-        return pixels
+        return self.pixels(self.latents(spec))[0]
+
+    def pixels(self, *latents: np.ndarray) -> list[np.ndarray]:
+        """Decoded latents, uint8 [H, W, 3] each."""
+        decoded = self.vae_decoder.decode(latents)
+        assert all(isinstance(image, Decoded) for image in decoded), decoded
+        return [image.pixels for image in decoded]
 
 
 def other(spec: ImageSpec, **fields: object) -> ImageSpec:

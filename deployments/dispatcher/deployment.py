@@ -125,9 +125,10 @@ class Dispatcher:
             if self._keys is not None and not owner.startswith(OWNER):
                 raise Unauthorized
             await asyncio.shield(self._beginning)
-            specs = resolve(request, self._card_of(request.model))
+            card = self._card_of(request.model)
+            specs = resolve(request, card)
             check_cost(specs, self._config)
-            job = new_job(specs, owner, time.time(), deadline_s(request, self._config))
+            job = new_job(specs, owner, time.time(), deadline_s(request, self._config), card.cautions(specs[0]))
             request_key = None if key is None else RequestKey(key, hash_of(request))
             before = time.monotonic() + ACCEPT_WITHIN_S
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.

@@ -28,6 +28,7 @@ MAX_ATTEMPTS = 3
 KEPT_JOBS = 1000  # that have ended; beyond, the oldest are on disk only
 LOST = "A worker stopped; the picture restarted at the front of the line."
 RESTARTED = "The service restarted; the job kept its place."
+TILED = "An image did not fit into memory whole: it was decoded in tiles, whose seams may show."
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,8 @@ class JobQueue:
 
         Its versions go on from higher than any that the earlier queue gave.
         """
-        warnings = job.warnings if RESTARTED in job.warnings else (*job.warnings, RESTARTED)
         status = "running" if job.images else "queued"
-        self.submit(replace(job, status=status, version=self._epoch << 32, warnings=warnings))
+        self.submit(_warned(replace(job, status=status, version=self._epoch << 32), RESTARTED))
         return self._put(self._with_progress(self._jobs[job.id]))
 
     def grant(self, model: str, now: float) -> tuple[Lease, Job] | None:
@@ -197,8 +197,7 @@ class JobQueue:
         self._updates[lease.place] = update
         job = self._jobs[lease.job_id]
         warning = f"The text encoder did not read the end of the prompt: “{update.cut.strip()}”." if update.cut else ""
-        if warning and warning not in job.warnings:
-            job = replace(job, warnings=(*job.warnings, warning))
+        job = _warned(job, warning)
         return self._put(self._with_progress(job, {lease.index: preview} if preview else None))
 
     def finish(self, lease: Lease, result: ImageResult, now: float) -> Job | None:
@@ -207,7 +206,7 @@ class JobQueue:
             return None
         job = self._jobs[lease.job_id]
         images = tuple(sorted((*job.images, result), key=lambda image: image.index))
-        job = replace(job, images=images)
+        job = _warned(replace(job, images=images), TILED if result.tiled else "")
         if len(images) == len(job.specs):
             times = replace(job.timestamps, ended=now)
             return self._put(replace(job, status="succeeded", progress=None, timestamps=times))
@@ -229,10 +228,9 @@ class JobQueue:
         job = self._jobs[lease.job_id]
         again = replace(lease, attempt=lease.attempt + 1)
         self._lines[job.model].put_first(Waiting(again, job.owner, job.specs[lease.index]))
-        warnings = job.warnings if LOST in job.warnings else (*job.warnings, LOST)
         alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
-        return self._put(self._with_progress(replace(job, status=status, warnings=warnings)))
+        return self._put(self._with_progress(_warned(replace(job, status=status), LOST)))
 
     def cancel(self, job_id: str, owner: str | None, now: float) -> Job:
         """End a job and take its leases back.
@@ -350,6 +348,13 @@ class JobQueue:
             previews={i: preview for i, preview in shown.items() if i not in done},
         )
         return replace(job, progress=progress)
+
+
+def _warned(job: Job, warning: str) -> Job:
+    """Return a job with one more warning, if there is one and it does not have it yet."""
+    if not warning or warning in job.warnings:
+        return job
+    return replace(job, warnings=(*job.warnings, warning))
 
 
 def _differs(old: QueuePlace, new: QueuePlace) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.denoiser.state import DenoiseState
-from models.vae_decoder import VaeDecoder
+from models.vae_decoder import Decoded, VaeDecoder
 
 FITTED_ON = 16  # pictures
 FITTED_SIDE = 16  # latent cells
@@ -26,8 +26,8 @@ def fit_latent_rgb(decoder: VaeDecoder, channels: int) -> Float[Tensor, "channel
     coarse = torch.randn(FITTED_ON, channels, FITTED_SIDE // 4, FITTED_SIDE // 4, generator=generator)
     latents = functional.interpolate(coarse, size=FITTED_SIDE, mode="bicubic")
     latents = latents / latents.std()
-    pictures = decoder.decode([picture.numpy() for picture in latents])
-    decoded = torch.stack([torch.from_numpy(pixels) for pixels in pictures if isinstance(pixels, np.ndarray)])
+    images = decoder.decode([image.numpy() for image in latents])
+    decoded = torch.stack([torch.from_numpy(image.pixels) for image in images if isinstance(image, Decoded)])
     colours = functional.adaptive_avg_pool2d(decoded.permute(0, 3, 1, 2).float(), FITTED_SIDE) / 127.5 - 1
     cells = latents.permute(0, 2, 3, 1).reshape(-1, channels)
     known = torch.cat([cells, torch.ones(len(cells), 1)], 1)
@@ -47,7 +47,8 @@ class Preview:
     def due(self, state: DenoiseState) -> bytes | None:
         """Return a WebP of the picture after its newest output, if it is time for one."""
         now = time.monotonic()
-        if self._map is None or state.index == 0 or now - max(state.previewed_at, state.joined_at) < self.interval_s:
+        waited_s = now - max(state.previewed_at, state.joined_at)
+        if self._map is None or not state.plan.clean or state.index == 0 or waited_s < self.interval_s:
             return None
         state.previewed_at = now
         x_weight, out_weight = state.plan.clean[state.index]

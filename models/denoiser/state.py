@@ -61,7 +61,7 @@ def new_state(spec: ImageSpec, embeds: PromptEmbeds, plan: SamplerPlan, unet: UN
     """
     generator = torch.Generator("cpu").manual_seed(spec.seed)
     texts = [embeds.prompt_embeds]
-    if embeds.negative_prompt_embeds is not None and unet.guidance_width is None:
+    if embeds.negative_prompt_embeds is not None:
         texts.insert(0, embeds.negative_prompt_embeds)
     hidden = torch.stack([text.hidden for text in texts])
     pooled = [text.pooled for text in texts if text.pooled is not None]

@@ -9,8 +9,9 @@ from diffusers.models.embeddings import get_timestep_embedding
 from jaxtyping import Float
 from torch import Tensor
 
+from models.checkpoint import read_scheduler
 from models.checkpoint_files import read_json
-from models.loading import FAMILY_MODULES, load_model, parameter_bytes
+from models.loading import FAMILY_MODULES, load_component, parameter_bytes
 
 
 class BatchKey(NamedTuple):
@@ -120,7 +121,6 @@ def load_unet(folder: Path, family: str, device: torch.device, dtype: torch.dtyp
     Raises:
         UnusableCheckpoint: names the file.
     """
-    model = load_model(UNet2DConditionModel, folder / "unet", device, dtype)
-    scheduler = read_json(folder, "scheduler/scheduler_config.json")
+    model = load_component(UNet2DConditionModel, folder, family, "unet", device, dtype)
     scale = 2 ** (len(read_json(folder, "vae/config.json")["block_out_channels"]) - 1)
-    return UNet(model, family, scheduler, scale, device)
+    return UNet(model, family, read_scheduler(folder), scale, device)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel
 
+MASKS_PADDING = True  # where a text encoder's config says `use_attention_mask`
 TEXT_ENCODERS: tuple[tuple[str, str, type], ...] = (("tokenizer", "text_encoder", CLIPTextModel),)
 
 
@@ -28,3 +29,8 @@ def unet_inputs(
 def pooled_width(config: Any) -> int:
     """No pooled embedding."""
     return 0
+
+
+def vae_input(latents: Float[Tensor, "images C h w"], config: Any) -> Float[Tensor, "images C h w"]:
+    """What the VAE decodes."""
+    return latents / config.scaling_factor

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+MASKS_PADDING = False  # whatever a text encoder's config says
 TEXT_ENCODERS: tuple[tuple[str, str, type], ...] = (
     ("tokenizer", "text_encoder", CLIPTextModel),
     ("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection),
@@ -37,3 +38,12 @@ def unet_inputs(
 def pooled_width(config: Any) -> int:
     """What the UNet's embedding of text and sizes leaves for the text."""
     return config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+
+
+def vae_input(latents: Float[Tensor, "images C h w"], config: Any) -> Float[Tensor, "images C h w"]:
+    """What the VAE decodes: with a mean and a deviation a channel, where its config has them."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return latents / config.scaling_factor
+    mean, std = (latents.new_tensor(each).view(1, -1, 1, 1) for each in (mean, std))
+    return latents * std / config.scaling_factor + mean

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import read_card
+from models.card import read_card
 from tests.service import Service
 
 PROMPT = "a red circle on a blue background"

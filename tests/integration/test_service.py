@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from openai import OpenAI
 from PIL import Image
 
-from models.checkpoint import read_card
+from models.card import read_card
 
 PROMPT = "a red circle on a blue background"
 

@@ -10,7 +10,7 @@ from deployments.config import AppConfig, ModelConfig, QueueConfig
     ("name", "value", "words"),
     [
         ("num_inference_steps", 0, "num_inference_steps: input should be greater than or equal to 1"),
-        ("sampler", "lms", "sampler: input should be 'ddim'"),
+        ("sampler", "lms", "sampler: input should be 'default', 'ddim'"),
         ("stpes", 4, "stpes: no such field"),
         ("prompt", "a circle", "prompt can have no default"),
         ("seed", 7, "seed can have no default"),

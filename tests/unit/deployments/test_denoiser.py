@@ -10,7 +10,7 @@ import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
 from deployments.denoiser import Denoiser
-from models.checkpoint import read_card
+from models.card import read_card
 from models.denoiser.step_curve import StepCurve
 from models.errors import OtherWeights, Superseded
 from models.spec import ImageSpec

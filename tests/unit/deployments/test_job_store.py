@@ -170,7 +170,7 @@ def test_a_job_whose_result_has_expired_is_forgotten_in_the_end(store: JobStore)
     for at, job in enumerate(jobs):
         store.add(job)
         store.save(ended(job, at=float(at)))
-    store.expire(ended_before=2.0, most_bytes=1000)
+    store.expire(ended_before=2.0, most_bytes=2000)
     store.forget(ended_before=1.0)
     assert store.job(jobs[0].id) is None
     with pytest.raises(Gone):

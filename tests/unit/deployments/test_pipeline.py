@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentID
 
 from deployments import pipeline as pipeline_module
 from deployments.dispatcher.lease import Lease
+from deployments.image_store import StoredImage
 from deployments.pipeline import Pipeline
 from models.errors import NonFinite
 from models.spec import StepUpdate
@@ -84,16 +85,17 @@ def away(stage: str) -> Exception:
 
 async def test_a_picture_waits_for_a_stage_without_a_replica(drawn: Callable[..., Any]) -> None:
     denoiser = Stage(LAST, away("Denoiser"), away("Denoiser"))
-    words = await drawn(denoiser, Stage(123))
+    words = await drawn(denoiser, Stage(StoredImage(123, tiled=True)))
     assert (denoiser.calls, words[-1].size, words[-1].attempts) == (3, 123, 1)
 
 
 async def test_one_that_waits_for_its_decoder_is_not_denoised_again(drawn: Callable[..., Any]) -> None:
-    denoiser, decoder = Stage(LAST), Stage(123, away("VaeDecoder"), away("VaeDecoder"))
+    denoiser, decoder = Stage(LAST), Stage(StoredImage(123, tiled=True), away("VaeDecoder"), away("VaeDecoder"))
     words = await drawn(denoiser, decoder)
     assert (denoiser.calls, decoder.calls, words[-1].size) == (1, 3, 123)
+    assert words[-1].tiled
 
 
 async def test_what_a_stage_says_of_a_picture_is_said_at_once(drawn: Callable[..., Any]) -> None:
     with pytest.raises(NonFinite):
-        await drawn(Stage(LAST, NonFinite("NaN")), Stage(123))
+        await drawn(Stage(LAST, NonFinite("NaN")), Stage(StoredImage(123, tiled=True)))

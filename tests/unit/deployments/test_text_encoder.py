@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deployments.config import ModelConfig
 from deployments.text_encoder import TextEncoder
-from models.checkpoint import read_card
+from models.card import read_card
 from tests.fakes import a_spec
 
 

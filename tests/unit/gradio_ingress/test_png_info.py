@@ -22,12 +22,12 @@ from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
 from models.errors import InvalidRequest
 from models.spec import SAMPLERS, ImageSpec
-from models.vae_decoder import encode_image, parameters_text
+from models.vae_decoder import Decoded, encode_image, parameters_text
 from tests.fakes import a_spec
 
 NOTHING = "This picture carries no settings."
 NO_PICTURE = "This is not a PNG, JPEG or WebP picture that can be read."
-PIXELS = np.zeros((8, 8, 3), np.uint8)
+DECODED = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
 AUTOMATIC = (
     "a castle, (stone:1.2), <lora:walls:1>\nat night\n"
     "Negative prompt: blurry, text\nugly\n"
@@ -86,11 +86,11 @@ def problem(content: bytes) -> str:
 
 def test_a_picture_of_ours_reads_back_to_its_spec() -> None:
     spec = a_spec(prompt='a "red"\ncircle 🙂', negative_prompt="שלום", sampler="dpmpp_2m_karras", guidance_scale=2.5)
-    assert png_info.read(encode_image(PIXELS, spec, "digest")) == (settings(spec), [])
+    assert png_info.read(encode_image(DECODED, spec, "digest")) == (settings(spec), [])
 
 
 def test_a_lossy_picture_of_ours_carries_no_settings() -> None:
-    assert problem(encode_image(PIXELS, a_spec(output_format="jpeg"), "digest")) == NOTHING
+    assert problem(encode_image(DECODED, a_spec(output_format="jpeg"), "digest")) == NOTHING
 
 
 @given(specs)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from deployments.schema import GenerationRequest, resolve
 from models import checkpoint as checkpoint_module
-from models.checkpoint import locate, read_card
+from models.card import read_card
+from models.checkpoint import locate
 from models.errors import UnusableCheckpoint
 from models.spec import SAMPLERS
 
@@ -37,7 +39,7 @@ def change(path: Path, **entries: Any) -> None:
 
 def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     card = read_card(str(tiny_sd))
-    assert (card.id, card.family, card.samplers, card.size_multiple) == ("tiny-sd", "sd", SAMPLERS, 2)
+    assert (card.id, card.family, card.samplers, card.size_multiple) == ("tiny-sd", "sd", SAMPLERS[1:], 2)
     assert (card.defaults["width"], card.defaults["height"], card.defaults["sampler"]) == (32, 32, "ddim")
     assert card.bounds == {"width": (16, 64), "height": (16, 64)}
     tokenizer = json.loads((tiny_sd / "tokenizer" / "tokenizer_config.json").read_text())
@@ -45,9 +47,15 @@ def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     assert (card.styles, card.notice, card.examples) == ((), "", ())
 
 
-def test_a_scheduler_that_is_not_known_by_name_gets_the_usual_sampler(folder: Path) -> None:
-    change(folder / "scheduler" / "scheduler_config.json", _class_name="VQDiffusionScheduler")
-    assert read_card(str(folder)).defaults["sampler"] == "dpmpp_2m"
+def test_a_scheduler_that_cannot_be_served_is_refused_unless_another_sampler_is_named(folder: Path) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", "VQDiffusionScheduler"])
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'scheduler/scheduler_config.json'}: VQDiffusionScheduler cannot be served: ")
+    assert message.endswith("Choose a sampler under `defaults`, for example sampler: dpmpp_2m.")
+    card = read_card(str(folder), {"sampler": "euler"})
+    assert card.defaults["sampler"] == "euler"
+    assert "default" not in card.samplers
+    assert any("sampler default is not offered" in warning for warning in card.warnings)
 
 
 def test_the_checkpoints_own_word_wins(folder: Path) -> None:
@@ -203,7 +211,7 @@ def test_a_hub_id_without_a_commit_is_refused_with_the_way_to_find_it(name: str)
 
 
 def test_a_hub_id_is_fetched_at_its_commit_and_without_weights_that_can_run_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_sd: Path
 ) -> None:
     import huggingface_hub
 
@@ -211,12 +219,46 @@ def test_a_hub_id_is_fetched_at_its_commit_and_without_weights_that_can_run_code
 
     def fetch(name: str, **options: Any) -> str:
         asked.update(options, name=name)
-        return str(tmp_path)
+        return str(tiny_sd)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert locate(f"owner/name@{COMMIT}") == tmp_path
+    assert locate(f"owner/name@{COMMIT}") == tiny_sd
     assert (asked["name"], asked["revision"]) == ("owner/name", COMMIT)
     assert not any(pattern.endswith(".bin") for pattern in asked["allow_patterns"])
+    assert "*.fp16*" in asked["ignore_patterns"]
+
+
+def test_variants_are_fetched_from_the_hub_where_a_component_has_no_other_weights(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    import huggingface_hub
+
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    there = weights.read_bytes()
+    weights.unlink()
+
+    def fetch(name: str, *, ignore_patterns: list[str], **options: Any) -> str:
+        if "*.fp16*" not in ignore_patterns:
+            weights.with_name("diffusion_pytorch_model.fp16.safetensors").write_bytes(there)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    card = read_card(f"owner/name@{COMMIT}")
+    assert "vae/diffusion_pytorch_model.fp16.safetensors" in card.files
+    assert "vae: the weights of variant fp16 are read, as there are no others." in card.warnings
+
+
+def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    assert refusal(path).startswith(f"{path}: a single file; checkpoints are diffusers folders. Convert it: ")
+
+
+@pytest.mark.parametrize("inside", ["", "snapshots"])
+def test_a_repository_of_the_hubs_cache_is_refused_with_its_snapshots(tmp_path: Path, inside: str) -> None:
+    repository = tmp_path / "models--owner--name"
+    (repository / "snapshots" / COMMIT).mkdir(parents=True)
+    assert refusal(repository / inside).endswith(f"name a snapshot of it: {repository / 'snapshots' / COMMIT}.")
 
 
 def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,3 +267,60 @@ def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir("/")
     assert locate("weights") == tmp_path / "weights"
     assert locate(str(tmp_path / "weights")) == tmp_path / "weights"
+
+
+# -- what the operator is told of it
+
+
+def test_the_card_names_what_is_not_used(folder: Path) -> None:
+    change(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    (folder / "unet/diffusion_pytorch_model.fp16.safetensors").touch()
+    (folder / "unet/diffusion_pytorch_model.bin").touch()
+    assert read_card(str(folder)).warnings == (
+        "safety_checker of model_index.json is not used.",
+        "Files that are not read: unet/diffusion_pytorch_model.bin, unet/diffusion_pytorch_model.fp16.safetensors.",
+    )
+
+
+def test_files_that_are_not_read_are_not_part_of_the_digest(tiny_sd: Path, folder: Path) -> None:
+    (folder / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(b"anything")
+    assert read_card(str(folder)).digest == read_card(str(tiny_sd)).digest
+
+
+@pytest.mark.parametrize(("class_name", "sampler"), [("LCMScheduler", "lcm"), ("TCDScheduler", "tcd")])
+def test_a_scheduler_for_few_steps_means_few_steps(folder: Path, class_name: str, sampler: str) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", class_name])
+    chosen = read_card(str(folder)).defaults
+    assert (chosen["sampler"], chosen["num_inference_steps"], chosen["guidance_scale"]) == (sampler, 4, 1.0)
+
+
+# -- what an image costs
+
+
+def test_guidance_that_is_an_input_of_the_model_takes_no_second_row(tiny_lcm: Path, tiny_sd: Path) -> None:
+    spec, usual = (
+        read_card(str(folder)).spec(
+            model="m", prompt="a circle", seed=1, negative_prompt="", width=32, height=32, num_inference_steps=4,
+            guidance_scale=8.0, sampler="lcm", output_format="png",
+        )
+        for folder in (tiny_lcm, tiny_sd)
+    )  # fmt: skip
+    assert (spec.rows, usual.rows) == (1, 2)
+    assert spec.guided
+    assert spec.cost == usual.cost / 2
+
+
+def test_too_few_steps_for_a_sampler_are_warned_of(tiny_sd: Path) -> None:
+    card = read_card(str(tiny_sd))
+    spec = card.spec(
+        model="m", prompt="a circle", seed=1, negative_prompt="", width=32, height=32, num_inference_steps=3,
+        guidance_scale=8.0, sampler="dpmpp_2m_karras", output_format="png",
+    )  # fmt: skip
+    assert card.cautions(spec) == (
+        "num_inference_steps: dpmpp_2m_karras needs 4 or more with this model; 3 leave noise.",
+    )
+    assert card.cautions(replace(spec, num_inference_steps=4)) == ()
+
+
+def test_a_model_that_does_with_few_steps_is_not_warned_of_them(tiny_sd: Path) -> None:
+    assert read_card(str(tiny_sd), {"num_inference_steps": 2}).min_steps == {}

@@ -21,9 +21,7 @@ def stages(tiny_sd) -> Stages:
 
 
 def pixels(stages: Stages, latents: np.ndarray) -> np.ndarray:
-    picture = stages.vae_decoder.decode([latents])[0]
-    assert isinstance(picture, np.ndarray)
-    return picture.astype(int)
+    return stages.pixels(latents)[0].astype(int)
 
 
 @pytest.mark.parametrize("joined_at", [0, 1, 3])

@@ -1,6 +1,9 @@
-"""The correctness anchor: our picture is the diffusers pipeline's picture.
+"""The correctness anchor: with any sampler, our image is that of the diffusers pipeline.
 
-Two measures, as pixels alone prove nothing on random weights: final latents within 1e-4 relative L2, pictures within
+The reference is the pipeline loaded from the folder, its scheduler exchanged as diffusers' users do it (SCHEDULERS).
+That each checkpoint's own scheduler is what it gets by default: test_tried_checkpoints.
+
+Two measures, as pixels alone prove nothing on random weights: final latents within 1e-4 relative L2, images within
 1/255 a channel. Each cell has a negative control, one step off, that the same measure must refuse.
 """
 
@@ -12,16 +15,39 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from models.sampling import new_scheduler
+from models.samplers import OWN
 from models.spec import SAMPLERS, ImageSpec
 from tests.stages import Stages, other
 
 LATENTS_WITHIN = 1e-4
+LINEAR = {"clip_sample": False}
+DPMPP = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+SCHEDULERS = {  # as the table of "Schedulers" in diffusers' documentation names them
+    "ddim": ("DDIMScheduler", LINEAR),
+    "ddpm": ("DDPMScheduler", LINEAR),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", DPMPP),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", DPMPP | {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_singlestep": ("DPMSolverSinglestepScheduler", DPMPP),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "kdpm2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", LINEAR),
+    "tcd": ("TCDScheduler", LINEAR),
+}
+NAMED = [sampler for sampler in SAMPLERS if sampler != OWN]
 CHECKPOINTS = ("shapes", "tiny_sd", "tiny_sd2", "tiny_sdxl")
 STEPS = (2, 7, 20)
 GUIDES = ((1.0, ""), (5.0, ""), (5.0, "blue"))  # guidance scale, negative prompt
@@ -29,7 +55,7 @@ NARROWER = (0, 4)  # latent cells: a step of the sizes that every one of the UNe
 # Of every day: each sampler once, and between them each checkpoint, step count, guide and width several times.
 SLICE = [
     (CHECKPOINTS[k % 4], (sampler, STEPS[k % 3], GUIDES[(k + k // 4) % 3], NARROWER[k // 4 % 2]))
-    for k, sampler in enumerate(SAMPLERS)
+    for k, sampler in enumerate(NAMED)
 ]
 
 
@@ -55,6 +81,7 @@ class Pair:
         self.stages = Stages(folder)
         self.pipeline = DiffusionPipeline.from_pretrained(folder)
         self.pipeline.set_progress_bar_config(disable=True)
+        self._config = self.pipeline.scheduler.config
 
     def spec(self, sampler: str, steps: int, guide: tuple[float, str], narrower: int) -> ImageSpec:
         guidance, negative = guide
@@ -64,7 +91,8 @@ class Pair:
         return other(spec, width=spec.width - narrower * self.stages.unet.scale)
 
     def theirs(self, spec: ImageSpec, output_type: str) -> np.ndarray:
-        self.pipeline.scheduler = new_scheduler(self.stages.unet.scheduler_config, spec.sampler)
+        class_name, options = SCHEDULERS[spec.sampler]
+        self.pipeline.scheduler = getattr(diffusers, class_name).from_config(self._config, **options)
         negative = {"negative_prompt": spec.negative_prompt} if spec.negative_prompt else {}
         with added_up_in_float64(self.pipeline.scheduler):
             output = self.pipeline(
@@ -107,9 +135,9 @@ def test_our_latents_are_those_of_the_diffusers_pipeline(pairs, checkpoint, cell
     check(pairs[checkpoint], cell)
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 @pytest.mark.parametrize("narrower", NARROWER)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", NAMED)
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_so_they_are_in_the_whole_table(pairs, checkpoint, sampler, narrower):
     check(pairs[checkpoint], *[(sampler, steps, guide, narrower) for steps, guide in product(STEPS, GUIDES)])
@@ -118,8 +146,8 @@ def test_so_they_are_in_the_whole_table(pairs, checkpoint, sampler, narrower):
 @pytest.mark.parametrize(
     ("checkpoint", "sampler"),
     [
-        pytest.param(checkpoint, sampler, marks=() if sampler == SAMPLERS[c] else pytest.mark.full)
-        for (c, checkpoint), sampler in product(enumerate(CHECKPOINTS), SAMPLERS)
+        pytest.param(checkpoint, sampler, marks=() if sampler == NAMED[c] else pytest.mark.nightly)
+        for (c, checkpoint), sampler in product(enumerate(CHECKPOINTS), NAMED)
     ],
 )
 def test_our_picture_is_that_of_the_diffusers_pipeline(pairs, checkpoint, sampler):
@@ -132,7 +160,9 @@ def test_our_picture_is_that_of_the_diffusers_pipeline(pairs, checkpoint, sample
 
 
 @pytest.mark.parametrize("guidance", [1.0, 8.0])
-@pytest.mark.parametrize("steps", [4, pytest.param(2, marks=pytest.mark.full), pytest.param(7, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "steps", [4, pytest.param(2, marks=pytest.mark.nightly), pytest.param(7, marks=pytest.mark.nightly)]
+)
 def test_a_distilled_checkpoint_takes_its_guidance_as_an_input(tiny_lcm, steps, guidance):
     pair = Pair(tiny_lcm)
     cell = "lcm", steps, (guidance, ""), 0

@@ -9,10 +9,13 @@ import torch
 from diffusers import DDIMScheduler
 
 from models.errors import UnsupportedSampler
-from models.sampling import CLASSES, HISTORY, TERMS, compile_plan, initial_noise, new_scheduler, plan_for
+from models.samplers import CLASSES, OWN, new_scheduler, plan_for
+from models.sampling import HISTORY, TERMS, compile_plan, initial_noise
 from models.spec import MAX_STEPS, SAMPLERS, model_calls
 
 BASE = {
+    "_class_name": "DDIMScheduler",
+    "clip_sample": False,
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -78,7 +81,7 @@ def test_a_plan_is_as_long_as_the_model_calls_that_are_announced(sampler):
 
 def test_a_sampler_that_is_deterministic_draws_no_noise():
     noisy = {sampler for sampler in SAMPLERS if any(plan_for(BASE, sampler, 5).draws_noise)}
-    assert noisy == {"ddpm", "euler_ancestral", "dpmpp_2m_sde", "lcm"}
+    assert noisy == {"ddpm", "euler_ancestral", "dpmpp_2m_sde", "kdpm2_ancestral", "lcm"}
 
 
 def test_a_first_timestep_that_comes_twice_loses_no_step():
@@ -94,7 +97,7 @@ def test_a_scheduler_that_is_not_finite_is_refused():
             return (sample / (int(timestep) - 1),)
 
     with pytest.raises(UnsupportedSampler, match=r"Divides is not finite at 4 steps \(model call 4\)"):
-        compile_plan(Divides.from_config(BASE | {"clip_sample": False}), 4)
+        compile_plan(Divides.from_config(BASE), 4)
 
 
 def test_a_scheduler_that_looks_back_too_far_is_refused():
@@ -110,11 +113,11 @@ def test_a_scheduler_that_looks_back_too_far_is_refused():
             return (sum(self.seen),) if len(self.seen) % 5 == 0 else (0.9 * sample,)
 
     with pytest.raises(UnsupportedSampler, match="looks back more than 4 model calls at 6 steps"):
-        compile_plan(Hoarder.from_config(BASE | {"clip_sample": False}), 6)
+        compile_plan(Hoarder.from_config(BASE), 6)
 
 
 def test_every_sampler_of_the_schema_has_a_class():
-    assert set(SAMPLERS) == set(CLASSES)
+    assert set(SAMPLERS) == {OWN, *CLASSES}
 
 
 def test_a_stochastic_scheduler_has_a_weight_for_its_noise():
@@ -124,7 +127,7 @@ def test_a_stochastic_scheduler_has_a_weight_for_its_noise():
         def step(self, model_output, timestep, sample, generator=None, return_dict=True):
             return super().step(model_output, timestep, sample, eta=1.0, generator=generator, return_dict=return_dict)
 
-    scheduler = Noisy.from_config(BASE | {"clip_sample": False})
+    scheduler = Noisy.from_config(BASE)
     plan = compile_plan(scheduler, 5)
     assert all(plan.draws_noise[:-1])
     for i, t in enumerate(scheduler.timesteps):

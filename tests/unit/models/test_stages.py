@@ -12,8 +12,10 @@ from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
 from models.text_encoder import TextEncoder, load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder, parameters_text
+from models.vae_decoder import Decoded, encode_image, load_vae_decoder, parameters_text
 from tests.stages import CPU, Stages
+
+BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +68,26 @@ def test_latents_that_are_not_finite_fail_alone(stages):
     other_shape = good[:, :8]
     first, second, third = stages.vae_decoder.decode([good, bad, other_shape])
     assert isinstance(second, NonFinite)
-    assert first.shape == (32, 32, 3)
-    assert third.shape == (16, 32, 3)
+    assert first.pixels.shape == (32, 32, 3)
+    assert third.pixels.shape == (16, 32, 3)
 
 
 def test_a_png_carries_its_settings_as_text_and_as_json(stages):
     spec = stages.spec("a “red” circle\nsecond line", negative_prompt="blue", seed=2**32 - 1, guidance_scale=4.0)
-    content = encode_image(np.zeros((8, 8, 3), np.uint8), spec, "digest")
+    content = encode_image(BLACK, spec, "digest")
     text = Image.open(io.BytesIO(content)).text
     assert text["parameters"] == parameters_text(spec)
     assert text["parameters"].startswith("a “red” circle\nsecond line\nNegative prompt: blue\nSteps: 20, Sampler: DDIM")
     fields = json.loads(text["darkroom"])
     assert fields["seed"] == 2**32 - 1
     assert fields["model_digest"] == "digest"
+    assert fields["tiled"] is False
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
 def test_other_formats_are_what_they_say(stages, output_format):
     spec = stages.spec(output_format=output_format)
-    image = Image.open(io.BytesIO(encode_image(np.zeros((8, 8, 3), np.uint8), spec, "digest")))
+    image = Image.open(io.BytesIO(encode_image(BLACK, spec, "digest")))
     assert image.format == output_format.upper()
 
 
@@ -109,7 +112,7 @@ def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes)
         for one, other in (("red", "blue"), ("green", "yellow"), ("white", "black"), ("brown", "pink"))
     ]
     latents = np.stack(stages.denoise(*(stages.state(spec) for spec in specs)))
-    pictures = np.stack(stages.vae_decoder.decode(list(latents))) / 127.5 - 1
+    pictures = np.stack(stages.pixels(*latents)) / 127.5 - 1
     colours = pictures.reshape(len(specs), 16, 8, 16, 8, 3).mean((2, 4))
     weights = fit_latent_rgb(stages.vae_decoder, stages.unet.channels).numpy()
     guess = (np.einsum("nchw,cd->nhwd", latents, weights[:-1]) + weights[-1]).clip(-1, 1)
@@ -117,22 +120,25 @@ def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes)
     assert unexplained < 0.3
 
 
-def test_with_one_by_one_a_batch_gives_the_bits_that_each_gives_alone(tiny_sd):
+def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_sd):
     stages = Stages(tiny_sd)
-    decoder = load_vae_decoder(tiny_sd, CPU, one_by_one=True)
+    decoder = load_vae_decoder(tiny_sd, "sd", CPU, batch_invariant=True)
     latents = list(np.random.default_rng(0).standard_normal((5, 4, 16, 16)).astype(np.float32))
     together = decoder.decode(latents)
     for picture, item in zip(together, latents, strict=True):
-        assert np.array_equal(picture, decoder.decode([item])[0])
-    encoder = load_text_encoder(tiny_sd, "sd", CPU, one_by_one=True)
-    alone = load_text_encoder(tiny_sd, "sd", CPU, one_by_one=True)
+        assert np.array_equal(picture.pixels, decoder.decode([item])[0].pixels)
+    encoder = load_text_encoder(tiny_sd, "sd", CPU, batch_invariant=True)
+    alone = load_text_encoder(tiny_sd, "sd", CPU, batch_invariant=True)
     specs = [stages.spec(prompt) for prompt in ("a red circle", "a blue star, watercolor", "a ring")]
     for spec, embeds in zip(specs, encoder.encode(specs), strict=True):
         assert torch.equal(embeds.prompt_embeds.hidden, alone.encode([spec])[0].prompt_embeds.hidden)
 
 
 def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl):
-    dtypes = [load_vae_decoder(folder, CPU, torch.bfloat16)._vae.dtype for folder in (tiny_sd, tiny_sdxl)]
+    dtypes = [
+        load_vae_decoder(folder, family, CPU, torch.bfloat16)._vae.dtype
+        for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"))
+    ]
     assert dtypes == [torch.bfloat16, torch.float32]
 
 

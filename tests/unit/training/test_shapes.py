@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from models.sampling import new_scheduler
+from models.samplers import new_scheduler
 from training.shapes.captions import full_caption, random_caption
 from training.shapes.denoiser import VelocityLoss, likelihoods, overshot
 from training.shapes.denoiser import new_scheduler as noise_schedule

@@ -1,0 +1,118 @@
+"""The card of a checkpoint: what it allows and prefers, once every file is checked and every sampler is compiled."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import (
+    check_components,
+    locate,
+    pipeline_class,
+    read_entry,
+    read_own_word,
+    read_scheduler,
+    sample_size,
+    unused_components,
+)
+from models.checkpoint_files import (
+    MANIFEST,
+    check_manifest,
+    digest,
+    file_sums,
+    find_weights,
+    ignored_files,
+    read_json,
+)
+from models.families.known import COMPONENTS, FAMILIES
+from models.samplers import Samplers, choose_samplers
+from models.spec import ModelCard
+
+logger = logging.getLogger(__name__)
+
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+NAMED_IGNORED_FILES = 5  # in a warning
+
+
+def read_card(
+    checkpoint: str,
+    operators: Mapping[str, Any] | None = None,
+    manifest: Path | None = None,
+    allowed_roots: Sequence[Path] = (),
+) -> ModelCard:
+    """Return the card of a checkpoint whose every file has been checked.
+
+    Defaults are what its configs say, then what its own `darkroom.json` says, if it has one, then the operator's.
+    `manifest` lists the SHA-256 sums that its files must have; without one its own `SHA256SUMS` does, if it has one.
+    Links in the folder may lead to `allowed_roots`.
+
+    Raises:
+        UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
+    """
+    folder = locate(checkpoint)
+    family = FAMILIES[pipeline_class(folder)]
+    check_components(folder)
+    sums = file_sums(folder, family, allowed_roots)
+    if manifest or (folder / MANIFEST).exists():
+        check_manifest(manifest or folder / MANIFEST, sums)
+    own = read_own_word(folder)
+    scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
+    side = sample_size(folder) * scale
+    chosen = own.defaults | dict(operators or {})
+    defaults = _defaults(folder, side) | chosen
+    samplers = choose_samplers(folder, read_scheduler(folder), defaults)
+    return ModelCard(
+        id=Path(checkpoint.partition("@")[0]).name,
+        family=family,
+        digest=digest(sums),
+        files=sums,
+        defaults=defaults | {"sampler": samplers.default},
+        bounds={"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)} | own.bounds,
+        size_multiple=own.size_multiple or scale,
+        samplers=samplers.names,
+        min_steps=samplers.min_steps,
+        max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
+        embedded_guidance=_embedded_guidance(folder),
+        styles=own.styles,
+        notice=own.notice,
+        examples=own.examples,
+        warnings=_warnings(folder, family, sums, samplers),
+    )
+
+
+def _embedded_guidance(folder: Path) -> bool:
+    return read_json(folder, "unet/config.json").get("time_cond_proj_dim") is not None
+
+
+def _defaults(folder: Path, side: int) -> dict[str, Any]:
+    """What the configs say. Models that were distilled for few steps show it by their scheduler or their UNet."""
+    defaults = {
+        "negative_prompt": "",
+        "width": side,
+        "height": side,
+        "num_inference_steps": 20,
+        "guidance_scale": 7.5,
+        "output_format": "png",
+    }
+    if _embedded_guidance(folder):
+        return defaults | {"num_inference_steps": 4, "guidance_scale": 8.0}
+    if read_scheduler(folder)["_class_name"] in FEW_STEP_SCHEDULERS:
+        return defaults | {"num_inference_steps": 4, "guidance_scale": 1.0}
+    return defaults
+
+
+def _warnings(folder: Path, family: str, sums: Mapping[str, str], samplers: Samplers) -> tuple[str, ...]:
+    """Say what of the checkpoint is not used, or not as it says; an operator finds it in the log too."""
+    warnings = [f"{name} of model_index.json is not used." for name in unused_components(folder)]
+    for name, component in COMPONENTS[family].items():
+        variant = find_weights(folder / name, component).variant if component.weights else None
+        if variant:
+            warnings.append(f"{name}: the weights of variant {variant} are read, as there are no others.")
+    if ignored := ignored_files(folder, family, sums):
+        more = len(ignored) - NAMED_IGNORED_FILES
+        shown = ", ".join(ignored[:NAMED_IGNORED_FILES]) + (f" and {more} more" if more > 0 else "")
+        warnings.append(f"Files that are not read: {shown}.")
+    warnings += [f"sampler {name} is not offered: {reason}" for name, reason in samplers.refused.items()]
+    for warning in warnings:
+        logger.warning("%s: %s", folder, warning)
+    return tuple(warnings)

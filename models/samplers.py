@@ -1,0 +1,246 @@
+"""The samplers of a checkpoint: its own scheduler, and those that a request can name.
+
+A sampler is a diffusers scheduler class with some options, made from the config of the checkpoint's scheduler, as
+`scheduler_class.from_config(pipeline.scheduler.config)` is. It is compiled to a plan (`models.sampling`); one that no
+plan can express is not offered.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    TCDScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils import DummyObject
+from torch import Tensor
+
+from models.checkpoint import SCHEDULER
+from models.errors import UnsupportedSampler, UnusableCheckpoint
+from models.sampling import HISTORY, NOT_LINEAR, TERMS, SamplerPlan, compile_plan
+from models.spec import SAMPLERS, model_calls
+
+OWN = "default"  # the checkpoint's scheduler, where no other sampler means it
+USUAL = "dpmpp_2m"
+COMPARED_STEPS = (5, 8)  # step counts at which two plans that are equal are the same sampler
+SAME = 1e-5  # relative difference of two loops that are the same sampler
+
+BETAS = ("beta_start", "beta_end", "beta_schedule")
+LINEAR: dict[str, Any] = dict.fromkeys(NOT_LINEAR, False)  # no pipeline for latents wants them
+SIGMAS: dict[str, Any] = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+KARRAS = SIGMAS | {"use_karras_sigmas": True}
+DPMPP = LINEAR | {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, LINEAR),
+    "ddpm": (DDPMScheduler, LINEAR),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_karras": (EulerDiscreteScheduler, KARRAS),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, LINEAR),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, DPMPP),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, DPMPP | KARRAS),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, DPMPP | {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_singlestep": (DPMSolverSinglestepScheduler, DPMPP),
+    "unipc": (UniPCMultistepScheduler, LINEAR),
+    "deis": (DEISMultistepScheduler, LINEAR | {"algorithm_type": "deis"}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "kdpm2": (KDPM2DiscreteScheduler, {}),
+    "kdpm2_ancestral": (KDPM2AncestralDiscreteScheduler, {}),
+    "lcm": (LCMScheduler, LINEAR),
+    "tcd": (TCDScheduler, LINEAR),
+}
+
+
+def new_scheduler(config: Mapping[str, Any], sampler: str) -> Any:
+    """Return the diffusers scheduler that `sampler` names, made from the config of a checkpoint's scheduler.
+
+    Raises:
+        UnsupportedSampler: it is the checkpoint's own, and diffusers has no scheduler of that class; or it is another
+            one, and the config says nothing of the betas that the model was trained with.
+    """
+    if sampler == OWN:
+        return _own_class(config["_class_name"]).from_config(dict(config))
+    if not all(entry in config for entry in BETAS) and config.get("trained_betas") is None:
+        raise UnsupportedSampler(f"The scheduler's config has no {' and '.join(BETAS)}.")
+    scheduler_class, options = CLASSES[sampler]
+    return scheduler_class.from_config(dict(config), **options)
+
+
+def _own_class(name: str) -> Any:
+    found = getattr(diffusers, name, None)
+    if isinstance(found, DummyObject):
+        missing = ", ".join(library for library in vars(found)["_backends"] if library != "torch")
+        raise UnsupportedSampler(f"it needs {missing}, which is not installed.")
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise UnsupportedSampler(f"diffusers has no scheduler {name}.")
+    return found
+
+
+def plan_for(config: Mapping[str, Any], sampler: str, steps: int) -> SamplerPlan:
+    """Return the plan of `sampler` at `steps`, compiled at the first call (3–30 ms: not on the engine's thread).
+
+    Raises:
+        UnsupportedSampler: the scheduler refuses its config or this step count, is not linear, looks back too far, or
+            is not finite.
+    """
+    return _cached_plan(json.dumps(dict(config), sort_keys=True), sampler, steps)
+
+
+@cache
+def _cached_plan(config: str, sampler: str, steps: int) -> SamplerPlan:
+    try:
+        return compile_plan(new_scheduler(json.loads(config), sampler), steps)
+    except UnsupportedSampler:
+        raise
+    except Exception as error:  # schedulers refuse configs and step counts by errors of any kind
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnsupportedSampler(f"{sampler} at {steps} steps: {reason.strip()}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Samplers:
+    """Which samplers a checkpoint has, and which one requests get that name none."""
+
+    default: str
+    names: tuple[str, ...]
+    min_steps: Mapping[str, int]  # sampler -> steps below which an image is not finished, if more than 1
+    refused: Mapping[str, str]  # sampler -> why it is not offered
+
+
+def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Samplers:
+    """Compile every sampler with the config of the checkpoint's scheduler, and find which one is its own.
+
+    The checkpoint's own scheduler is the default, under the name that gives the same plan, else as `default`, unless
+    `defaults` names another one.
+
+    Raises:
+        UnusableCheckpoint: the scheduler cannot be served, and `defaults` names no other.
+    """
+    plans: dict[str, list[SamplerPlan]] = {}
+    refused: dict[str, str] = {}
+    for name in SAMPLERS:
+        try:
+            plans[name] = [plan_for(config, name, steps) for steps in COMPARED_STEPS]
+            if name == OWN:
+                _check_own(config, plans[name])
+        except UnsupportedSampler as error:
+            plans.pop(name, None)
+            refused[name] = error.message
+    own = plans.get(OWN)
+    calls = [len(plan) for plan in own or ()]
+    same = next((name for name in plans if own and name != OWN and _equal(plans[name], own)), None)
+    if same is not None:
+        del plans[OWN]
+    elif calls and calls != [model_calls(OWN, steps) for steps in COMPARED_STEPS]:
+        del plans[OWN]
+        refused[OWN] = f"{config['_class_name']} calls the model more than once a step."
+    chosen = defaults.get("sampler", same or OWN)
+    if chosen == OWN and OWN in refused:
+        raise UnusableCheckpoint(
+            f"{folder / SCHEDULER}: {config['_class_name']} cannot be served: {refused[OWN]} Choose a sampler under "
+            f"`defaults`, for example sampler: {USUAL if USUAL in plans else next(iter(plans), 'euler')}."
+        )
+    return Samplers(
+        default=chosen,
+        names=tuple(plans),
+        min_steps=_min_steps(config, plans, defaults["num_inference_steps"]),
+        refused=refused,
+    )
+
+
+def _check_own(config: Mapping[str, Any], plans: list[SamplerPlan]) -> None:
+    """Check the plans of a scheduler of any class against its own loop.
+
+    Raises:
+        UnsupportedSampler: it does what a plan does not see.
+    """
+    for steps, plan in zip(COMPARED_STEPS, plans, strict=True):
+        if not _is_followed(new_scheduler(config, OWN), steps, plan):
+            raise UnsupportedSampler(f"{config['_class_name']} is not linear.")
+
+
+def _is_followed(scheduler: Any, steps: int, plan: SamplerPlan) -> bool:
+    """Whether a plan gives the same latents as the scheduler's loop, for outputs that are mere noise."""
+    shape, calls = (1, 4, 8, 8), len(plan)
+    start, outputs = torch.randn(shape, generator=_seeded(0)), torch.randn(calls, *shape, generator=_seeded(1)) * 3
+    scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    takes = inspect.signature(scheduler.step).parameters
+    options = {name: value for name, value in {"generator": _seeded(2), "eta": 0.0}.items() if name in takes}
+    theirs = start * scheduler.init_noise_sigma
+    for output, timestep in zip(outputs, scheduler.timesteps, strict=True):
+        scheduler.scale_model_input(theirs, timestep)  # some keep their place by it
+        theirs = scheduler.step(output, timestep, theirs, return_dict=False, **options)[0]
+    ours, terms, noises = start * plan.init_noise_sigma, torch.zeros(TERMS, *shape), _seeded(2)
+    for i, weights in enumerate(plan.weights):
+        terms[i % HISTORY], terms[HISTORY + i % HISTORY] = ours, outputs[i]
+        if plan.draws_noise[i]:
+            terms[-1] = torch.randn(shape, generator=noises)
+        ours = torch.einsum("k,k...->...", weights, terms)
+    return bool((ours - theirs).norm() <= 10 * SAME * theirs.norm())
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _equal(ones: list[SamplerPlan], others: list[SamplerPlan]) -> bool:
+    """Whether two samplers give the same images."""
+    return all(
+        one.draws_noise == other.draws_noise
+        and all(_close(a, b) for a, b in zip(_numbers(one), _numbers(other), strict=True))
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+def _numbers(plan: SamplerPlan) -> tuple[Tensor, ...]:
+    scalars = (plan.timesteps, plan.input_scale, (plan.init_noise_sigma,))
+    return *(torch.tensor(each, dtype=torch.float64) for each in scalars), plan.weights.double()
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=SAME, atol=SAME)
+
+
+def _min_steps(config: Mapping[str, Any], names: Mapping[str, Any], usual_steps: int) -> dict[str, int]:
+    """Return the least steps of the samplers whose images fewer steps leave unfinished.
+
+    None of those that a checkpoint does with by default: then it was distilled for few steps.
+    """
+    least = {name: _least_steps(new_scheduler(config, name)) for name in names}
+    return {name: steps for name, steps in least.items() if 1 < steps <= usual_steps}
+
+
+def _least_steps(scheduler: Any) -> int:
+    """Return the steps below which a sampler ends further from its own 50 steps than one single step does.
+
+    Measured with the model that ships here, at zero SNR and with its betas as they are (benchmarks/few_steps.py).
+    """
+    if isinstance(scheduler, HeunDiscreteScheduler | KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler):
+        return 3
+    if isinstance(scheduler, PNDMScheduler):
+        return 7
+    if isinstance(scheduler, DPMSolverMultistepScheduler) and scheduler.config.get("use_karras_sigmas"):
+        return 10 if scheduler.config.get("rescale_betas_zero_snr") else 4
+    return 1

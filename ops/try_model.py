@@ -1,0 +1,201 @@
+"""`python -m ops.try_model FOLDER`: what Darkroom makes of a checkpoint, in one process, without Ray.
+
+The three stages are loaded and run one after another, as their replicas do it. It prints the card, and seconds and
+memory of each stage, and writes an image. It exits with status 1 and the reason where the checkpoint cannot be served.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+import yaml
+
+from deployments.config import DenoiserKnobs
+from deployments.memory import peak_bytes
+from deployments.schema import read_request, resolve
+from models.card import read_card
+from models.checkpoint import locate
+from models.denoiser.capacity import Capacity
+from models.denoiser.engine import DenoisingEngine, Outcome
+from models.denoiser.preview import Preview
+from models.denoiser.state import DenoiseState, new_state
+from models.denoiser.unet import load_unet
+from models.errors import DarkroomError
+from models.loading import choose_device, choose_dtype
+from models.samplers import plan_for
+from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.text_encoder import PromptEmbeds, load_text_encoder
+from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+
+MIB = 2**20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Try a checkpoint; return the exit status."""
+    args = parse(argv)
+    for library in (diffusers, transformers):  # what they say of configs and progress is in the way here
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    try:
+        card = read_card(args.checkpoint, manifest=args.manifest, allowed_roots=args.allowed_root)
+        print(described(card))
+        [spec] = resolve(read_request(fields(args)), card)
+        print(f"\n{spec.prompt!r}: seed {spec.seed}, {spec.width}x{spec.height}, {spec.sampler}, ", end="")
+        print(f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}")
+        for caution in card.cautions(spec):
+            print(f"warning: {caution}")
+        generate(args, card, spec)
+    except DarkroomError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m ops.try_model", description=__doc__)
+    parser.add_argument("checkpoint", help="a diffusers folder, or a hub id: owner/name@commit")
+    parser.add_argument("--prompt", default="a red circle on a blue background")
+    parser.add_argument("--negative-prompt", default=None)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--size", metavar="WxH", default=None, help="default: the checkpoint's own")
+    parser.add_argument(
+        "--set", metavar="FIELD=VALUE", action="append", default=[], help="any other field of a request"
+    )
+    parser.add_argument("--out", type=Path, default=Path("image.png"), help="the image; default: image.png")
+    parser.add_argument("--latents", type=Path, help="a .npy file that gets the finished latents, float32 [C, h, w]")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--manifest", type=Path, help="SHA-256 sums that the files must have")
+    parser.add_argument("--allowed-root", type=Path, action="append", default=[], help="where links may lead")
+    args = parser.parse_args(argv)
+    if args.size and not all(side.isdecimal() for side in args.size.partition("x")[::2]):
+        parser.error(f"--size {args.size}: must be WIDTHxHEIGHT in pixels, for example 1024x768.")
+    if wrong := [setting for setting in args.set if "=" not in setting]:
+        parser.error(f"--set {wrong[0]}: must be FIELD=VALUE, for example guidance_scale=5.")
+    return args
+
+
+def fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that the command line names."""
+    chosen: dict[str, Any] = {"prompt": args.prompt, "seed": args.seed, "output_format": image_format(args.out)}
+    if args.negative_prompt is not None:
+        chosen["negative_prompt"] = args.negative_prompt
+    if args.size:
+        chosen["width"], chosen["height"] = map(int, args.size.split("x"))
+    return chosen | {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in args.set)}
+
+
+def image_format(out: Path) -> str:
+    """Return the format that a file name asks for."""
+    suffix = out.suffix.removeprefix(".").lower()
+    return "jpeg" if suffix == "jpg" else suffix
+
+
+def described(card: ModelCard) -> str:
+    """Return the card as people read it."""
+    sizes = ", ".join(f"{name} {least} to {most}" for name, (least, most) in card.bounds.items())
+    lines = [
+        f"{card.id}: family {card.family}, digest {card.digest}",
+        f"sizes: {sizes}, multiples of {card.size_multiple} pixels",
+        f"samplers: {', '.join(card.samplers)}",
+        f"defaults: {', '.join(f'{name} {value!r}' for name, value in card.defaults.items())}",
+        f"prompt: {card.max_tokens} tokens",
+        f"guidance: {'an input of the model: one row' if card.embedded_guidance else 'two rows'}",
+    ]
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in card.warnings)])
+
+
+@torch.inference_mode()
+def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None:
+    """Load and run the stages one after another, report on each, and write the image.
+
+    Raises:
+        DarkroomError: what a stage raises.
+    """
+    folder, device, dtype = locate(args.checkpoint), choose_device(args.device), choose_dtype(args.dtype)
+    with reported("text encoder", device) as lap:
+        encoder = load_text_encoder(folder, card.family, device, dtype)
+        lap("loaded", encoder.parameter_bytes)
+        [embeds] = encoder.encode([spec])
+        lap("encoded")
+    if embeds.cut:
+        print(f"warning: the end of the prompt was not read: {embeds.cut!r}")
+    with reported("denoiser", device) as lap:
+        unet = load_unet(folder, card.family, device, dtype)
+        lap("loaded", unet.parameter_bytes)
+        latents = denoise(unet, spec, embeds)
+        lap("denoised")
+    if args.latents:
+        np.save(args.latents, latents)
+        print(f"latents: {args.latents}")
+    with reported("VAE decoder", device) as lap:
+        decoder = load_vae_decoder(folder, card.family, device, dtype)
+        lap("loaded", decoder.parameter_bytes)
+        [decoded] = decoder.decode([latents])
+        lap("decoded")
+    if not isinstance(decoded, Decoded):
+        raise decoded
+    if decoded.tiled:
+        print("warning: the image did not fit into memory whole: it was decoded in tiles, whose seams may show.")
+    args.out.write_bytes(encode_image(decoded, spec, card.digest))
+    print(f"image: {args.out}")
+
+
+def denoise(unet: Any, spec: ImageSpec, embeds: PromptEmbeds) -> np.ndarray:
+    """Return the finished latents of one image, float32 [C, h, w].
+
+    Raises:
+        DarkroomError: what the engine says of the image.
+    """
+    finished: Future[np.ndarray] = Future()
+
+    def publish(outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
+        for _, outcome in outcomes:
+            if not isinstance(outcome, StepUpdate):
+                finished.set_exception(outcome)
+            elif outcome.latents is not None:
+                finished.set_result(outcome.latents)
+
+    capacity = Capacity(unet, DenoiserKnobs().max_rows)
+    engine = DenoisingEngine(unet, publish, capacity=capacity, preview=Preview(None))
+    engine.start()
+    try:
+        engine.submit(
+            new_state(spec, embeds, plan_for(unet.scheduler_config, spec.sampler, spec.num_inference_steps), unet)
+        )
+        return finished.result()
+    finally:
+        engine.stop()
+
+
+@contextmanager
+def reported(stage: str, device: torch.device) -> Iterator[Callable[..., None]]:
+    """Print one line on a stage when it is done: seconds of each lap, weights, and the most memory so far."""
+    words: list[str] = []
+    began = time.perf_counter()
+
+    def lap(what: str, weights: int | None = None) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        words.append(f"{what} in {now - began:.1f} s" + (f" ({weights / MIB:.0f} MiB)" if weights is not None else ""))
+        began = now
+
+    yield lap
+    words.append(f"process at most {peak_bytes() / MIB:.0f} MiB")
+    if device.type == "cuda":
+        words.append(f"GPU at most {torch.cuda.max_memory_allocated() / MIB:.0f} MiB")
+    print(f"{stage}: {', '.join(words)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
