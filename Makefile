@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 PROMTOOL = promtool check config ops/prometheus/prometheus.yml && promtool test rules ops/prometheus/rules_test.yml
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos soak eval-demo pictures clean
+.PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos soak eval-demo tried pictures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -72,6 +72,9 @@ soak: .venv/.dev  ## half an hour of mixed load: what is lost, and what grows
 
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
 	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png
+
+tried: .venv/.dev  ## the table of checkpoints that were tried
+	$(RUN) pytest -q tests/unit/models/test_tried_checkpoints.py --tried-to docs/checkpoints.md
 
 pictures: .venv/.dev  ## the documentation's pictures of the page
 	$(RUN) pytest tests/browser/test_served.py -k readme --pictures-to docs/images

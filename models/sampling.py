@@ -50,6 +50,7 @@ def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
 
     The vectors are the first latents, then each model call's output, then each call's noise.
     """
+    _refuse_if_not_called_so(scheduler)
     _refuse_if_not_linear(scheduler)
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
@@ -145,6 +146,13 @@ def _noise_weight(difference: Tensor, dtype: torch.dtype) -> tuple[float, float,
     apart = one - two
     weight = float(difference @ apart / (apart @ apart))
     return float((difference - weight * apart).norm()), weight, one
+
+
+def _refuse_if_not_called_so(scheduler: Any) -> None:
+    """Raise where the pipelines could not use the scheduler either."""
+    for name in ("set_timesteps", "scale_model_input", "step", "init_noise_sigma"):
+        if not hasattr(scheduler, name):
+            raise UnsupportedSampler(f"{_name(scheduler)} has no {name}, which the pipeline asks for.")
 
 
 def _refuse_if_not_linear(scheduler: Any) -> None:

@@ -39,6 +39,7 @@ CARD = ModelCard(
     bounds={"width": (64, 256), "height": (128, 128)},
     size_multiple=64,
     samplers=("ddim", "euler"),
+    min_steps={"euler": 3},
     max_tokens=30,
     styles=("flat", "cartoon"),
 )

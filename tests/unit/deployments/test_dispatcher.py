@@ -60,6 +60,13 @@ async def states(client: DispatcherClient, job: Job) -> AsyncIterator[Job]:
 # -- one job
 
 
+async def test_too_few_steps_for_a_sampler_are_a_warning_in_the_job_and_no_refusal(cluster: Cluster) -> None:
+    request = GenerationRequest(prompt="a circle", seed=7, sampler="euler", num_inference_steps=2)
+    job = await cluster.client.submit(request, "ada")
+    assert job.warnings == ("num_inference_steps: euler needs 3 or more with this model; 2 leave noise.",)
+    assert (await cluster.ended(job)).status == "succeeded"
+
+
 async def test_a_job_is_queued_runs_and_ends_with_its_pictures(cluster: Cluster) -> None:
     job = await cluster.submit(pictures=3)
     assert job.status == "running"

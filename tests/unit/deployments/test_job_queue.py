@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from deployments.dispatcher import job_queue
 from deployments.dispatcher.forecast import Estimate
 from deployments.dispatcher.forecaster import Forecaster, Outlook
-from deployments.dispatcher.job_queue import MAX_ATTEMPTS, JobQueue, Limits
+from deployments.dispatcher.job_queue import MAX_ATTEMPTS, TILED, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, Timestamps
 from models.errors import InvalidRequest, JobEnded, NonFinite, NotFound, OwnLineFull, QueueFull
@@ -65,6 +65,16 @@ def update(step: int, cut: str = "", batch_images: int = 1) -> StepUpdate:
 
 def finish(queue: JobQueue, lease: Lease) -> Job | None:
     return queue.finish(lease, a_result(SPEC, lease), 2.0)
+
+
+def test_an_image_that_was_decoded_in_tiles_is_warned_of_once() -> None:
+    queue = a_queue(a_job(pictures=3))
+    leases = [lease for lease, _ in iter(lambda: queue.grant("shapes", 1.0), None)]
+    for lease in leases:
+        job = queue.finish(lease, replace(a_result(SPEC, lease), tiled=lease.index > 0), 2.0)
+    assert job is not None
+    assert job.warnings == (TILED,)
+    assert [image.tiled for image in job.images] == [False, True, True]
 
 
 def seen(queue: JobQueue) -> object:

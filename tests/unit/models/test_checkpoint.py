@@ -58,6 +58,11 @@ def test_a_scheduler_that_cannot_be_served_is_refused_unless_another_sampler_is_
     assert any("sampler default is not offered" in warning for warning in card.warnings)
 
 
+def test_default_means_the_checkpoints_own_scheduler_whatever_its_name_is(folder: Path) -> None:
+    card = read_card(str(folder), {"sampler": "default"})
+    assert card.defaults["sampler"] == "ddim"
+
+
 def test_the_checkpoints_own_word_wins(folder: Path) -> None:
     own = {
         "defaults": {"num_inference_steps": 7},
@@ -317,9 +322,9 @@ def test_too_few_steps_for_a_sampler_are_warned_of(tiny_sd: Path) -> None:
         guidance_scale=8.0, sampler="dpmpp_2m_karras", output_format="png",
     )  # fmt: skip
     assert card.cautions(spec) == (
-        "num_inference_steps: dpmpp_2m_karras needs 4 or more with this model; 3 leave noise.",
+        "num_inference_steps: dpmpp_2m_karras needs 5 or more with this model; 3 leave noise.",
     )
-    assert card.cautions(replace(spec, num_inference_steps=4)) == ()
+    assert card.cautions(replace(spec, num_inference_steps=5)) == ()
 
 
 def test_a_model_that_does_with_few_steps_is_not_warned_of_them(tiny_sd: Path) -> None:

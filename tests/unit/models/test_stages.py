@@ -61,6 +61,17 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(stages):
         assert np.allclose(single.prompt_embeds.hidden, embeds.prompt_embeds.hidden, atol=1e-5)
 
 
+def test_an_embedding_of_several_vectors_counts_as_so_many_tokens(tiny_sd):
+    encoder = load_text_encoder(tiny_sd, "sd", CPU)
+    [(tokenizer, _)] = encoder._encoders
+    bare = encoder.tokens("a circle").count
+    tokenizer.add_tokens(["<style>", "<style>_1", "<style>_2"])
+    assert encoder.tokens("a <style> circle").count == bare + 3
+    many = encoder.tokens("<style> " * 30)
+    assert many.count == 90
+    assert many.cut.startswith("<style>"), "75 are read: 25 times three"
+
+
 def test_latents_that_are_not_finite_fail_alone(stages):
     good = np.random.default_rng(0).standard_normal((4, 16, 16)).astype(np.float32)
     bad = good.copy()

@@ -1,0 +1,69 @@
+"""`python -m ops.try_model`: what an operator tries a new checkpoint with."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ops.try_model import main
+from tests.stages import Stages
+
+
+def test_it_prints_the_card_and_each_stage_and_writes_image_and_latents(tiny_sd, tmp_path, capsys) -> None:
+    out, latents = tmp_path / "image.png", tmp_path / "latents.npy"
+    words = ["--prompt", "a star", "--negative-prompt", "blue", "--seed", "5", "--size", "64x64"]
+    settings = ["--set", "num_inference_steps=3", "--set", "guidance_scale=4.5"]
+    assert main([str(tiny_sd), *words, *settings, "--out", str(out), "--latents", str(latents)]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "tiny-sd: family sd",
+        "sizes: width 16 to 64",
+        "samplers: ddim, ",
+        "defaults: ",
+        "text encoder: loaded",
+    ):
+        assert line in said
+    assert "denoiser: loaded in" in said
+    assert "VAE decoder: loaded in" in said
+    stages = Stages(tiny_sd)
+    spec = stages.spec(
+        "a star", negative_prompt="blue", seed=5, width=64, height=64, num_inference_steps=3, guidance_scale=4.5
+    )
+    assert np.array_equal(np.load(latents), stages.latents(spec))
+    image = Image.open(out)
+    assert np.array_equal(np.asarray(image), stages.picture(spec))
+    assert json.loads(image.text["darkroom"])["negative_prompt"] == "blue"
+
+
+def test_a_file_name_chooses_the_format(tiny_sd, tmp_path) -> None:
+    out = tmp_path / "image.jpg"
+    assert main([str(tiny_sd), "--set", "num_inference_steps=1", "--out", str(out)]) == 0
+    assert Image.open(out).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--set", "sampler=magic"], "sampler: input should be 'default', 'ddim'"),
+        (["--size", "64x65"], "height must be from 16 to 64 for tiny-sd, got 65."),
+        (["--set", "steps=4"], "steps: no such field."),
+        (["--out", "image.gif"], "output_format: input should be 'png', 'jpeg' or 'webp'"),
+    ],
+)
+def test_what_cannot_be_asked_for_ends_with_status_1_and_the_reason(tiny_sd, options, reason, capsys) -> None:
+    assert main([str(tiny_sd), *options]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_served_ends_with_status_1_and_the_reason(tmp_path: Path, capsys) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'model_index.json'}: missing.\n"
+
+
+@pytest.mark.parametrize("options", [["--size", "large"], ["--set", "seed"]])
+def test_a_command_line_that_cannot_be_read_is_explained_by_an_example(tiny_sd, options, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tiny_sd), *options])
+    assert "for example" in capsys.readouterr().err
