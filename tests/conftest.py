@@ -11,6 +11,7 @@ from tests.postgresql import postgresql, postgresql_url  # noqa: F401
 from tests.service import service  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
+pytest_plugins = ["tests.budgets"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
