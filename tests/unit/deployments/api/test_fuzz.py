@@ -11,7 +11,6 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from tests.fuzz.__main__ import A_LITTLE
 from tests.fuzz.run import fuzz
 from tests.unit.deployments.api.caller import Api
 
@@ -46,12 +45,3 @@ def test_500_requests_that_nobody_would_write_are_answered_as_promised(address: 
     found = fuzz(address, at_most=8, seed=5)
     assert found.clean, found.report[-20_000:]
     assert found.cases >= 500, found.report[-2000:]
-
-
-@pytest.mark.full
-def test_so_are_2000_by_the_served_app(service) -> None:
-    service.deploy(queue={"max_job_cost": A_LITTLE, "max_waiting": 100_000})
-    found = fuzz(service.address, at_most=60, seed=6)
-    service.deploy()
-    assert found.clean, found.report[-20_000:]
-    assert found.cases >= 2000, found.report[-2000:]
