@@ -97,6 +97,6 @@ clean:  ## remove what was installed and built
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing into .venv, development tools included (once, some minutes) ..."
-	@$(PIP) install -c constraints.txt '.[dev]'
+	@$(PIP) install --no-compile -c constraints.txt '.[dev]' # Python compiles what is imported: a part of it all
 	@rm -rf build darkroom.egg-info
 	@touch $@

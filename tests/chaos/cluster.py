@@ -16,17 +16,17 @@ from tests.cluster import Cluster, configured
 
 CHECKPOINT = ROOT / "models/checkpoints/shapes"
 POISON = "tree"  # the word whose embedding is not a number
-MAX_WAITING = 320
+QUEUE = {"max_waiting": 320, "result_ttl_s": 86400}
 
 
-def for_drills(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a config with `batch_invariant`, small forwards, and a checkpoint in `folder` that can fail."""
+def for_drills(config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return a config whose model is a `poisoned_checkpoint`, with `batch_invariant` and small forwards."""
     config = copy.deepcopy(config)
-    model = application(config, "shapes")["args"]
-    model["batch_invariant"] = True  # pictures can be compared bit by bit
-    model["checkpoint"] = str(poisoned_checkpoint(folder))
+    application(config, "shapes")["args"] |= {
+        "checkpoint": str(checkpoint),
+        "batch_invariant": True,  # pictures can be compared bit by bit
+    }
     denoiser(config)["user_config"]["max_rows"] = 4  # every forward is filled up to it: a lone picture is no slower
-    application(config, "generation")["args"]["queue"] |= {"max_waiting": MAX_WAITING, "result_ttl_s": 86400}
     return config
 
 
@@ -36,8 +36,8 @@ def denoiser(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def poisoned_checkpoint(folder: Path) -> Path:
-    """A copy of the demo model in which one word makes a picture fail: its embedding is not a number."""
-    poisoned = shutil.copytree(CHECKPOINT, folder / "shapes")
+    """A relative of the demo model in which one word makes a picture fail: its embedding is not a number."""
+    poisoned = scaled_checkpoint(CHECKPOINT, folder / "poisoned", 1.02)
     tokenizer = json.loads((poisoned / "tokenizer/tokenizer.json").read_text(encoding="utf-8"))
     word = tokenizer["model"]["vocab"][f"{POISON}</w>"]
     weights = load_file(poisoned / "text_encoder/model.safetensors")
@@ -58,7 +58,7 @@ def scaled_checkpoint(checkpoint: Path, folder: Path, factor: float) -> Path:
 @contextmanager
 def running_cluster(state: Path, seed: int, denoisers: int = 1) -> Iterator[Cluster]:
     """A cluster that runs, and afterwards does not."""
-    config = for_drills(configured(), state)
+    config = for_drills(configured(queue=QUEUE), poisoned_checkpoint(state))
     denoiser(config)["num_replicas"] = denoisers
     cluster = Cluster(state, config, seed)
     cluster.start()

@@ -137,7 +137,7 @@ def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth
 
     It comes back a little later, so that what is held at the end is compared among as many processes as before.
     """
-    other = scaled_checkpoint(cluster.folder / "shapes", cluster.folder / "other", 1.01)
+    other = scaled_checkpoint(cluster.folder / "poisoned", cluster.folder / "other", 1.01)
     load = Load(cluster, seed)
     seen: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     events: list[tuple[float, Any]] = [

@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chaos.cluster import poisoned_checkpoint
 from tests.cluster import Cluster, configured
 from tests.served.collector import Collector
 
@@ -49,3 +51,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> I
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the drills."""
+    return poisoned_checkpoint(tmp_path_factory.mktemp("drills"))

@@ -4,6 +4,7 @@ Counts, and what drills say of seconds, are for `make chaos`, which runs on SQLi
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
@@ -19,12 +20,10 @@ Holds = Callable[[Outcome], None]
 
 
 @pytest.fixture(scope="module")
-def cluster(service: Cluster, postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+def cluster(service: Cluster, postgresql: str, poisoned: Path) -> Cluster:
     """The service, with its jobs in PostgreSQL and a checkpoint that can fail. It stays so: little comes after."""
-    config = for_drills(served(), tmp_path_factory.mktemp("drills"))
-    given = application(config, "generation")["args"]
-    given["database_url"] = postgresql
-    given["queue"]["max_waiting"] = 64  # soon full
+    config = for_drills(served(queue={"max_waiting": 40}), poisoned)  # soon full
+    application(config, "generation")["args"]["database_url"] = postgresql
     service.deploy(config)
     return service
 
@@ -56,7 +55,7 @@ def test_a_watch_that_was_cut_goes_on(cluster: Cluster, holds: Holds) -> None:
 
 
 def test_an_overload_is_refused_and_loses_nothing(cluster: Cluster, holds: Holds) -> None:
-    holds(load.overload(cluster, seconds=10, closed_set=24))
+    holds(load.overload(cluster, seconds=10, closed_set=18))
 
 
 def test_accepted_jobs_outlive_their_replicas(cluster: Cluster, holds: Holds) -> None:

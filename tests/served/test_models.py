@@ -1,14 +1,15 @@
-"""Models that are scaled, replaced, added, broken, put to sleep and woken while the service runs."""
+"""Models that are added, broken, put to sleep and woken, scaled and replaced while the service runs.
+
+The last test leaves the model of the drills deployed: `test_drills` comes next.
+"""
 
 import base64
 import contextlib
 import io
 import json
-import re
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -20,15 +21,18 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from models.checkpoint import read_card
 from ops.config import ROOT, application
-from tests.chaos.cluster import scaled_checkpoint
+from tests.chaos.cluster import for_drills, scaled_checkpoint
 from tests.cluster import Cluster
 from tests.served.conftest import served
 
 PROMPT = "a red circle on a blue background"
 STAGES = ("TextEncoder", "Denoiser", "VaeDecoder")
+TWICE = {stage: {"num_replicas": 2} for stage in STAGES}
 ANSWERS_WITHIN_S = 60
 
 
@@ -48,60 +52,6 @@ def fetched(url: str) -> bytes:
         return answer.read()
 
 
-# -- scaled and replaced
-
-
-@pytest.fixture(scope="module")
-def doubled(service: Cluster) -> Cluster:
-    """The service with two replicas of each stage."""
-    service.deploy(served(**{stage: {"num_replicas": 2} for stage in STAGES}))
-    return service
-
-
-def test_each_stage_scales_and_its_replicas_share_batched_work(doubled: Cluster) -> None:
-    def worked() -> dict[str, set[str]]:
-        """Deployment -> replicas that have worked, as Prometheus sees them."""
-        found: dict[str, set[str]] = {stage: set() for stage in STAGES}
-        for labels, count in re.findall(r"^ray_darkroom_stage_seconds_count\{(.*)\} (\S+)$", doubled.metrics(), re.M):
-            label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            if label["deployment"] in found and float(count) > 0:
-                found[label["deployment"]].add(label["replica"])
-        return found
-
-    names = {stage: {f"{process.pid}" for process in doubled.replicas(stage)} for stage in STAGES}
-    assert all(len(pids) == 2 for pids in names.values())
-    prompts = [f"{PROMPT} {k}" for k in range(24)]
-    with ThreadPoolExecutor(len(prompts)) as callers:
-        list(callers.map(lambda prompt: draw(doubled, prompt=prompt, num_inference_steps=6), prompts))
-    doubled.wait(lambda: all(len(replicas) >= 2 for replicas in worked().values()), worked)
-
-
-@pytest.mark.parametrize(
-    ("factors", "jobs"), [((1.02,), 20), pytest.param((1.02, 0.98), 66, marks=pytest.mark.nightly)], ids=["one", "two"]
-)
-def test_rolling_updates_lose_and_fail_nothing_and_no_picture_is_made_by_two_versions(
-    doubled: Cluster, shapes: Path, tmp_path: Path, factors: tuple[float, ...], jobs: int
-) -> None:
-    """Jobs are drawn across updates to other weights, with two replicas of each stage, and back, with one."""
-    versions = [scaled_checkpoint(shapes, tmp_path / str(factor), factor) for factor in factors]
-    twice = {stage: {"num_replicas": 2} for stage in STAGES}
-    updates = [served(models={"shapes": {"checkpoint": str(version)}}, **twice) for version in versions] + [served()]
-    ids = []
-    for update in updates:
-        ids += [doubled.submit({"prompt": PROMPT, "seed": 7, "num_inference_steps": 6}) for _ in range(jobs)]
-        doubled.deploy(update)
-    ids.append(doubled.submit({"prompt": PROMPT, "seed": 7, "num_inference_steps": 6}))
-    ends = [doubled.ended(job) for job in ids]
-    assert [end["status"] for end in ends] == ["succeeded"] * (len(updates) * jobs + 1)
-    drawn: dict[str, list[np.ndarray]] = {}
-    for end in ends:
-        image = end["images"][0]
-        drawn.setdefault(image["model_digest"], []).append(pixels(fetched(doubled.address + image["url"])))
-    assert set(drawn) == {read_card(str(version)).digest for version in (shapes, *versions)}
-    for some in drawn.values():  # one version, one picture: but for the last bits, which depend on the neighbours
-        assert all(np.abs(one - some[0]).max() <= 1 for one in some)
-
-
 # -- added while jobs run, and broken
 
 
@@ -109,6 +59,7 @@ def test_rolling_updates_lose_and_fail_nothing_and_no_picture_is_made_by_two_ver
 class Reloaded:
     """What was seen of jobs that ran while `make reload` added a second model, and a third that is broken."""
 
+    config: dict[str, Any]
     watched: list[list[dict[str, Any]]]  # each state of each job
     broken: Path
     before: np.ndarray
@@ -116,25 +67,23 @@ class Reloaded:
 
 
 @pytest.fixture(scope="module")
-def reloaded(service: Cluster, tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloaded]:
+def reloaded(service: Cluster, tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Reloaded:
     broken = shutil.copytree(tiny_sd, tmp_path_factory.mktemp("broken") / "tiny-sd")
     (broken / "unet" / "config.json").unlink()
     before, processes = draw(service), [process for stage in STAGES for process in service.replicas(stage)]
-    body = {"prompt": PROMPT, "num_inference_steps": 100, "num_images": 2}
+    service.config_path.write_text("applications: []")
+    assert service.run("ops.reload", str(service.config_path)).exit_code(ANSWERS_WITHIN_S) == 1
+    service.write(two_models(tiny_sd, broken))
+    deployments = service.deployments()
+    body = {"prompt": PROMPT, "num_inference_steps": 80, "num_images": 2}
     jobs = [service.submit(body | {"seed": 10 * k}) for k in range(8)]
     with ThreadPoolExecutor(len(jobs)) as pool:
         watches = [pool.submit(watch_until_the_end, service, job_id) for job_id in jobs]
-        service.config_path.write_text("applications: []")
-        refused = service.run("ops.reload", str(service.config_path))
-        assert refused.exit_code(ANSWERS_WITHIN_S) == 1
-        deployments = service.deployments()
-        service.write(two_models(tiny_sd, broken))
         assert service.run("ops.reload", str(service.config_path)).exit_code(ANSWERS_WITHIN_S) == 0
         service.wait(lambda: service.deployments() > deployments, service.launcher.said)
         watched = [watch.result(timeout=300) for watch in watches]
     service.wait(lambda: models_of(service) == ["shapes", "draft"], service.launcher.said)
-    yield Reloaded(watched, broken, before, processes)
-    service.deploy(served())
+    return Reloaded(service.config, watched, broken, before, processes)
 
 
 def two_models(second: Path, broken: Path) -> dict[str, Any]:
@@ -195,9 +144,18 @@ def running(service: Cluster) -> list[int]:
     return [parts[stage]["running"] for stage in STAGES if stage in parts]
 
 
-def test_a_model_that_sleeps_wakes_for_a_job_as_it_was_told_gives_its_memory_back_and_wakes_to_more_for_more(
-    reloaded: Reloaded, service: Cluster
-) -> None:
+@dataclass(frozen=True)
+class Awake:
+    """How the second model woke for a job, and what it took then."""
+
+    job: dict[str, Any]
+    told: list[tuple[float, float | None]]  # while the job waited: seconds left, and at most
+    processes: list[psutil.Process]  # of its stages
+    resident_bytes: int
+
+
+@pytest.fixture(scope="module")
+def awake(reloaded: Reloaded, service: Cluster) -> Awake:
     service.wait(lambda: running(service) == [0, 0, 0], lambda: service.get("/v1/ready"))
     job_id = service.submit({"prompt": PROMPT, "model": "draft", "num_inference_steps": 4})
     told = []
@@ -205,21 +163,123 @@ def test_a_model_that_sleeps_wakes_for_a_job_as_it_was_told_gives_its_memory_bac
         if job["progress"]:
             told.append((job["progress"]["eta_s"], job["progress"]["eta_most_s"]))
         time.sleep(0.1)
-    held = [process for stage in STAGES for process in service.replicas(stage, "draft")]
-    assert sum(process.memory_info().rss for process in held) > 300 * 2**20
-    assert job["status"] == "succeeded"
-    took_s = job["timestamps"]["ended"] - job["timestamps"]["started"]
-    assert max(eta_s for eta_s, _ in told) > 5
-    assert max(most_s or 0 for _, most_s in told) > took_s
-    assert pixels(fetched(service.address + job["images"][0]["url"])).shape != reloaded.before.shape
+    processes = [process for stage in STAGES for process in service.replicas(stage, "draft")]
+    return Awake(job, told, processes, sum(process.memory_info().rss for process in processes))
 
-    service.wait(lambda: running(service) == [0, 0, 0], lambda: service.get("/v1/ready"))
-    service.wait(lambda: not any(process.is_running() for process in held))
-    long = {"prompt": PROMPT, "model": "draft", "num_inference_steps": 150, "num_images": 8}
-    *jobs, last, newest = [service.submit(long) for _ in range(20)]  # more than one can do in half a minute
-    service.wait(lambda: running(service)[1:] in ([2, 1], [2, 2]), lambda: service.state_of("draft"))
-    for job_id in jobs:
-        service.call(f"/v1/jobs/{job_id}/cancel", {})
-    ends = [service.ended(job_id) for job_id in (last, newest)]
-    assert [end["status"] for end in ends] == ["succeeded"] * 2
-    assert all(image["attempts"] == 1 for end in ends for image in end["images"]), "a picture began again"
+
+def test_a_model_that_sleeps_wakes_for_a_job_and_its_wait_is_in_the_estimate(awake: Awake) -> None:
+    assert awake.job["status"] == "succeeded"
+    took_s = awake.job["timestamps"]["ended"] - awake.job["timestamps"]["started"]
+    assert max(eta_s for eta_s, _ in awake.told) > 5
+    assert max(most_s or 0 for _, most_s in awake.told) > took_s
+
+
+def test_a_second_model_draws_its_own_pictures(awake: Awake, reloaded: Reloaded, service: Cluster) -> None:
+    assert pixels(fetched(service.address + awake.job["images"][0]["url"])).shape != reloaded.before.shape
+
+
+# -- scaled
+
+
+@pytest.fixture(scope="module")
+def doubled(reloaded: Reloaded, service: Cluster) -> Cluster:
+    """The service with two replicas of each stage of its first model; the second goes on as it was."""
+    for deployment in application(reloaded.config, "shapes")["deployments"]:
+        deployment |= TWICE.get(deployment["name"], {})
+    service.deploy(reloaded.config, wait=False)  # all of it never runs: one model is broken
+    service.wait(lambda: all(len(service.replicas(stage, "shapes")) == 2 for stage in STAGES))
+    service.wait(lambda: service.state_of("shapes")["status"] == "RUNNING")
+    return service
+
+
+def test_each_stage_scales_and_its_replicas_share_batched_work(doubled: Cluster) -> None:
+    prompts = [f"{PROMPT} {k}" for k in range(24)]
+    with ThreadPoolExecutor(len(prompts)) as callers:
+        list(callers.map(lambda prompt: draw(doubled, prompt=prompt, num_inference_steps=6), prompts))
+
+    def at_work() -> dict[str, set[str]]:
+        """Stage -> its replicas that have worked, as Prometheus sees them."""
+        found = samples(doubled, "ray_darkroom_stage_seconds_count")
+        return {stage: {each.labels["replica"] for each in found if of(stage, each) and each.value} for stage in STAGES}
+
+    doubled.wait(lambda: all(len(replicas) >= 2 for replicas in at_work().values()), at_work)
+    for stage, sizes, alone in (
+        ("TextEncoder", "ray_serve_actual_batch_size", 1),
+        ("Denoiser", "ray_darkroom_batch_rows", 2),
+        ("VaeDecoder", "ray_serve_actual_batch_size", 1),
+    ):
+        every = sum(each.value for each in samples(doubled, f"{sizes}_count") if of(stage, each))
+        buckets = [each for each in samples(doubled, f"{sizes}_bucket") if of(stage, each)]
+        assert every > sum(each.value for each in buckets if float(each.labels["le"]) == alone), f"{stage}: no batch"
+
+
+def samples(service: Cluster, name: str) -> list[Sample]:
+    families = text_string_to_metric_families(service.metrics())
+    return [each for family in families for each in family.samples if each.name == name]
+
+
+def of(stage: str, sample: Sample) -> bool:
+    return sample.labels.get("deployment") == stage
+
+
+def test_an_idle_models_stages_give_their_memory_back_and_wake_together_to_more_where_more_is_asked_for(
+    awake: Awake, doubled: Cluster
+) -> None:
+    assert len(awake.processes) == len(STAGES)
+    assert awake.resident_bytes > 300 * 2**20
+    doubled.wait(lambda: running(doubled) == [0, 0, 0], lambda: doubled.get("/v1/ready"))
+    doubled.wait(lambda: not any(process.is_running() for process in awake.processes))
+    long = {"prompt": PROMPT, "model": "draft", "num_inference_steps": 150}
+    many = [doubled.submit(long | {"num_images": 8}) for _ in range(20)]  # more than one can do in half a minute
+    few = [doubled.submit(long) for _ in range(4)]
+    doubled.wait(lambda: running(doubled)[1:] in ([2, 1], [2, 2]), lambda: doubled.state_of("draft"))
+    for job_id in many:
+        doubled.call(f"/v1/jobs/{job_id}/cancel", {})
+    ends = [doubled.ended(job_id) for job_id in few]
+    assert [(end["status"], end["images"][0]["attempts"]) for end in ends] == [("succeeded", 1)] * 4
+
+
+# -- replaced
+
+
+def draw_across(service: Cluster, updates: list[dict[str, Any]], jobs: int) -> list[dict[str, Any]]:
+    """Have so many jobs drawn across each update, and one after the last; return how they ended."""
+    fields = {"prompt": PROMPT, "seed": 7, "num_inference_steps": 6}
+    ids = []
+    for update in updates:
+        ids += [service.submit(fields) for _ in range(jobs)]
+        service.deploy(update)
+    ids.append(service.submit(fields))
+    ends = [service.ended(job_id) for job_id in ids]
+    assert [end["status"] for end in ends] == ["succeeded"] * (len(updates) * jobs + 1)
+    return ends
+
+
+def check_versions(service: Cluster, ends: list[dict[str, Any]], versions: list[Path]) -> None:
+    """Each picture is of one version, but for its last bits, which depend on the neighbours."""
+    drawn: dict[str, list[np.ndarray]] = {}
+    for end in ends:
+        image = end["images"][0]
+        drawn.setdefault(image["model_digest"], []).append(pixels(fetched(service.address + image["url"])))
+    assert set(drawn) == {read_card(str(version)).digest for version in versions}
+    for some in drawn.values():
+        assert all(np.abs(one - some[0]).max() <= 1 for one in some)
+
+
+@pytest.mark.nightly
+def test_200_jobs_across_three_updates_are_drawn_and_no_picture_is_made_by_two_versions(
+    doubled: Cluster, shapes: Path, tmp_path: Path
+) -> None:
+    doubled.deploy(served(**TWICE))
+    others = [scaled_checkpoint(shapes, tmp_path / str(factor), factor) for factor in (1.02, 0.98)]
+    updates = [served(models={"shapes": {"checkpoint": str(version)}}, **TWICE) for version in (*others, shapes)]
+    check_versions(doubled, draw_across(doubled, updates, jobs=66), [shapes, *others])
+
+
+def test_an_update_loses_and_fails_nothing_and_no_picture_is_made_by_two_versions(
+    doubled: Cluster, shapes: Path, poisoned: Path
+) -> None:
+    """Two replicas of each stage become one, of other weights: those of the drills, which come next."""
+    doubled.deploy(served(**TWICE))
+    ends = draw_across(doubled, [for_drills(served(), poisoned)], jobs=40)
+    check_versions(doubled, ends, [shapes, poisoned])

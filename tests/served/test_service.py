@@ -50,10 +50,10 @@ def test_the_same_call_twice_on_an_idle_service_gives_the_same_bytes(service):
 
 
 def test_rows_of_a_forward_change_while_pictures_are_drawn_and_nothing_is_restarted(service):
-    before = [picture(draw(service, seed=seed, num_inference_steps=60)) for seed in range(4)]
+    before = [picture(draw(service, seed=seed, num_inference_steps=60)) for seed in range(3)]
     replicas = service.replicas("Denoiser")
-    with ThreadPoolExecutor(4) as callers:
-        drawn = [callers.submit(draw, service, seed=seed, num_inference_steps=60) for seed in range(4)]
+    with ThreadPoolExecutor(3) as callers:
+        drawn = [callers.submit(draw, service, seed=seed, num_inference_steps=60) for seed in range(3)]
         service.deploy(served(Denoiser={"user_config": {"max_rows": 2, "preview_interval_s": 0.1}}))
         during = [picture(one.result()) for one in drawn]
     assert service.replicas("Denoiser") == replicas

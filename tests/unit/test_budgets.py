@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.budgets import ProcessTree
 
@@ -33,11 +32,7 @@ def cluster():
     "test_modest.py": "def test_it(cluster): pass\n\ndef test_again(cluster): pass",
     "test_nightly.py": "import pytest\n\n@pytest.mark.nightly\ndef test_it(burn): burn(0.6)",
 }
-BUDGETS = """
-default = 0.2
-[fixtures]
-cluster = 5
-"""
+DEFAULT = "default = 0.2"
 
 
 def run_suite(folder: Path, budgets: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -50,30 +45,30 @@ def run_suite(folder: Path, budgets: str, *options: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["in one process", "xdist"])
-def test_a_file_that_exceeds_twice_its_budget_in_a_child_process_fails_the_run(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
-    done = run_suite(tmp_path, BUDGETS, *options)
+def test_a_file_that_exceeds_twice_its_budget_in_a_child_process_fails_the_run(tmp_path: Path) -> None:
+    done = run_suite(tmp_path, f"{DEFAULT}\n[fixtures]\ncluster = 5")
     assert "4 passed" in done.stdout
     assert done.returncode == 1
-    assert re.findall(r"ERROR: (\S+) took \S+ CPU seconds; its limit is twice (\S+)\.", done.stdout) == [
-        ("test_greedy.py", "0.2")
-    ]
-    assert re.search(r"[01]\.\d +of 5  cluster\n", done.stdout)
+    assert exceeded(done) == [("test_greedy.py", "0.2")]
+    assert re.search(r"0\.\d +of 5  cluster\n", done.stdout)
     assert re.search(r"0\.\d +test_nightly.py \(nightly\)\n", done.stdout)
 
 
-def test_a_run_within_its_budgets_passes(tmp_path: Path) -> None:
-    done = run_suite(tmp_path, BUDGETS + "[files]\n'test_greedy.py' = 2")
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"0\.\d +of 2  test_greedy.py\n", done.stdout)
-
-
-def test_a_session_fixture_has_a_budget_of_its_own(tmp_path: Path) -> None:
-    done = run_suite(tmp_path, "default = 0.2\n[files]\n'test_greedy.py' = 2")
+def test_the_workers_of_xdist_are_added_up_and_a_session_fixture_has_a_budget_of_its_own(tmp_path: Path) -> None:
+    done = run_suite(tmp_path, f"{DEFAULT}\n[files]\n'test_greedy.py' = 5", "-n", "2")
+    assert "4 passed" in done.stdout
     assert done.returncode == 1
-    assert "ERROR: cluster took 0." in done.stdout
+    assert exceeded(done) == [("cluster", "0.2")]
+    assert re.search(r"0\.\d +of 5  test_greedy.py\n", done.stdout)
+
+
+def test_a_run_within_its_budgets_passes(tmp_path: Path) -> None:
+    done = run_suite(tmp_path, "default = 5", "test_modest.py")
+    assert done.returncode == 0, done.stdout
+
+
+def exceeded(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+    return re.findall(r"ERROR: (\S+) took \S+ CPU seconds; its limit is twice (\S+)\.", done.stdout)
 
 
 def test_seconds_of_a_process_that_nobody_waits_for_are_not_lost() -> None:
