@@ -243,7 +243,7 @@ def test_the_tokens_of_a_prompt_are_counted_and_what_is_cut_is_quoted(page: Page
     expect(page.locator("#tokens")).to_have_text("32/30 tokens: the model will not read “blue <fish>”")
 
 
-def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Page, tmp_path: Path) -> None:
+def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Page, site: Site, tmp_path: Path) -> None:
     page.fill("#prompt textarea", PROMPT)
     page.click("#advanced button")
     page.fill(f"#num_inference_steps {NUMBER}", "5")
@@ -263,6 +263,10 @@ def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Pa
     expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("5")
     expect(page.locator("#seed input")).to_have_value(seed)
     expect(page.get_by_label("Randomize")).not_to_be_checked()
+    page.click("#generate")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    first, again = site.pipeline.specs
+    assert again == first  # so it is the same to the last bit
 
 
 def test_a_seed_can_be_used_again(page: Page, site: Site) -> None:
