@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 PROMTOOL = promtool check config ops/prometheus/prometheus.yml && promtool test rules ops/prometheus/rules_test.yml
 
 .DEFAULT_GOAL = help
-.PHONY: help serve status reload test test-full test-gpu check bench fuzz chaos soak eval-demo tried pictures clean
+.PHONY: help serve status reload test test-served nightly test-gpu check bench fuzz chaos soak eval-demo tried pictures hooks clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -24,24 +24,27 @@ status: .venv/.serve  ## applications, replicas and queue of what runs [CONFIG=f
 reload: .venv/.serve  ## deploy what has changed in the config of what runs [CONFIG=file]
 	@$(RUN) ops.reload '$(CONFIG)'
 
-test: .venv/.dev  ## the tests of every day
-	$(RUN) pytest -n 2 --dist worksteal -m "not full and not gpu" tests/unit
-	$(RUN) pytest -m "not full and not gpu" tests --ignore=tests/unit
+test: .venv/.dev  ## the tests that need no Ray: units, and the page in Chromium over a fake cluster
+	$(RUN) pytest -n 2 --dist worksteal -m "not nightly and not gpu" tests --ignore=tests/served
 
-test-full: .venv/.dev  ## the long rest that needs no GPU
-	$(RUN) pytest -n 2 --dist worksteal -m "full and not gpu" tests/unit
-	$(RUN) pytest -m "full and not gpu" tests --ignore=tests/unit
+test-served: .venv/.dev  ## the tests of the served whole, on one Ray
+	$(RUN) pytest -m "not nightly and not gpu" tests/served
+
+nightly: .venv/.dev  ## hours: what is repeated for the sake of counts
+	$(RUN) pytest -m nightly tests
+	$(RUN) tests.fuzz
+	$(RUN) tests.chaos
+	$(RUN) tests.chaos.soak
 
 test-gpu: .venv/.dev  ## those that need a CUDA device
 	$(RUN) pytest -m gpu tests
 
-check: .venv/.dev  ## lint, format, types, import laws, configs, manifest, alert rules, known vulnerabilities
+check: .venv/.dev  ## lint, format, types, import laws, configs, alert rules, known vulnerabilities
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 	$(RUN) ops.config serve_config.yaml ops/configs/*.yaml
-	$(RUN) pytest -q tests/unit/ops/test_kubernetes.py
 	@if command -v promtool >/dev/null; then $(PROMTOOL); else \
 	    echo "No promtool (Debian: prometheus), so the alert rules were not checked."; [ "$$CI" != true ]; fi
 	.venv/bin/bandit -q -r models deployments gradio_ingress ops -c pyproject.toml
@@ -77,7 +80,10 @@ tried: .venv/.dev  ## the table of checkpoints that were tried
 	$(RUN) pytest -q tests/unit/models/test_tried_checkpoints.py --tried-to docs/checkpoints.md
 
 pictures: .venv/.dev  ## the documentation's pictures of the page
-	$(RUN) pytest tests/browser/test_served.py -k readme --pictures-to docs/images
+	$(RUN) pytest tests/served/test_page.py -k readme --pictures-to docs/images
+
+hooks: .venv/.dev  ## have git check each commit: ruff and pyright
+	$(RUN) pre_commit install
 
 clean:  ## remove what was installed and built
 	rm -rf .venv build darkroom.egg-info
@@ -94,6 +100,6 @@ clean:  ## remove what was installed and built
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing into .venv, development tools included (once, some minutes) ..."
-	@$(PIP) install -c constraints.txt '.[dev]'
+	@$(PIP) install --no-compile -c constraints.txt '.[dev]' # Python compiles what is imported: a part of it all
 	@rm -rf build darkroom.egg-info
 	@touch $@

@@ -1,16 +1,16 @@
 """Fixtures that every kind of test shares."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.checkpoints import build_tiny_lcm, build_tiny_sd, build_tiny_sd2, build_tiny_sdxl
 from tests.postgresql import postgresql, postgresql_url  # noqa: F401
-from tests.service import service  # noqa: F401
 
+# Nothing here imports torch at the top: it takes seconds of a core, and not every process of a run needs it.
 ROOT = Path(__file__).parents[1]
+pytest_plugins = ["tests.budgets"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,13 +18,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tried-to", help="page that gets the table of the checkpoints that were tried")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(1)  # two would wait for each other, spinning, wherever anything else runs
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the session's cluster come last: it takes a seventh of two cores from clusters that others start."""
-    items.sort(key=lambda item: "service" in getattr(item, "fixturenames", ()))
+def pytest_collection_finish() -> None:
+    """One thread of torch: two would wait for each other, spinning, wherever anything else runs."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -46,22 +43,30 @@ def shapes() -> Path:
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 1.x checkpoint with random weights."""
+    from tests.checkpoints import build_tiny_sd
+
     return build_tiny_sd(tmp_path_factory.mktemp("checkpoints") / "tiny-sd")
 
 
 @pytest.fixture(scope="session")
 def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 2.x checkpoint with random weights."""
+    from tests.checkpoints import build_tiny_sd2
+
     return build_tiny_sd2(tmp_path_factory.mktemp("checkpoints") / "tiny-sd2")
 
 
 @pytest.fixture(scope="session")
 def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion XL checkpoint with random weights."""
+    from tests.checkpoints import build_tiny_sdxl
+
     return build_tiny_sdxl(tmp_path_factory.mktemp("checkpoints") / "tiny-sdxl")
 
 
 @pytest.fixture(scope="session")
 def tiny_lcm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny latent consistency checkpoint with random weights."""
+    from tests.checkpoints import build_tiny_lcm
+
     return build_tiny_lcm(tmp_path_factory.mktemp("checkpoints") / "tiny-lcm")

@@ -2,21 +2,19 @@
 
 import io
 import re
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Site, opened
+from tests.browser.conftest import Site
+from tests.chromium import NUMBER, Profile, generate, opened
 from tests.unit.gradio_ingress.fakes import CARD
 
-Profile = Callable[[], BrowserContext]
 PROMPT = "a red circle on a blue background"
-NUMBER = "[data-testid=number-input]"
 
 
 def test_a_typed_prompt_ends_in_a_picture(page: Page) -> None:
@@ -120,7 +118,7 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_is_missing(page: Page, si
     page.on("response", lambda got: refused.append((got.status, got.url)) if got.status >= 400 else None)
     page.reload()
     page.wait_for_selector("button#generate:not(:disabled)")
-    generate(page)
+    generate(page, PROMPT)
     expect(page.get_by_role("status").first).to_have_text("Done")
     assert asked
     assert refused == []
@@ -139,11 +137,6 @@ def test_on_a_phone_the_page_is_one_column_without_sideways_scrolling(page: Page
     assert settings["y"] > stage["y"]
 
 
-def generate(page: Page, prompt: str = PROMPT) -> None:
-    page.fill("#prompt textarea", prompt)
-    page.click("#generate")
-
-
 @pytest.mark.parametrize("state", ["queued", "running", "done"])
 def test_a_reload_in_any_state_brings_the_job_back(page: Page, site: Site, profile: Profile, state: str) -> None:
     if state != "done":
@@ -153,7 +146,7 @@ def test_a_reload_in_any_state_brings_the_job_back(page: Page, site: Site, profi
         before.fill(f"#num_images {NUMBER}", "2")  # as many as are drawn at a time
         generate(before, "a picture before")
         expect(before.get_by_role("progressbar")).to_be_visible()
-    generate(page)
+    generate(page, PROMPT)
     words = {"queued": "In line", "running": "Denoising", "done": "Done"}[state]
     expect(page.get_by_role("status").first).to_contain_text(words)
     expect(page).to_have_url(re.compile("job=job_"))
@@ -167,7 +160,7 @@ def test_a_reload_in_any_state_brings_the_job_back(page: Page, site: Site, profi
 
 def test_a_closed_tab_loses_nothing_and_another_tab_takes_over(page: Page, site: Site) -> None:
     site.pipeline.go.clear()
-    generate(page)
+    generate(page, PROMPT)
     expect(page.get_by_role("progressbar")).to_be_visible()
     context = page.context
     page.close()
@@ -181,7 +174,7 @@ def test_a_link_shows_the_picture_in_a_fresh_profile_and_lets_nobody_cancel(
     page: Page, site: Site, profile: Profile
 ) -> None:
     site.pipeline.go.clear()
-    generate(page)
+    generate(page, PROMPT)
     expect(page.get_by_role("progressbar")).to_be_visible()
     assert "?job=job_" in page.url
     guest = opened(profile(), page.url)
@@ -210,8 +203,32 @@ def test_several_jobs_run_at_once_and_each_can_be_recalled_and_cancelled(page: P
     expect(page.locator(".jobs li", has_text="a star")).to_contain_text("Done")
 
 
+def test_two_tabs_of_one_browser_follow_the_same_job(page: Page, site: Site) -> None:
+    site.pipeline.go.clear()
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    other = opened(page.context, site.url)
+    expect(other.get_by_role("progressbar")).to_be_visible()
+    site.pipeline.go.set()
+    for tab in (page, other):
+        expect(tab.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
+
+
+def test_all_pictures_of_a_job_can_be_downloaded_at_once(page: Page) -> None:
+    page.fill(f"#num_images {NUMBER}", "3")
+    generate(page, PROMPT)
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    found: list[str] = []
+    page.on("download", lambda download: found.append(download.suggested_filename))
+    page.get_by_role("button", name="Download all").click()
+    page.wait_for_function("document.querySelectorAll('.tile a[download]').length === 3")
+    while len(found) < 3:
+        page.wait_for_event("download")
+    assert len(set(found)) == 3
+
+
 def test_two_tabs_of_one_browser_share_their_jobs(page: Page, site: Site) -> None:
-    generate(page)
+    generate(page, PROMPT)
     expect(page.get_by_role("status").first).to_have_text("Done")
     other = opened(page.context, site.url)
     other.click("#mine button")
@@ -226,7 +243,7 @@ def test_the_tokens_of_a_prompt_are_counted_and_what_is_cut_is_quoted(page: Page
     expect(page.locator("#tokens")).to_have_text("32/30 tokens: the model will not read “blue <fish>”")
 
 
-def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Page, tmp_path: Path) -> None:
+def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Page, site: Site, tmp_path: Path) -> None:
     page.fill("#prompt textarea", PROMPT)
     page.click("#advanced button")
     page.fill(f"#num_inference_steps {NUMBER}", "5")
@@ -246,10 +263,14 @@ def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Pa
     expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("5")
     expect(page.locator("#seed input")).to_have_value(seed)
     expect(page.get_by_label("Randomize")).not_to_be_checked()
+    page.click("#generate")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    first, again = site.pipeline.specs
+    assert again == first  # so it is the same to the last bit
 
 
 def test_a_seed_can_be_used_again(page: Page, site: Site) -> None:
-    generate(page)
+    generate(page, PROMPT)
     page.get_by_role("button", name="Reuse seed").click()
     page.click("#advanced button")
     expect(page.get_by_label("Randomize")).not_to_be_checked()
@@ -262,7 +283,7 @@ def test_a_seed_can_be_used_again(page: Page, site: Site) -> None:
 
 def test_a_receipt_gives_code_for_programs(page: Page, site: Site) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
-    generate(page)
+    generate(page, PROMPT)
     page.locator("#receipt button").first.click()
     page.get_by_role("button", name="Copy as curl").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
@@ -273,8 +294,8 @@ def test_a_receipt_gives_code_for_programs(page: Page, site: Site) -> None:
 
 def test_why_a_job_waits_can_be_read(page: Page, site: Site, profile: Profile) -> None:
     site.pipeline.go.clear()
-    generate(opened(profile(), site.url))
-    generate(page)
+    generate(opened(profile(), site.url), PROMPT)
+    generate(page, PROMPT)
     page.locator("#why button").click()
     expect(page.locator("#why dl")).to_contain_text("1 picture of yours")
     expect(page.locator("#why dl")).to_contain_text("Denoiser replicas")
@@ -307,11 +328,11 @@ def test_everything_can_be_done_by_keyboard_alone(page: Page, site: Site) -> Non
 
 
 LOOKS = list(product(["idle", "running", "done", "problem"], ["light", "dark", "phone"]))
-EVERY_DAY = [("running", "phone"), ("done", "light"), ("problem", "dark")]
+EVERY_DAY = [("idle", "dark"), ("running", "phone"), ("done", "light"), ("problem", "phone")]
 
 
 @pytest.mark.parametrize(
-    ("state", "looks"), [pytest.param(*at, marks=() if at in EVERY_DAY else pytest.mark.full) for at in LOOKS]
+    ("state", "looks"), [pytest.param(*at, marks=() if at in EVERY_DAY else pytest.mark.nightly) for at in LOOKS]
 )
 def test_axe_finds_no_serious_violation(page: Page, site: Site, state: str, looks: str) -> None:
     page.emulate_media(color_scheme="dark" if looks == "dark" else "light", reduced_motion="reduce")
@@ -333,7 +354,7 @@ def test_axe_finds_no_serious_violation(page: Page, site: Site, state: str, look
 
 def test_a_picture_takes_its_place_before_it_is_drawn(page: Page, site: Site) -> None:
     site.pipeline.go.clear()
-    generate(page)
+    generate(page, PROMPT)
     expect(page.get_by_role("img", name="Preview of")).to_be_visible()
     before = page.locator(".tile").bounding_box()
     site.pipeline.go.set()
@@ -346,7 +367,7 @@ def test_a_picture_takes_its_place_before_it_is_drawn(page: Page, site: Site) ->
 
 def test_on_a_phone_what_is_tapped_is_large_enough(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    generate(page)
+    generate(page, PROMPT)
     expect(page.get_by_role("status").first).to_have_text("Done")
     for heading in ("Receipt", "My jobs", "Advanced", "PNG info"):
         page.get_by_role("button", name=heading).click()

@@ -1,1 +1,1 @@
-"""Promises under fire: `make chaos` at full count, a tenth of it in `make test`."""
+"""Promises under fire: `make chaos` at full count, one cycle of each in `make test-served`."""

@@ -5,9 +5,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from tests.chaos.client import wait_until
 from tests.chaos.drill import Outcome, a_body, ends_of, undisturbed
 from tests.chaos.machines import WORKER, Machines, reaches
+from tests.client import wait_until
 
 CLIENTS = 8
 BEFORE, AFTER = 8, 16  # jobs that have ended before the cut, and after it

@@ -5,9 +5,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from tests.chaos.client import wait_until
-from tests.chaos.cluster import POISON, Cluster
+from tests.chaos.cluster import POISON
 from tests.chaos.drill import ENDS_WITHIN_S, Outcome, a_body, ends_of, undisturbed
+from tests.client import wait_until
+from tests.cluster import Cluster
 
 KILLED = ("Denoiser", "VaeDecoder", "TextEncoder", "Dispatcher", "ApiIngress")  # in turns
 CLIENTS = 16

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.chaos.client import Client
+from tests.client import Client
 
 ENDS_WITHIN_S = 120  # after the load
 DISTINCT = 8  # requests, over and over

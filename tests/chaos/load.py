@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any
 
-from tests.chaos.client import ENDED
-from tests.chaos.cluster import Cluster
 from tests.chaos.drill import DISTINCT, ENDS_WITHIN_S, Outcome, a_body
+from tests.client import ENDED
+from tests.cluster import Cluster
 
 CLIENTS = 32
 AHEAD_S = 2.0  # of what is nearer, estimates are not judged
@@ -40,11 +40,11 @@ def fairness(cluster: Cluster, pictures: int, others: int = 4, times: int = 5) -
     return Outcome("a long line of one owner does not hold up others", True, figures, in_time=p95 <= 5 * takes_s)
 
 
-def overload(cluster: Cluster, seconds: float, times_capacity: float = 3.0) -> Outcome:
+def overload(cluster: Cluster, seconds: float, times_capacity: float = 3.0, closed_set: int = 48) -> Outcome:
     """The line is full and three times as much is asked for as can be drawn: no less is drawn for it, and who is
-    refused is told when to come back."""
+    refused is told when to come back. Capacity is measured with a closed set of so many jobs."""
     cluster.rest()
-    capacity = _capacity(cluster)
+    capacity = _capacity(cluster, closed_set)
     answers: list[tuple[int, Any, dict[str, str]]] = []
 
     def send(number: int) -> None:
@@ -117,7 +117,7 @@ def estimates(cluster: Cluster, jobs: int) -> Outcome:
     return Outcome("the times told come true", len(both) >= jobs // 2, figures, in_time)
 
 
-def _capacity(cluster: Cluster, jobs: int = 48) -> float:
+def _capacity(cluster: Cluster, jobs: int) -> float:
     """Jobs a second while the line is never empty: between a third and two thirds of a closed set."""
     ids = [cluster.submit(a_body(k)) for k in range(jobs)]
     ends = [cluster.end_of(job_id, ENDS_WITHIN_S) for job_id in ids]

@@ -19,7 +19,7 @@ import yaml
 
 from ops.cluster import RAY_SETTINGS
 from ops.config import ROOT, application
-from tests.chaos.client import Client, wait_until
+from tests.client import Client, wait_until
 
 SWITCH, OURS = "dk-switch", "10.77.0.254"
 HEAD, WORKER = "dk-head", "dk-worker"  # namespaces, and their ports of the switch

@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 from playwright.sync_api import Browser, Page, TimeoutError
 
 from benchmarks.chromium import INTERACTIVE, running_chromium
-from tests.chaos.cluster import Cluster
 from tests.chaos.drill import ENDS_WITHIN_S, Outcome, a_body
+from tests.cluster import Cluster
 
 PROMPT = "a red circle on a blue background"
 LINE = 8  # pictures of others: more than are drawn at once, so that the page's own has to wait

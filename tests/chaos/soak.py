@@ -23,8 +23,9 @@ from typing import Any
 import psutil
 
 from ops.config import application
-from tests.chaos.cluster import POISON, Cluster, running_cluster
+from tests.chaos.cluster import POISON, denoiser, running_cluster, scaled_checkpoint
 from tests.chaos.drill import ENDS_WITHIN_S, a_body
+from tests.cluster import Cluster
 
 CLIENTS = 8
 FAULTS = 0.01  # of the jobs: pictures that turn into NaN
@@ -136,13 +137,13 @@ def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth
 
     It comes back a little later, so that what is held at the end is compared among as many processes as before.
     """
-    other = cluster.other_weights()
+    other = scaled_checkpoint(cluster.folder / "poisoned", cluster.folder / "other", 1.01)
     load = Load(cluster, seed)
     seen: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     events: list[tuple[float, Any]] = [
         (minutes * 20, lambda config: application(config, "shapes")["args"].update(checkpoint=str(other))),
-        (minutes * 40, lambda config: _deployment(config, "Denoiser").update(num_replicas=1)),
-        (minutes * 46, lambda config: _deployment(config, "Denoiser").update(num_replicas=2)),
+        (minutes * 40, lambda config: denoiser(config).update(num_replicas=1)),
+        (minutes * 46, lambda config: denoiser(config).update(num_replicas=2)),
     ]
     start = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as clients:
@@ -150,7 +151,9 @@ def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth
         try:
             while (now_s := time.monotonic() - start) < minutes * 60:
                 if events and now_s > events[0][0]:
-                    cluster.redeploy(events.pop(0)[1])
+                    config = cluster.config
+                    events.pop(0)[1](config)
+                    cluster.deploy(config, wait=False)
                 time.sleep(RESTED_EVERY_S)
                 load.goes_on.clear()
                 cluster.rest()
@@ -167,10 +170,6 @@ def soak(cluster: Cluster, minutes: float, seed: int) -> tuple[Load, list[Growth
             future.result()
     found = [growth(name, pid, samples) for (name, pid), samples in seen.items()]
     return load, [each for each in found if each]
-
-
-def _deployment(config: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(each for each in application(config, "shapes")["deployments"] if each["name"] == name)
 
 
 def table(grown: Sequence[Growth]) -> str:

@@ -19,7 +19,7 @@ from tests.unit.deployments.test_job_queue import a_job
 KEY = RequestKey("key", "hash")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database."""
     if request.param == "postgresql":

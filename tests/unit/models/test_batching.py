@@ -18,7 +18,7 @@ def test_whoever_comes_goes_or_fails_the_others_pictures_stay_the_same(house, da
     check(house, data.draw(guests(house.stages)))
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_so_they_do_at_any_party(house, data):

@@ -1,9 +1,12 @@
 """What the launcher checks before it starts anything, and what it says."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,6 +134,54 @@ def test_checkpoints_of_which_none_can_be_served_are_told_before_anything_starts
 @pytest.mark.parametrize("other", ["models/checkpoints/shapes", f"owner/name@{'0' * 40}"])
 def test_a_model_that_may_do_keeps_the_others_reasons_for_later(tmp_path: Path, other: str) -> None:
     launch.check_models(serving(tmp_path, mistyped="models/checkpoints/shape", other=other))
+
+
+def without_index(checkpoint: Path) -> None:
+    (checkpoint / "model_index.json").unlink()
+
+
+def with_cut_weights(checkpoint: Path) -> None:
+    weights = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        pytest.param(without_index, "model_index.json: missing", id="no index"),
+        pytest.param(with_cut_weights, "diffusion_pytorch_model.safetensors: not a safetensors file", id="cut"),
+    ],
+)
+def test_a_broken_checkpoint_exits_1_with_its_reason_before_anything_starts(
+    tiny_sd: Path, tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    broken = shutil.copytree(tiny_sd, tmp_path / "broken")
+    spoil(broken)
+    done = subprocess.run(
+        [sys.executable, "-m", "ops.launch", "--port", str(free_port()), "--model", str(broken)],
+        cwd=ROOT,
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_fails_in_the_cluster_ends_ray_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+    failed = {"status": "DEPLOY_FAILED", "message": TRACEBACK, "deployments": {}}
+    monkeypatch.setattr(cluster, "start", lambda config, stop: None)
+    monkeypatch.setattr(cluster, "applications", lambda client: {"shapes": failed})
+    monkeypatch.setattr(cluster, "end_ray", lambda: ended.append(True))
+    served = serving(tmp_path, shapes="models/checkpoints/shapes")
+    with pytest.raises(StartError, match=r"shapes: UnusableCheckpoint: unet/config\.json is missing$"):
+        cluster.run(served, lambda: served, "http://127.0.0.1:1", cluster.Stop())
+    assert ended == [True]
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])

@@ -31,6 +31,11 @@ FLOORS = {"background": 0.9, "position": 0.9, "both things": 0.6, "relation": 0.
 DEFAULTS = {name: CARD["defaults"][name] for name in ("num_inference_steps", "guidance_scale")}
 
 
+def counts(few: int, many: int) -> pytest.MarkDecorator:
+    """So few scenes every time, and many at night."""
+    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.nightly)])
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(11)
@@ -41,14 +46,16 @@ def pipeline(shapes) -> StableDiffusionPipeline:
     return load(shapes)
 
 
-def test_the_measures_read_what_was_drawn(rng):
-    scenes = [random_scene(rng) for _ in range(200)]
+@counts(100, 200)
+def test_the_measures_read_what_was_drawn(rng, count):
+    scenes = [random_scene(rng) for _ in range(count)]
     read = score(np.stack([draw(scene, rng) for scene in scenes]), scenes)
     assert all(share >= 0.98 for share in read.values()), read
 
 
-def test_the_measures_tell_a_picture_from_another_scenes(rng):
-    scenes = [random_scene(rng) for _ in range(100)]
+@counts(30, 100)
+def test_the_measures_tell_a_picture_from_another_scenes(rng, count):
+    scenes = [random_scene(rng) for _ in range(count)]
     pictures = np.stack([draw(scene, rng) for scene in scenes])
     mistaken = score(np.roll(pictures, 1, 0), scenes)
     assert all(share < 0.55 for share in mistaken.values()), mistaken
@@ -162,11 +169,13 @@ def drawn(pipeline: StableDiffusionPipeline, scenes: list[Scene], **settings) ->
     return score(generate(pipeline, [full_caption(scene) for scene in scenes], **settings), scenes)
 
 
-def test_the_committed_weights_draw_what_a_held_out_caption_says(pipeline):
-    seen = drawn(pipeline, held_out_scenes(50, seed=3), **DEFAULTS)
+@counts(20, 50)
+def test_the_committed_weights_draw_what_a_held_out_caption_says(pipeline, count):
+    seen = drawn(pipeline, held_out_scenes(count, seed=3), **DEFAULTS)
     assert all(share >= FLOORS.get(name, 0.8) for name, share in seen.items()), seen
 
 
+@pytest.mark.nightly
 def test_eight_steps_of_dpm_solver_draw_it_too(pipeline):
     quick = StableDiffusionPipeline(
         **pipeline.components | {"scheduler": new_scheduler(pipeline.scheduler.config, "dpmpp_2m")}
@@ -176,7 +185,7 @@ def test_eight_steps_of_dpm_solver_draw_it_too(pipeline):
     assert all(share >= FLOORS.get(name, 0.8) for name, share in seen.items()), seen
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 def test_guidance_brings_a_picture_closer_to_its_caption(pipeline):
     scenes = held_out_scenes(50, seed=3)
     without = drawn(pipeline, scenes, **DEFAULTS | {"guidance_scale": 1.0})
@@ -198,7 +207,7 @@ def roughness(picture: np.ndarray) -> float:
     return min(float(np.quantile(distances, 0.6)) for distances in apart)
 
 
-@pytest.mark.full
+@pytest.mark.nightly
 def test_a_negative_prompt_makes_its_colour_rare(pipeline):
     shares = {
         negative: red_share(pipeline, negative, 50, num_inference_steps=20, guidance_scale=4.0)

@@ -20,6 +20,8 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 
+from tests.cluster import halted
+
 PROMPT = "a red circle on a blue background"
 API_MD = Path(__file__).parents[2] / "docs/api.md"
 QUICK = {"num_inference_steps": 2}
@@ -81,7 +83,7 @@ def test_openais_client_lists_models(service):
 def test_openais_client_repeats_a_call_without_a_second_picture(service):
     client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="unused", max_retries=2, timeout=0.2)
     headers = {"Idempotency-Key": "repeated"}
-    with pytest.raises(openai.APITimeoutError):  # three times, each cut off before it is done
+    with halted(*service.replicas("Denoiser")), pytest.raises(openai.APITimeoutError):  # three times
         client.images.generate(prompt=PROMPT, extra_body={"num_inference_steps": 60}, extra_headers=headers)
     answer = client.with_options(timeout=60).images.generate(
         prompt=PROMPT, extra_body={"num_inference_steps": 60}, extra_headers=headers
@@ -192,7 +194,7 @@ def test_a_client_cannot_set_serves_own_timeout(service):
     assert (status, len(json.loads(answer)["data"])) == (200, 1)
 
 
-@pytest.mark.full  # half a minute
+@pytest.mark.nightly  # half a minute
 def test_a_body_that_stops_halfway_holds_up_nobody(service):
     with socket.create_connection(service.address.removeprefix("http://").split(":"), timeout=60) as half:
         half.sendall(

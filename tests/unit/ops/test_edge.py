@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-CONFIG = Path(__file__).parents[2] / "ops/nginx/darkroom.conf"
+CONFIG = Path(__file__).parents[3] / "ops/nginx/darkroom.conf"
 SECRETS = [  # in what a job's link is asked for
     "/v1/files/job_1-0-1-1.png?link=a-secret",
     "/gradio_api/file=a-secret/job_1-0-1-1.png",
@@ -23,7 +23,6 @@ SECRETS = [  # in what a job's link is asked for
     "/v1/jobs/cut?link=a-secret",
 ]
 NO_PORT_LEFT = ("location / {", "location / { proxy_bind 192.0.2.1;")  # so that connections fail before they begin
-pytestmark = pytest.mark.full
 
 
 @dataclass

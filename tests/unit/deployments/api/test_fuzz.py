@@ -11,7 +11,6 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from tests.fuzz.__main__ import A_LITTLE
 from tests.fuzz.run import fuzz
 from tests.unit.deployments.api.caller import Api
 
@@ -32,7 +31,8 @@ def address(tmp_path: Path) -> Iterator[str]:
         started.set_result(server)
         await server.serve(sockets=[listener])
 
-    with socket.socket() as listener:
+    # With its protocol: asyncio sets TCP_NODELAY on no other, and a response of two packets would take 40 ms more.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
@@ -46,12 +46,3 @@ def test_500_requests_that_nobody_would_write_are_answered_as_promised(address: 
     found = fuzz(address, at_most=8, seed=5)
     assert found.clean, found.report[-20_000:]
     assert found.cases >= 500, found.report[-2000:]
-
-
-@pytest.mark.full
-def test_so_are_2000_by_the_served_app(service) -> None:
-    service.deploy(queue={"max_job_cost": A_LITTLE, "max_waiting": 100_000})
-    found = fuzz(service.address, at_most=60, seed=6)
-    service.deploy()
-    assert found.clean, found.report[-20_000:]
-    assert found.cases >= 2000, found.report[-2000:]

@@ -15,7 +15,9 @@ from PIL import Image
 
 READY_WITHIN_S = 180
 PATIENCE_S = 180  # of a client that asks again
+ENDS_WITHIN_S = 180
 LONG_POLL_S = 60
+TIMEOUT_S = 120
 ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -57,14 +59,38 @@ class Client:
         self, path: str, body: Any = None, headers: dict[str, str] | None = None, source: str | None = None
     ) -> tuple[int, Any, dict[str, str]]:
         """Status, JSON and headers of an answer, whatever it is."""
-        connection = HTTPConnection(self._host, self._port, timeout=90, source_address=(source, 0) if source else None)
+        status, content, given = self._exchange(path, body, headers, source)
+        return status, json.loads(content), given
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """GET once: status and JSON; (0, None) where nothing answers, and the text where it is no JSON."""
+        return self._once(path, None, headers)
+
+    def post(self, path: str, body: Any, content_type: str = "application/json") -> tuple[int, Any]:
+        """POST a body once: bytes as they are, anything else as JSON; returns what `get` does."""
+        return self._once(path, body, {"Content-Type": content_type})
+
+    def _once(self, path: str, body: Any, headers: dict[str, str] | None) -> tuple[int, Any]:
         try:
-            data = None if body is None else json.dumps(body)
+            status, content, _ = self._exchange(path, body, headers)
+        except (OSError, HTTPException):
+            return 0, None
+        try:
+            return status, json.loads(content)
+        except ValueError:
+            return status, content.decode(errors="replace")
+
+    def _exchange(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, source: str | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        address = (source, 0) if source else None
+        connection = HTTPConnection(self._host, self._port, timeout=TIMEOUT_S, source_address=address)
+        try:
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body)
             method = "GET" if body is None else "POST"
             connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
             answer = connection.getresponse()
-            given = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, json.loads(answer.read()), given
+            return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
         finally:
             connection.close()
 
@@ -96,6 +122,12 @@ class Client:
                 return job if status == 200 else None
             if time.monotonic() > deadline:
                 return None
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """How a job ended, which it does in time."""
+        end = self.end_of(job_id, ENDS_WITHIN_S)
+        assert end is not None, self.state(job_id)
+        return end
 
     def watch(self, job_id: str, at_most: int) -> list[dict[str, Any]]:
         """The first states of a job that a watcher sees, until its end; then the watch is cut."""
