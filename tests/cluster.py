@@ -209,6 +209,13 @@ class Cluster(Client):
         wait_until(lambda: bool(self.replicas(name)))
         self._kill([self.random.choice(self.replicas(name))], name)
 
+    def hang(self, app: str, deployment: str) -> None:
+        """Have the event loop that serves requests, in each replica of a deployment, compute without an end."""
+        [raylet] = [process for what, process in self.processes() if what == "raylet"]
+        gcs = next(word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--gcs-address="))
+        run = self.run("tests.served.hang", gcs, app, deployment)
+        assert run.exit_code(ENDED_WITHIN_S) == 0, run.said()
+
     def kill_all(self) -> None:
         """SIGKILL every process of it."""
         self._kill([psutil.Process(self.launcher.process.pid), *self._children()], "everything")

@@ -13,6 +13,7 @@ from openai import OpenAI
 from PIL import Image
 
 from models.card import read_card
+from tests.cluster import Cluster
 from tests.served.conftest import served
 
 PROMPT = "a red circle on a blue background"
@@ -159,3 +160,15 @@ def test_the_page_and_the_documentation_answer(service):
     assert "gradio" in page
     assert service.get("/v1/docs")[0] == 200
     assert "/images/generations" in str(service.get("/v1/openapi.json")[1]["paths"].keys())
+
+
+def test_an_ingress_whose_event_loop_hangs_is_replaced(service: Cluster) -> None:
+    ingresses = {("generation", "ApiIngress"): "/v1/health", ("ui", "GradioIngress"): "/"}
+    hung = {(app, name): service.replicas(name, app) for app, name in ingresses}
+    for one in ingresses:
+        service.hang(*one)
+    for path in ingresses.values():
+        with pytest.raises(TimeoutError):
+            urllib.request.urlopen(service.address + path, timeout=5)
+    service.wait(lambda: not any(process.is_running() for processes in hung.values() for process in processes))
+    service.wait(lambda: [service.get(path)[0] for path in ingresses.values()] == [200, 200])
