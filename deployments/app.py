@@ -40,13 +40,14 @@ def build_model(config: ModelConfig) -> Application:
         UnusableCheckpoint: which file, and why.
         InvalidRequest: the model does not allow one of its defaults.
     """
-    # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for.
+    card = read_card(config.checkpoint, operators=config.defaults, manifest=config.manifest)
+    resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
+    # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
+    # checkpoint that is refused; and Ray tries a build that fails four times.
     from deployments.denoiser import Denoiser
     from deployments.text_encoder import TextEncoder
     from deployments.vae_decoder import VaeDecoder
 
-    card = read_card(config.checkpoint, operators=config.defaults, manifest=config.manifest)
-    resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
     return serve.deployment(Model).bind(
         card,
         serve.deployment(TextEncoder).bind(config, card),
