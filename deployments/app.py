@@ -11,6 +11,7 @@ from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
 from deployments.schema import GenerationRequest, resolve
+from models.checkpoint import check
 
 
 def build(config: AppConfig) -> Application:
@@ -39,7 +40,9 @@ def build_model(config: ModelConfig) -> Application:
         UnusableCheckpoint: which file, and why.
         InvalidRequest: the model does not allow one of its defaults.
     """
-    # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for.
+    check(config.checkpoint, config.allowed_roots)
+    # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
+    # checkpoint that is refused; and Ray tries a build that fails four times.
     from deployments.denoiser import Denoiser
     from deployments.text_encoder import TextEncoder
     from deployments.vae_decoder import VaeDecoder
