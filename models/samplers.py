@@ -38,11 +38,12 @@ from torch import Tensor
 from models.checkpoint import SCHEDULER
 from models.errors import UnsupportedSampler, UnusableCheckpoint
 from models.sampling import HISTORY, NOT_LINEAR, TERMS, SamplerPlan, compile_plan
-from models.spec import SAMPLERS, model_calls
+from models.spec import SAMPLERS
 
 OWN = "default"  # the checkpoint's scheduler, where no other sampler means it
 USUAL = "dpmpp_2m"
-COMPARED_STEPS = (5, 8)  # step counts at which two plans that are equal are the same sampler
+PROBED_STEPS = 5
+COMPARED_STEPS = (PROBED_STEPS, 20)  # some options matter from 15 steps on
 NO_OTHER = "No other sampler fits its config."
 SAME = 1e-5  # relative difference of two loops that are the same sampler
 
@@ -137,49 +138,40 @@ def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
     Raises:
         UnusableCheckpoint: the scheduler cannot be served, and `defaults` names no other.
     """
-    plans: dict[str, list[SamplerPlan]] = {}
+    plans, refused = _compile_all(config)
+    same = next((name for name in plans if name != OWN and OWN in plans and _is_own(config, name)), None)
+    if same is not None:
+        del plans[OWN]
+    elif OWN in plans and len(plans[OWN]) != PROBED_STEPS:
+        del plans[OWN]
+        refused[OWN] = f"{config['_class_name']} calls the model more than once a step."
+    named, steps = defaults.get("sampler", OWN), defaults["num_inference_steps"]
+    chosen = named if named != OWN else same or OWN
+    try:
+        if chosen in refused:
+            raise UnsupportedSampler(refused[chosen])
+        plan_for(config, chosen, steps)
+    except UnsupportedSampler as error:
+        others = sorted(plans.keys() - {chosen}, key=lambda name: (name != USUAL, name))
+        remedy = f"Choose a sampler under `defaults`, for example sampler: {others[0]}." if others else NO_OTHER
+        what = config["_class_name"] if chosen in (OWN, same) else chosen
+        raise UnusableCheckpoint(f"{folder / SCHEDULER}: {what} cannot be served: {error.message} {remedy}") from error
+    return Samplers(chosen, tuple(plans), _min_steps(config, plans, steps), refused)
+
+
+def _compile_all(config: Mapping[str, Any]) -> tuple[dict[str, SamplerPlan], dict[str, str]]:
+    """Return a plan of each sampler, and of those that have none the reasons."""
+    plans: dict[str, SamplerPlan] = {}
     refused: dict[str, str] = {}
     for name in SAMPLERS:
         try:
-            plans[name] = [plan_for(config, name, steps) for steps in COMPARED_STEPS]
-            if name == OWN:
-                _check_own(config, plans[name])
+            plan = plan_for(config, name, PROBED_STEPS)
+            if name == OWN and not _is_followed(new_scheduler(config, OWN), PROBED_STEPS, plan):
+                raise UnsupportedSampler(f"{config['_class_name']} is not linear.")
+            plans[name] = plan
         except UnsupportedSampler as error:
-            plans.pop(name, None)
             refused[name] = error.message
-    own = plans.get(OWN)
-    calls = [len(plan) for plan in own or ()]
-    same = next((name for name in plans if own and name != OWN and _equal(plans[name], own)), None)
-    if same is not None:
-        del plans[OWN]
-    elif calls and calls != [model_calls(OWN, steps) for steps in COMPARED_STEPS]:
-        del plans[OWN]
-        refused[OWN] = f"{config['_class_name']} calls the model more than once a step."
-    named = defaults.get("sampler", OWN)
-    chosen = named if named != OWN else same or OWN
-    if chosen == OWN and OWN in refused:
-        others = sorted(plans, key=lambda name: name != USUAL)
-        remedy = f"Choose a sampler under `defaults`, for example sampler: {others[0]}." if others else NO_OTHER
-        raise UnusableCheckpoint(
-            f"{folder / SCHEDULER}: {config['_class_name']} cannot be served: {refused[OWN]} {remedy}"
-        )
-    return Samplers(
-        default=chosen,
-        names=tuple(plans),
-        min_steps=_min_steps(config, plans, defaults["num_inference_steps"]),
-        refused=refused,
-    )
-
-
-def _check_own(config: Mapping[str, Any], plans: list[SamplerPlan]) -> None:
-    """Check the plans of a scheduler of any class against its own loop.
-
-    Raises:
-        UnsupportedSampler: it does what a plan does not see.
-    """
-    for steps, plan in zip(COMPARED_STEPS, plans, strict=True):
-        if not _is_followed(new_scheduler(config, OWN), steps, plan):
-            raise UnsupportedSampler(f"{config['_class_name']} is not linear.")
+    return plans, refused
 
 
 def _is_followed(scheduler: Any, steps: int, plan: SamplerPlan) -> bool:
@@ -208,12 +200,13 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def _equal(ones: list[SamplerPlan], others: list[SamplerPlan]) -> bool:
-    """Whether two samplers give the same images."""
+def _is_own(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a sampler gives the images of the checkpoint's own scheduler."""
+    pairs = ((plan_for(config, name, steps), plan_for(config, OWN, steps)) for steps in COMPARED_STEPS)
     return all(
         one.draws_noise == other.draws_noise
         and all(_close(a, b) for a, b in zip(_numbers(one), _numbers(other), strict=True))
-        for one, other in zip(ones, others, strict=True)
+        for one, other in pairs
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import yaml
 
+from ops.cluster import RAY_SETTINGS
 from ops.config import ROOT, application
 from tests.client import Client, wait_until
 
@@ -110,7 +111,7 @@ class Cluster(Client):
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *options],
                 cwd=ROOT,
-                env=os.environ | self._environment,
+                env=os.environ | RAY_SETTINGS | self._environment,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
