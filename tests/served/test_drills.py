@@ -3,12 +3,15 @@
 Counts, and what drills say of seconds, are for `make chaos`, which runs on SQLite.
 """
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
+from deployments.dispatcher.job_store import JobStore
 from ops.config import application
 from tests.chaos import clients, deaths, load
 from tests.chaos.cluster import for_drills
@@ -22,10 +25,21 @@ Holds = Callable[[Outcome], None]
 @pytest.fixture(scope="module")
 def cluster(service: Cluster, postgresql: str, poisoned: Path) -> Cluster:
     """The service, with its jobs in PostgreSQL and a checkpoint that can fail. It stays so: little comes after."""
+    carry_epoch_over(service.folder / "darkroom" / "jobs.sqlite", postgresql)
     config = for_drills(served(queue={"max_waiting": 40}), poisoned)  # soon full
     application(config, "generation")["args"]["database_url"] = postgresql
     service.deploy(config)
     return service
+
+
+def carry_epoch_over(before: Path, database_url: str) -> None:
+    """Begin a database where another ends: Denoisers obey no Dispatcher of an earlier epoch than they have seen."""
+    with closing(sqlite3.connect(f"file:{before}?mode=ro", uri=True)) as connection:
+        [(epoch,)] = connection.execute("SELECT epoch FROM service")
+    store = JobStore(database_url)
+    while store.epoch < epoch:
+        store.begin()
+    store.close()
 
 
 @pytest.fixture
