@@ -224,20 +224,22 @@ def _min_steps(config: Mapping[str, Any], names: Mapping[str, Any], usual_steps:
 
     None of those that a checkpoint does with by default: then it was distilled for few steps.
     """
-    least = {name: _least_steps(new_scheduler(config, name)) for name in names}
+    least = {name: _least_steps(config, name) for name in names}
     return {name: steps for name, steps in least.items() if 1 < steps <= usual_steps}
 
 
-def _least_steps(scheduler: Any) -> int:
+def _least_steps(config: Mapping[str, Any], sampler: str) -> int:
     """Return the steps below which a sampler ends further from its own 50 steps than one single step does.
 
     Measured with the model that ships here, at zero SNR and without (benchmarks/few_steps.py); DPM2 a, which converges
     to no image, is taken for DPM2.
     """
-    if isinstance(scheduler, HeunDiscreteScheduler | KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler):
+    scheduler_class, options = CLASSES[sampler] if sampler != OWN else (_own_class(config["_class_name"]), {})
+    settings = {**config, **options}
+    if scheduler_class in (HeunDiscreteScheduler, KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler):
         return 3
-    if isinstance(scheduler, PNDMScheduler):
+    if scheduler_class is PNDMScheduler:
         return 7
-    if isinstance(scheduler, DPMSolverMultistepScheduler) and scheduler.config.get("use_karras_sigmas"):
-        return 10 if scheduler.config.get("rescale_betas_zero_snr") else 5
+    if scheduler_class is DPMSolverMultistepScheduler and settings.get("use_karras_sigmas"):
+        return 10 if settings.get("rescale_betas_zero_snr") else 5
     return 1

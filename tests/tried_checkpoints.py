@@ -38,7 +38,6 @@ class Case:
     refused: str = ""
     variant: str | None = None  # what the reference is asked for
     prompt: str = "a red circle on a blue background"
-    size: int = 128
     steps: int | None = None  # those of the card are too many to wait for
     guidance: float = 5.0
     allowed_roots: Callable[[Path], tuple[Path, ...]] = field(default=lambda folder: ())
