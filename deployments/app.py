@@ -10,7 +10,7 @@ from deployments.keys import read_keys
 from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
-from deployments.schema import GenerationRequest, resolve
+from deployments.schema import check_defaults
 from models.checkpoint import check
 
 
@@ -49,7 +49,7 @@ def build_model(config: ModelConfig) -> Application:
     from models.card import read_card
 
     card = read_card(config.checkpoint, config.defaults, config.manifest, config.allowed_roots)
-    resolve(GenerationRequest.model_validate({"prompt": "a circle"}), card)  # defaults must be what the model allows
+    check_defaults(card)
     return serve.deployment(Model).bind(
         card,
         serve.deployment(TextEncoder).bind(config, card),

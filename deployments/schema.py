@@ -139,6 +139,16 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     return [card.spec(**chosen, seed=seed + k) for k in range(request.num_images)]
 
 
+def check_defaults(card: ModelCard) -> None:
+    """Check that the model allows what a request with nothing but a prompt gets.
+
+    Raises:
+        InvalidRequest: naming the field that is beyond the bounds of requests or of the model.
+    """
+    chosen = {name: value for name, value in card.defaults.items() if name not in ("width", "height")}
+    resolve(read_request({"prompt": "a circle", **chosen}), card)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageResult:
     """A finished picture, and its receipt."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from models.checkpoint import (
     check_components,
+    check_numbers,
     locate,
     pipeline_class,
     read_entry,
@@ -53,12 +54,13 @@ def read_card(
     family = FAMILIES[pipeline_class(folder)]
     check_components(folder)
     sums = file_sums(folder, family, allowed_roots)
-    if manifest or (folder / MANIFEST).exists():
+    check_numbers(folder)
+    if manifest or (folder / MANIFEST).exists() or (folder / MANIFEST).is_symlink():
         check_manifest(manifest or folder / MANIFEST, sums)
     own = read_own_word(folder)
     scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
     side = sample_size(folder) * scale
-    chosen = own.defaults | dict(operators or {})
+    chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
     defaults = _defaults(folder, side) | chosen
     samplers = choose_samplers(folder, read_scheduler(folder), defaults)
     return ModelCard(

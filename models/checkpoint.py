@@ -1,17 +1,17 @@
 """A diffusers folder or hub id: where it is, and what its configs say. No torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from packaging.version import Version
-from pydantic import BaseModel, ConfigDict, ValidationError
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from models.checkpoint_files import DESCRIPTION, check_parts, checked_files, find_weights, read_json
 from models.errors import UnusableCheckpoint
 from models.families.known import ADDITION_EMBED_TYPE, COMPONENTS, FAMILIES, SCHEDULER_REPAIRS
-from models.spec import ModelCard
+from models.spec import ModelCard, OutputFormat
 
 Entry = TypeVar("Entry")
 
@@ -22,6 +22,22 @@ HUB_IGNORED = ["safety_checker/*", "feature_extractor/*"]
 HUB_VARIANTS = ["*.fp16*", "*non_ema*"]  # fetched only where a component has no other weights
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
+UNET = "unet/config.json"
+
+
+class OwnDefaults(BaseModel):
+    """The fields of a request that a checkpoint may have values for. Their bounds are those of requests."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    negative_prompt: str = ""
+    width: PositiveInt = 0
+    height: PositiveInt = 0
+    num_inference_steps: PositiveInt = 0
+    guidance_scale: NonNegativeFloat = 0.0
+    sampler: str = ""
+    output_format: OutputFormat = "png"
+    output_compression: NonNegativeInt = 0
 
 
 class OwnWord(BaseModel):
@@ -29,9 +45,9 @@ class OwnWord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    defaults: dict[str, Any] = {}
-    bounds: dict[str, tuple[int, int]] = {}
-    size_multiple: int | None = None
+    defaults: OwnDefaults = OwnDefaults()
+    bounds: dict[Literal["width", "height", "num_inference_steps"], tuple[PositiveInt, PositiveInt]] = {}
+    size_multiple: PositiveInt | None = None
     styles: tuple[str, ...] = ()
     notice: str = ""
     examples: tuple[dict[str, Any], ...] = ()
@@ -95,6 +111,7 @@ def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
     check_components(folder)
     for _ in checked_files(folder, FAMILIES[pipeline_class(folder)], allowed_roots):
         pass  # it is checked before it is yielded
+    check_numbers(folder)
 
 
 def locate_parts(checkpoint: str, card: ModelCard, *parts: str, allowed_roots: Sequence[Path] = ()) -> Path:
@@ -134,7 +151,7 @@ def pipeline_class(folder: Path) -> str:
 
 
 def check_components(folder: Path) -> None:
-    """Check that the components are of the classes and shapes that the family loads and feeds.
+    """Check that the components are of the classes that the family loads.
 
     Raises:
         UnusableCheckpoint: names the entry that is not.
@@ -145,21 +162,53 @@ def check_components(folder: Path) -> None:
         if library != component.library or class_name not in component.classes:
             known = " or ".join(component.classes)
             raise UnusableCheckpoint(
-                f"{folder / INDEX}: {name} is {class_name or 'missing'}; {index['_class_name']} is served with {known}."
+                f"{folder / INDEX}: {name} is {'.'.join(filter(None, (library, class_name))) or 'missing'}; "
+                f"{index['_class_name']} is served with {component.library}'s {known}."
             )
-    unet, vae = read_json(folder, "unet/config.json"), read_json(folder, "vae/config.json")
+
+
+def check_numbers(folder: Path) -> None:
+    """Check that the components fit each other.
+
+    Raises:
+        UnusableCheckpoint: names the entry that does not.
+    """
+    pipeline = pipeline_class(folder)
+    for file, entry, found, wanted, reason in _fits(folder, FAMILIES[pipeline]):
+        if found != wanted:
+            raise UnusableCheckpoint(f"{folder / file}: {entry} is {found}, and must be {wanted}: {reason}.")
+    takes_guidance = read_json(folder, UNET).get("time_cond_proj_dim") is not None
+    if pipeline == "LatentConsistencyModelPipeline" and not takes_guidance:
+        raise UnusableCheckpoint(f"{folder / UNET}: has no time_cond_proj_dim, so it is a StableDiffusionPipeline's.")
+
+
+def _fits(folder: Path, family: str) -> Iterator[tuple[str, str, Any, Any, str]]:
+    """Yield numbers of the configs that have to agree: file, entry, what it is and must be, and why."""
+    unet, vae = read_json(folder, UNET), read_json(folder, "vae/config.json")
     channels = vae.get("latent_channels", 4)
-    if unet.get("in_channels", 4) != channels:
-        raise UnusableCheckpoint(
-            f"{folder / 'unet/config.json'}: in_channels is {unet['in_channels']}, as inpainting and image-editing "
-            f"models have it; text to image takes the VAE's latent_channels: {channels}."
-        )
-    for entry, known in (("addition_embed_type", ADDITION_EMBED_TYPE[family]), ("class_embed_type", None)):
-        if unet.get(entry) != known:
-            raise UnusableCheckpoint(
-                f"{folder / 'unet/config.json'}: {entry} is {unet.get(entry)}; {index['_class_name']} is served "
-                f"with {known}."
-            )
+    images = "an inpainting or image-editing UNet has more"
+    yield UNET, "in_channels", unet.get("in_channels", 4), channels, f"the VAE's latent_channels; {images}"
+    for name in ("latents_mean", "latents_std"):
+        if vae.get(name) is not None:
+            yield "vae/config.json", f"the length of {name}", len(vae[name]), channels, "latent_channels"
+    for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
+        yield UNET, name, unet.get(name), None, "the pipeline has nothing to feed it with"
+    extra = ADDITION_EMBED_TYPE[family]
+    yield UNET, "addition_embed_type", unet.get("addition_embed_type"), extra, "what the pipeline feeds"
+    texts = [name for name in COMPONENTS[family] if name.startswith("text_encoder")]
+    encoders = {name: read_json(folder, f"{name}/config.json") for name in texts}
+    width = sum(read_entry(folder, f"{name}/config.json", "hidden_size", int) for name in texts)
+    yield UNET, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, "the text encoders' hidden_size"
+    if extra:
+        pooled = encoders[texts[-1]].get("projection_dim", 512) + 6 * unet.get("addition_time_embed_dim", 0)
+        entry = "projection_class_embeddings_input_dim"
+        yield UNET, entry, unet.get(entry), pooled, "the pooled text's width and six sizes"
+    longest = min(config.get("max_position_embeddings", 77) for config in encoders.values())
+    for name in texts:
+        file = f"{name.replace('text_encoder', 'tokenizer')}/tokenizer_config.json"
+        length = read_entry(folder, file, "model_max_length", int)
+        longest = min(longest, length) if name == texts[0] else longest
+        yield file, "model_max_length", length, longest, "the same in both, and no more than max_position_embeddings"
 
 
 def unused_components(folder: Path) -> list[str]:
@@ -186,7 +235,7 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
         UnusableCheckpoint: the index names no scheduler of diffusers.
     """
     library, class_name = _class_entry(read_json(folder, INDEX).get("scheduler"))
-    if library != "diffusers":
+    if library != "diffusers" or not class_name:
         raise UnusableCheckpoint(
             f"{folder / INDEX}: scheduler is {class_name or 'missing'}; known: those of diffusers."
         )
@@ -199,9 +248,14 @@ def sample_size(folder: Path) -> int:
 
     Source: `StableDiffusionPipeline.__init__`, which takes less than 64 for a mistake of configs before 0.9.
     """
-    size = read_entry(folder, "unet/config.json", "sample_size", int)
-    written_by = read_json(folder, "unet/config.json").get("_diffusers_version")
-    is_old = isinstance(written_by, str) and Version(Version(written_by).base_version) < Version("0.9.0.dev0")
+    size = read_entry(folder, UNET, "sample_size", int)
+    written_by = read_json(folder, UNET).get("_diffusers_version")
+    try:
+        is_old = isinstance(written_by, str) and Version(Version(written_by).base_version) < Version("0.9.0.dev0")
+    except InvalidVersion as error:
+        raise UnusableCheckpoint(f"{folder / UNET}: _diffusers_version: {error}") from error
+    if size < 1:
+        raise UnusableCheckpoint(f"{folder / UNET}: sample_size must be 1 or more, got {size}.")
     return 64 if is_old and pipeline_class(folder) == "StableDiffusionPipeline" and size < 64 else size
 
 

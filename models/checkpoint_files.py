@@ -18,6 +18,7 @@ LARGEST_JSON = 2**20  # bytes, of what is parsed here
 GREATEST_NUMBER = 2**20  # in a config: widths, vocabularies and lengths are far below
 CODE_ENTRIES = ("auto_map", "attn_implementation", "_attn_implementation", "custom_pipeline")
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".py")  # formats that can run code, and code
+OTHER_FILES = ("transformers_weights", "vocab_file", "merges_file", "tokenizer_file", "fast_tokenizer_files")
 PREFERRED_VARIANT = "fp16"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 LFS_POINTER = b"version https://git-lfs"
@@ -128,8 +129,15 @@ def checked_files(folder: Path, family: str, allowed_roots: Sequence[Path] = ())
             yield from _model_files(roots, folder / name, component)
         else:
             yield _without_code(_inside(roots, folder / name / "tokenizer_config.json"))
-            paths = [folder / name / file for file in TOKENIZER_FILES]
-            yield from (_inside(roots, path) for path in paths if path.exists())
+            yield from _tokenizer_files(roots, folder / name)
+
+
+def _tokenizer_files(roots: Sequence[Path], part: Path) -> Iterator[Path]:
+    """Yield a tokenizer's words."""
+    present = [file for file in TOKENIZER_FILES if (part / file).exists()]
+    if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= set(present):
+        raise UnusableCheckpoint(f"{part}: has neither tokenizer.json nor vocab.json with merges.txt.")
+    yield from (_inside(roots, part / file) for file in present)
 
 
 class Weights(NamedTuple):
@@ -212,11 +220,15 @@ def _hub_blobs(folder: Path) -> tuple[Path, ...]:
 
 def _inside(roots: Sequence[Path], path: Path) -> Path:
     """Return `path`, unless a link leads out of the checkpoint."""
-    if not path.exists():
-        raise UnusableCheckpoint(f"{path}: missing.")
-    if not any(path.resolve().is_relative_to(root) for root in roots):
+    try:
+        target = path.resolve(strict=True)
+    except FileNotFoundError as error:
+        raise UnusableCheckpoint(f"{path}: missing.") from error
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise UnusableCheckpoint(f"{path}: cannot be read: {error}") from error
+    if not any(target.is_relative_to(root) for root in roots):
         raise UnusableCheckpoint(
-            f"{path}: a link out of the checkpoint, to {path.resolve()}. Name the folder that it leads to under "
+            f"{path}: a link out of the checkpoint, to {target}. Name the folder that it leads to under "
             "`allowed_roots`, or copy the files: cp -rL."
         )
     return path
@@ -228,6 +240,9 @@ def _without_code(path: Path) -> Path:
         raise UnusableCheckpoint(
             f"{path}: quantization_config: quantised weights are not read; take the original ones."
         )
+    for entry in OTHER_FILES:
+        if config.get(entry) is not None:
+            raise UnusableCheckpoint(f"{path}: {entry} names files of its own choice; give them their usual names.")
     for entry in CODE_ENTRIES:
         if config.get(entry) is not None:
             raise UnusableCheckpoint(f"{path}: {entry} asks for code that is not the library's own; none is run here.")

@@ -148,8 +148,8 @@ def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
     named, steps = defaults.get("sampler", OWN), defaults["num_inference_steps"]
     chosen = named if named != OWN else same or OWN
     try:
-        if chosen in refused:
-            raise UnsupportedSampler(refused[chosen])
+        if chosen not in plans:
+            raise UnsupportedSampler(refused.get(chosen, f"there is no sampler {chosen!r}."))
         plan_for(config, chosen, steps)
     except UnsupportedSampler as error:
         others = sorted(plans.keys() - {chosen}, key=lambda name: (name != USUAL, name))
@@ -201,13 +201,17 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 def _is_own(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a sampler gives the images of the checkpoint's own scheduler."""
-    pairs = ((plan_for(config, name, steps), plan_for(config, OWN, steps)) for steps in COMPARED_STEPS)
-    return all(
-        one.draws_noise == other.draws_noise
-        and all(_close(a, b) for a, b in zip(_numbers(one), _numbers(other), strict=True))
-        for one, other in pairs
-    )
+    """Whether a sampler gives the images of the checkpoint's own scheduler, as far as either gives any."""
+    return all(_agree(config, name, steps) for steps in COMPARED_STEPS)
+
+
+def _agree(config: Mapping[str, Any], name: str, steps: int) -> bool:
+    try:
+        one, other = plan_for(config, name, steps), plan_for(config, OWN, steps)
+    except UnsupportedSampler:
+        return True  # the default is tried at its own steps; here there is nothing to compare
+    numbers = zip(_numbers(one), _numbers(other), strict=True)
+    return one.draws_noise == other.draws_noise and all(_close(a, b) for a, b in numbers)
 
 
 def _numbers(plan: SamplerPlan) -> tuple[Tensor, ...]:

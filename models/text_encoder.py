@@ -4,11 +4,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from diffusers.loaders import TextualInversionLoaderMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -149,9 +149,17 @@ class TextEncoder:
 
 
 def _expanded(text: str, tokenizer: CLIPTokenizer) -> str:
-    """Return a text in which an embedding of several vectors is all its tokens: `<x>` becomes `<x> <x>_1 <x>_2`."""
-    mixin: Any = TextualInversionLoaderMixin()
-    return mixin.maybe_convert_prompt(text, tokenizer)
+    """Return a text in which an embedding of several vectors is all its tokens: `<x>` becomes `<x> <x>_1 <x>_2`.
+
+    Source: diffusers `TextualInversionLoaderMixin.maybe_convert_prompt`, which goes through a set: where names contain
+    each other, its text differs from process to process. Here the order is that of the text.
+    """
+    added = tokenizer.added_tokens_encoder
+    for token in dict.fromkeys(tokenizer.tokenize(text)):
+        if token in added:
+            vectors = (f"{token}_{k}" for k in count(1))
+            text = text.replace(token, " ".join([token, *takewhile(added.__contains__, vectors)]))
+    return text
 
 
 def load_text_encoder(

@@ -5,13 +5,14 @@ memory of each stage, and writes an image. It exits with status 1 and the reason
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import numpy as np
@@ -21,7 +22,7 @@ import yaml
 
 from deployments.config import DenoiserKnobs
 from deployments.memory import peak_bytes
-from deployments.schema import read_request, resolve
+from deployments.schema import check_defaults, read_request, resolve
 from models.card import read_card
 from models.checkpoint import locate
 from models.denoiser.capacity import Capacity
@@ -32,7 +33,7 @@ from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
 from models.loading import choose_device, choose_dtype
 from models.samplers import plan_for
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import ImageSpec, ModelCard, OutputFormat, StepUpdate
 from models.text_encoder import PromptEmbeds, load_text_encoder
 from models.vae_decoder import Decoded, encode_image, load_vae_decoder
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         card = read_card(args.checkpoint, manifest=args.manifest, allowed_roots=args.allowed_root)
         print(described(card))
+        check_defaults(card)
         [spec] = resolve(read_request(fields(args)), card)
         print(f"\n{spec.prompt!r}: seed {spec.seed}, {spec.width}x{spec.height}, {spec.sampler}, ", end="")
         print(f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}")
@@ -80,9 +82,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.size and not all(side.isdecimal() for side in args.size.partition("x")[::2]):
         parser.error(f"--size {args.size}: must be WIDTHxHEIGHT in pixels, for example 1024x768.")
-    if wrong := [setting for setting in args.set if "=" not in setting]:
-        parser.error(f"--set {wrong[0]}: must be FIELD=VALUE, for example guidance_scale=5.")
+    try:
+        args.set = dict(map(setting, args.set))
+    except ValueError as error:
+        parser.error(f"--set {error}")
+    for option, path in (("--out", args.out), ("--latents", args.latents)):
+        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            parser.error(f"{option} {path}: its folder cannot be written to.")
+    if image_format(args.out) not in get_args(OutputFormat):
+        parser.error(f"--out {args.out}: must end in {', '.join(get_args(OutputFormat))} or jpg.")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device here; use cpu or auto.")
     return args
+
+
+def setting(words: str) -> tuple[str, Any]:
+    """Return name and value of FIELD=VALUE, the value as YAML has it."""
+    name, equals, value = words.partition("=")
+    if not equals or name in ("num_images", "output_format"):
+        raise ValueError(f"{words}: must be a field of one image, for example guidance_scale=5; --out has the format.")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name, value
 
 
 def fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -92,7 +114,7 @@ def fields(args: argparse.Namespace) -> dict[str, Any]:
         chosen["negative_prompt"] = args.negative_prompt
     if args.size:
         chosen["width"], chosen["height"] = map(int, args.size.split("x"))
-    return chosen | {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in args.set)}
+    return chosen | args.set
 
 
 def image_format(out: Path) -> str:

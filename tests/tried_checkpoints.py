@@ -16,6 +16,7 @@ from tests.real_checkpoints import WIDTH, change, write_json
 
 SCHEDULER = "scheduler/scheduler_config.json"
 INDEX = "model_index.json"
+UNET = "unet/config.json"
 LATENTS_MEAN, LATENTS_STD = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]  # Playground v2.5
 EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "num_train_timesteps": 1000, "rho": 7.0}
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
@@ -38,6 +39,7 @@ class Case:
     refused: str = ""
     variant: str | None = None  # what the reference is asked for
     prompt: str = "a red circle on a blue background"
+    negative_prompt: str = ""
     steps: int | None = None  # those of the card are too many to wait for
     guidance: float = 5.0
     allowed_roots: Callable[[Path], tuple[Path, ...]] = field(default=lambda folder: ())
@@ -94,6 +96,14 @@ def only_variant(variant: str, shards: int = 1) -> Callable[[Path], None]:
                 _write_shards(folder / name, stem, f".{variant}", tensors, shards)
 
     return edit
+
+
+def half_unet(folder: Path) -> None:
+    """The UNet is there as float16 alone, the rest as float32."""
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = {key: value.half() for key, value in load_file(path).items()}
+    path.unlink()
+    save_file(tensors, path.with_suffix(".fp16.safetensors"))
 
 
 def sharded(folder: Path) -> None:
@@ -280,9 +290,16 @@ MODEL_CASES = [
     Case("… 11 text layers (clip skip 2)", "sd15", config("text_encoder/config.json", num_hidden_layers=11)),
     Case("… with use_attention_mask", "sd15", config("text_encoder/config.json", use_attention_mask=True)),
     Case("… a textual inversion of three vectors", "sd15", embeddings, prompt="a red circle, <style>"),
+    Case("… with a negative prompt", "sd15", negative_prompt="a star"),
     Case("Stable Diffusion 2.1", "sd21", sampler="ddim"),
     Case("… zero SNR", "sd21", own("EulerDiscreteScheduler", **ZERO_SNR), sampler="euler"),
-    Case("SD-Turbo", "sd21", own("EulerDiscreteScheduler", timestep_spacing="trailing"), steps=1, guidance=0.0),
+    Case(
+        "SD-Turbo",
+        "sd21",
+        all_of(own("EulerDiscreteScheduler", timestep_spacing="trailing"), config(UNET, sample_size=64)),
+        steps=1,
+        guidance=0.0,
+    ),
     Case("LCM UNet as StableDiffusionPipeline", "lcm", sampler="lcm", steps=4, guidance=8.0),
     Case(
         "LCM as LatentConsistencyModelPipeline",
@@ -291,6 +308,7 @@ MODEL_CASES = [
         steps=4,
     ),
     Case("Stable Diffusion XL", "sdxl", sampler="euler"),
+    Case("… with a negative prompt", "sdxl", negative_prompt="a star"),
     Case("… index without force_zeros_for_empty_prompt", "sdxl", config(INDEX, force_zeros_for_empty_prompt=...)),
     Case("… index with another class than the config", "sdxl", config(INDEX, scheduler=["diffusers", "DDIMScheduler"])),
     Case("… scheduler config without _class_name", "sdxl", config(SCHEDULER, _class_name=...), sampler="euler"),
@@ -300,7 +318,11 @@ MODEL_CASES = [
         config("vae/config.json", latents_mean=LATENTS_MEAN, latents_std=LATENTS_STD),
     ),
     Case(
-        "SDXL-Turbo", "sdxl", own("EulerAncestralDiscreteScheduler", timestep_spacing="trailing"), steps=1, guidance=0.0
+        "SDXL-Turbo",
+        "sdxl",
+        all_of(own("EulerAncestralDiscreteScheduler", timestep_spacing="trailing"), config(UNET, sample_size=64)),
+        steps=1,
+        guidance=0.0,
     ),
     Case("SDXL-Lightning, 4 steps", "sdxl", own(timestep_spacing="trailing"), steps=4, guidance=0.0),
     Case(
@@ -343,9 +365,17 @@ MODEL_CASES = [
         "in_channels is 8",
     ),
     Case(
-        "Taiyi: a BERT", "sd15", config(INDEX, text_encoder=["transformers", "BertModel"]), "text_encoder is BertModel"
+        "Taiyi: a BERT",
+        "sd15",
+        config(INDEX, text_encoder=["transformers", "BertModel"]),
+        "is transformers.BertModel",
     ),
-    Case("a tiny autoencoder", "sdxl", config(INDEX, vae=["diffusers", "AutoencoderTiny"]), "vae is AutoencoderTiny"),
+    Case(
+        "a tiny autoencoder",
+        "sdxl",
+        config(INDEX, vae=["diffusers", "AutoencoderTiny"]),
+        "is diffusers.AutoencoderTiny",
+    ),
     Case(
         "XL inpainting, refiner, image to image",
         "sdxl",
@@ -357,6 +387,7 @@ MODEL_CASES = [
 LAYOUT_CASES = [
     Case("fp16 files alone", "sd15", only_variant("fp16"), variant="fp16"),
     Case("fp16 shards alone", "sdxl", only_variant("fp16", shards=2), variant="fp16"),
+    Case("fp16 UNet, the rest plain", "sd15", half_unet, variant="fp16"),
     Case("non_ema files alone", "sd15", only_variant("non_ema"), variant="non_ema"),
     Case("fp16 and non_ema files beside", "sd15", both_variants),
     Case("shards beside a whole file of earlier", "sdxl", sharded),

@@ -274,6 +274,66 @@ def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPa
     assert locate(str(tmp_path / "weights")) == tmp_path / "weights"
 
 
+@pytest.mark.parametrize(
+    ("own", "entry"),
+    [
+        ({"defaults": {"num_inference_steps": 0}}, "defaults.num_inference_steps"),
+        ({"defaults": {"num_inference_steps": "many"}}, "defaults.num_inference_steps"),
+        ({"defaults": {"guidance_scale": "high"}}, "defaults.guidance_scale"),
+        ({"defaults": {"cfg": 7}}, "defaults.cfg"),
+        ({"bounds": {"prompt": [1, 2]}}, "bounds.prompt"),
+        ({"size_multiple": 0}, "size_multiple"),
+    ],
+)
+def test_what_a_checkpoint_says_of_itself_must_have_a_meaning(folder: Path, own: dict[str, Any], entry: str) -> None:
+    (folder / "darkroom.json").write_text(json.dumps(own))
+    assert refusal(folder).startswith(f"{folder / 'darkroom.json'}: {entry}")
+
+
+@pytest.mark.parametrize("sampler", ["nope", "default"])
+def test_a_default_sampler_that_is_not_offered_is_refused_with_another_one(folder: Path, sampler: str) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", "SASolverScheduler"])
+    with pytest.raises(UnusableCheckpoint) as refused:
+        read_card(str(folder), {"sampler": sampler})
+    assert refused.value.message.startswith(f"{folder / 'scheduler/scheduler_config.json'}: ")
+    assert refused.value.message.endswith("for example sampler: dpmpp_2m.")
+
+
+def test_a_scheduler_that_fails_at_the_models_own_steps_is_refused(folder: Path) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", "UniPCMultistepScheduler"])
+    change(folder / "scheduler/scheduler_config.json", solver_order=4)
+    assert "looks back more than 4 model calls" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("unet/config.json", {"cross_attention_dim": 64}),
+        ("unet/config.json", {"num_class_embeds": 10}),
+        ("unet/config.json", {"encoder_hid_dim_type": "text_image_proj"}),
+        ("vae/config.json", {"latents_mean": [0.0, 0.0, 0.0]}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 120}),
+    ],
+)
+def test_components_that_do_not_fit_each_other_are_refused(folder: Path, name: str, entries: dict[str, Any]) -> None:
+    change(folder / name, **entries)
+    message = refusal(folder)
+    assert message.startswith(f"{folder / name}: ")
+    assert next(iter(entries)) in message
+
+
+def test_two_tokenizers_of_different_lengths_are_refused(tiny_sdxl: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_sdxl, tmp_path / "xl"))
+    change(folder / "tokenizer_2/tokenizer_config.json", model_max_length=50)
+    assert refusal(folder).startswith(f"{folder / 'tokenizer_2/tokenizer_config.json'}: model_max_length is 50")
+
+
+def test_a_pooled_text_of_another_width_is_refused(tiny_sdxl: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_sdxl, tmp_path / "xl"))
+    change(folder / "unet/config.json", projection_class_embeddings_input_dim=81)
+    assert "projection_class_embeddings_input_dim is 81, and must be 80" in refusal(folder)
+
+
 # -- what the operator is told of it
 
 

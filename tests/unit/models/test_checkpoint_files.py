@@ -72,6 +72,43 @@ def test_a_config_that_asks_for_other_code_is_refused(folder: Path, name: str, e
     assert refusal(folder).startswith(f"{folder / name}: {entry} ")
 
 
+@pytest.mark.parametrize(
+    ("name", "entry", "value"),
+    [
+        ("text_encoder/config.json", "transformers_weights", "other.safetensors"),
+        ("tokenizer/tokenizer_config.json", "vocab_file", "/elsewhere/vocab.json"),
+        ("tokenizer/tokenizer_config.json", "merges_file", "/elsewhere/merges.txt"),
+        ("tokenizer/tokenizer_config.json", "tokenizer_file", "/elsewhere/tokenizer.json"),
+        ("tokenizer/tokenizer_config.json", "fast_tokenizer_files", ["tokenizer.4.json"]),
+    ],
+)
+def test_a_config_that_names_files_which_no_digest_has_is_refused(
+    folder: Path, name: str, entry: str, value: Any
+) -> None:
+    change(folder / name, **{entry: value})
+    assert refusal(folder).startswith(f"{folder / name}: {entry} names files of its own choice")
+
+
+def test_a_tokenizer_without_its_words_is_refused(folder: Path) -> None:
+    for path in (folder / "tokenizer").iterdir():
+        if path.name != "tokenizer_config.json":
+            path.unlink()
+    assert refusal(folder) == f"{folder / 'tokenizer'}: has neither tokenizer.json nor vocab.json with merges.txt."
+
+
+def test_links_that_lead_to_each_other_are_refused(folder: Path) -> None:
+    path = folder / "vae/config.json"
+    path.unlink()
+    path.symlink_to(folder / "vae/other.json")
+    (folder / "vae/other.json").symlink_to(path)
+    assert refusal(folder).startswith(f"{path}: cannot be read")
+
+
+def test_a_manifest_that_is_a_link_to_nothing_is_not_taken_for_none(folder: Path) -> None:
+    (folder / "SHA256SUMS").symlink_to(folder / "gone")
+    assert refusal(folder).startswith(f"{folder / 'SHA256SUMS'}: cannot be read")
+
+
 def test_quantised_weights_are_refused_as_what_they_are(folder: Path) -> None:
     change(folder / "unet/config.json", quantization_config={"quant_method": "bitsandbytes"})
     assert refusal(folder) == (

@@ -11,7 +11,7 @@ from PIL import Image
 from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
-from models.text_encoder import TextEncoder, load_text_encoder
+from models.text_encoder import TextEncoder, _expanded, load_text_encoder
 from models.vae_decoder import Decoded, encode_image, load_vae_decoder, parameters_text
 from tests.stages import CPU, Stages
 
@@ -70,6 +70,14 @@ def test_an_embedding_of_several_vectors_counts_as_so_many_tokens(tiny_sd):
     many = encoder.tokens("<style> " * 30)
     assert many.count == 90
     assert many.cut.startswith("<style>"), "75 are read: 25 times three"
+
+
+def test_embeddings_whose_names_contain_each_other_are_read_in_the_order_of_the_text(tiny_sd):
+    """diffusers goes through a set of them, whose order another process has differently."""
+    [(tokenizer, _)] = load_text_encoder(tiny_sd, "sd", CPU)._encoders
+    tokenizer.add_tokens(["<a>", "<a>_1", "<a>b", "<a>b_1"])
+    first = "<a>b <a>b_1".replace("<a>", "<a> <a>_1")
+    assert _expanded("red <a>b circle and <a> dog", tokenizer) == f"red {first} circle and <a> <a>_1 dog"
 
 
 def test_latents_that_are_not_finite_fail_alone(stages):

@@ -63,6 +63,7 @@ def test_a_checkpoint_gives_the_image_of_its_own_pipeline(case: Case, folder: Pa
     stages = Stages(folder, allowed_roots=case.allowed_roots(folder))
     spec = stages.spec(
         case.prompt,
+        negative_prompt=case.negative_prompt,
         width=SIDE,
         height=SIDE,
         num_inference_steps=case.steps or STEPS,
@@ -106,6 +107,7 @@ class Reference:
 
         output = pipeline(
             spec.prompt,
+            **({"negative_prompt": spec.negative_prompt} if spec.negative_prompt else {}),
             width=spec.width,
             height=spec.height,
             num_inference_steps=spec.num_inference_steps,

@@ -49,7 +49,6 @@ def test_a_file_name_chooses_the_format(tiny_sd, tmp_path) -> None:
         (["--set", "sampler=magic"], "sampler: input should be 'default', 'ddim'"),
         (["--size", "64x65"], "height must be from 16 to 64 for tiny-sd, got 65."),
         (["--set", "steps=4"], "steps: no such field."),
-        (["--out", "image.gif"], "output_format: input should be 'png', 'jpeg' or 'webp'"),
     ],
 )
 def test_what_cannot_be_asked_for_ends_with_status_1_and_the_reason(tiny_sd, options, reason, capsys) -> None:
@@ -62,8 +61,27 @@ def test_a_checkpoint_that_cannot_be_served_ends_with_status_1_and_the_reason(tm
     assert capsys.readouterr().err == f"{tmp_path / 'model_index.json'}: missing.\n"
 
 
-@pytest.mark.parametrize("options", [["--size", "large"], ["--set", "seed"]])
-def test_a_command_line_that_cannot_be_read_is_explained_by_an_example(tiny_sd, options, capsys) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "large"], "for example 1024x768"),
+        (["--set", "seed"], "for example guidance_scale=5"),
+        (["--set", "num_images=2"], "must be a field of one image"),
+        (["--out", "image.gif"], "must end in png, jpeg, webp or jpg."),
+        (["--out", "nowhere/image.png"], "its folder cannot be written to."),
+        (["--latents", "nowhere/latents.npy"], "its folder cannot be written to."),
+        (["--device", "cuda"], "there is no CUDA device here"),
+    ],
+)
+def test_a_command_line_that_cannot_be_used_is_refused_before_any_work(tiny_sd, options, words, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(tiny_sd), *options])
-    assert "for example" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""
+
+
+def test_a_value_that_is_no_yaml_is_taken_as_text(tiny_sd, tmp_path) -> None:
+    out = tmp_path / "image.png"
+    assert main([str(tiny_sd), "--set", "prompt=[a circle", "--set", "num_inference_steps=1", "--out", str(out)]) == 0
+    assert json.loads(Image.open(out).text["darkroom"])["prompt"] == "[a circle"
