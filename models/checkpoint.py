@@ -190,24 +190,25 @@ def _fits(folder: Path, family: str) -> Iterator[tuple[str, str, Any, Any, str]]
     yield UNET, "in_channels", unet.get("in_channels", 4), channels, f"the VAE's latent_channels; {images}"
     for name in ("latents_mean", "latents_std"):
         if vae.get(name) is not None:
-            yield "vae/config.json", f"the length of {name}", len(vae[name]), channels, "latent_channels"
+            length = len(read_entry(folder, "vae/config.json", name, list))
+            yield "vae/config.json", f"the length of {name}", length, channels, "latent_channels"
     for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
         yield UNET, name, unet.get(name), None, "the pipeline has nothing to feed it with"
     extra = ADDITION_EMBED_TYPE[family]
     yield UNET, "addition_embed_type", unet.get("addition_embed_type"), extra, "what the pipeline feeds"
-    texts = [name for name in COMPONENTS[family] if name.startswith("text_encoder")]
-    encoders = {name: read_json(folder, f"{name}/config.json") for name in texts}
-    width = sum(read_entry(folder, f"{name}/config.json", "hidden_size", int) for name in texts)
+    texts = [f"{name}/config.json" for name in COMPONENTS[family] if name.startswith("text_encoder")]
+    width = sum(read_entry(folder, text, "hidden_size", int) for text in texts)
     yield UNET, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, "the text encoders' hidden_size"
     if extra:
-        pooled = encoders[texts[-1]].get("projection_dim", 512) + 6 * unet.get("addition_time_embed_dim", 0)
+        sizes = 6 * read_entry(folder, UNET, "addition_time_embed_dim", int)
+        pooled = read_entry(folder, texts[-1], "projection_dim", int) + sizes
         entry = "projection_class_embeddings_input_dim"
         yield UNET, entry, unet.get(entry), pooled, "the pooled text's width and six sizes"
-    longest = min(config.get("max_position_embeddings", 77) for config in encoders.values())
-    for name in texts:
-        file = f"{name.replace('text_encoder', 'tokenizer')}/tokenizer_config.json"
+    longest = min(read_entry(folder, text, "max_position_embeddings", int) for text in texts)
+    for text in texts:
+        file = text.replace("text_encoder", "tokenizer").replace("config", "tokenizer_config")
         length = read_entry(folder, file, "model_max_length", int)
-        longest = min(longest, length) if name == texts[0] else longest
+        longest = min(longest, length) if text == texts[0] else longest
         yield file, "model_max_length", length, longest, "the same in both, and no more than max_position_embeddings"
 
 
@@ -276,7 +277,10 @@ def _checked_snapshot(folder: Path) -> Path:
 
 
 def _named_folder(checkpoint: str) -> Path:
-    return (ROOT / Path(checkpoint).expanduser()).resolve()
+    try:
+        return (ROOT / Path(checkpoint).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no such user, a NUL
+        raise UnusableCheckpoint(f"{checkpoint!r}: cannot be a path: {error}") from error
 
 
 def _hub_id(checkpoint: str) -> tuple[str, str]:

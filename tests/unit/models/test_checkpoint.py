@@ -253,6 +253,11 @@ def test_variants_are_fetched_from_the_hub_where_a_component_has_no_other_weight
     assert "vae: the weights of variant fp16 are read, as there are no others." in card.warnings
 
 
+@pytest.mark.parametrize("name", ["~nobody-has-this-name/x", "a\0b"])
+def test_what_cannot_be_a_path_is_refused(name: str) -> None:
+    assert refusal(name).startswith(f"{name!r}: cannot be a path: ")
+
+
 def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.touch()
@@ -312,6 +317,7 @@ def test_a_scheduler_that_fails_at_the_models_own_steps_is_refused(folder: Path)
         ("unet/config.json", {"num_class_embeds": 10}),
         ("unet/config.json", {"encoder_hid_dim_type": "text_image_proj"}),
         ("vae/config.json", {"latents_mean": [0.0, 0.0, 0.0]}),
+        ("vae/config.json", {"latents_mean": 0.5}),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 120}),
     ],
 )
