@@ -290,7 +290,7 @@ MODEL_CASES = [
     Case("… 11 text layers (clip skip 2)", "sd15", config("text_encoder/config.json", num_hidden_layers=11)),
     Case("… with use_attention_mask", "sd15", config("text_encoder/config.json", use_attention_mask=True)),
     Case("… a textual inversion of three vectors", "sd15", embeddings, prompt="a red circle, <style>"),
-    Case("… with a negative prompt", "sd15", negative_prompt="a star"),
+    Case("… 1.5 with a negative prompt", "sd15", negative_prompt="a star"),
     Case("Stable Diffusion 2.1", "sd21", sampler="ddim"),
     Case("… zero SNR", "sd21", own("EulerDiscreteScheduler", **ZERO_SNR), sampler="euler"),
     Case(
@@ -308,7 +308,7 @@ MODEL_CASES = [
         steps=4,
     ),
     Case("Stable Diffusion XL", "sdxl", sampler="euler"),
-    Case("… with a negative prompt", "sdxl", negative_prompt="a star"),
+    Case("… XL with a negative prompt", "sdxl", negative_prompt="a star"),
     Case("… index without force_zeros_for_empty_prompt", "sdxl", config(INDEX, force_zeros_for_empty_prompt=...)),
     Case("… index with another class than the config", "sdxl", config(INDEX, scheduler=["diffusers", "DDIMScheduler"])),
     Case("… scheduler config without _class_name", "sdxl", config(SCHEDULER, _class_name=...), sampler="euler"),

@@ -26,6 +26,7 @@ LATENTS_WITHIN = 1e-4  # relative L2, float32
 PIXELS_WITHIN = 1  # of 255
 STEPS, SIDE = 6, 64  # pixels
 CASES = [*MODEL_CASES, *SCHEDULER_CASES, *LAYOUT_CASES]
+assert len({case.name for case in CASES}) == len(CASES), "a row of the table has a name of its own"
 HEAD = """| checkpoint | served | latents apart (relative L2) | pixels apart (of 255) | by default |
 |---|---|---|---|---|
 """
