@@ -33,7 +33,7 @@ def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
         *waited,
         ("Read the prompt", _time(image.encode_s)),
         ("Denoised", f"{_time(image.denoise_s)}, {rows}"),
-        ("Decoded", _time(image.decode_s)),
+        ("Decoded", _time(image.decode_s) + (", in tiles" if image.tiled else "")),
         ("Seed", str(image.seed)),
         ("Model", f"{spec.model} · {image.model_digest[:12]}"),
         ("Sampler", SAMPLER_NAMES[spec.sampler]),

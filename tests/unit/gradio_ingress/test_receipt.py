@@ -151,6 +151,11 @@ def test_a_receipt_says_how_a_picture_came_about() -> None:
     ]
 
 
+def test_a_receipt_says_that_an_image_was_decoded_in_tiles() -> None:
+    whole, tiled = (dict(receipt.lines(a_result(tiled=tiled), None))["Decoded"] for tiled in (False, True))
+    assert tiled == f"{whole}, in tiles"
+
+
 def test_a_receipt_tells_only_what_is_known_and_unusual() -> None:
     again = dict(receipt.lines(a_result(attempts=2, size=0, batch_rows=1, spec=a_spec(guidance_scale=1.0)), None))
     assert (again["Attempts"], again["Denoised"], again["Guidance"]) == ("2", "0.73 s, batch of 1 row", "off")
