@@ -130,6 +130,7 @@ def test_hugging_faces_client_raises_its_own_errors(service):
 
 
 def test_gradios_client_gets_the_picture_that_the_api_gives(service, tmp_path):
+    service.rest()  # images of another test would share forwards
     client = gradio_client.Client(service.address, verbose=False, download_files=str(tmp_path))
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate"]
     files, seed, about = client.predict(prompt=PROMPT, seed=7, num_inference_steps=4, api_name="/generate")
