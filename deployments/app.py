@@ -30,7 +30,7 @@ def build(config: AppConfig) -> Application:
         replicas=stage_replicas,
         keys=config.keys_path,
     )
-    return ApiIngress.bind(dispatcher, config.models, config.images, config.keys_path)
+    return ApiIngress.bind(dispatcher, config.models, config.images, config.keys_path, config.allowed_hosts)
 
 
 def build_model(config: ModelConfig) -> Application:

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest, first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
+
+
+HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$")]
 
 
 class Settings(BaseModel):
@@ -149,6 +152,11 @@ class AppConfig(Settings):
     api_keys_file: Path | None = Field(
         default=None, description="Who may call: see `python -m ops.keys`. Default: whoever reaches the host."
     )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        default=(),
+        description="Host names that requests may carry where there are no keys, beside IP addresses and localhost. "
+        "`*`: any.",
+    )
     allow_public: bool = Field(default=False, description="May other machines reach the HTTP host without keys?")
     models: tuple[str, ...] = Field(
         default=("shapes",),
@@ -192,6 +200,7 @@ class UiConfig(Settings):
     api_keys_file: Path | None = Field(
         default=None, description="The same as that application's: then the page asks for a key."
     )
+    allowed_hosts: tuple[HostName, ...] = Field(default=(), description="The same as that application's.")
 
     @property
     def keys_path(self) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.types import Scope
 
 from deployments.schema import first_problem
 
@@ -130,9 +131,14 @@ def owner_of_cookie(cookie: str, keys: Keyring | None) -> str | None:
     return key.owner if key else None
 
 
+def peer_of(scope: Scope) -> str:
+    """Return whose a request is that says nothing of itself: its address's."""
+    return f"peer:{scope['client'][0] if scope.get('client') else 'unknown'}"
+
+
 def digest_of(secret: str) -> str:
     """Return what stands for a secret where others may read it: SHA-256, as 256 random bits need no slow hash."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()  # some character sets give lone surrogates
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

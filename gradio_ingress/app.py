@@ -1,5 +1,6 @@
 """The application `ui`: the page, in an application of its own, so that it can change without unloading a model."""
 
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,11 +15,12 @@ from starlette.types import ASGIApp
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.keys import Keyring, read_keys
+from deployments.open_requests import OpenRequests, max_ongoing_requests
 from gradio_ingress.lingering import linger
-from gradio_ingress.narrow import MAX_UPLOAD, Narrow
+from gradio_ingress.narrow import Narrow
 from gradio_ingress.page import Page
 from gradio_ingress.theme import theme
-from gradio_ingress.uploads import require_uploads
+from gradio_ingress.uploads import MAX_UPLOAD, require_uploads, use_own_folder
 from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
@@ -31,14 +33,21 @@ def build(config: UiConfig) -> Application:
     """Return the application. Raises UnusableKeys where the file of keys cannot be used."""
     if config.keys_path is not None:
         read_keys(config.keys_path)
-    return GradioIngress.bind(config.generation_app, config.keys_path)
+    return GradioIngress.bind(config.generation_app, config.keys_path, config.allowed_hosts)
 
 
-def create_app(client: DispatcherClient, keys: Keyring | None = None) -> FastAPI:
+def create_app(
+    client: DispatcherClient,
+    keys: Keyring | None = None,
+    allowed_hosts: Collection[str] = (),
+    max_ongoing_requests: int = 1000,
+) -> FastAPI:
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
-    app.add_middleware(Visitors, keys=keys)
+    app.add_middleware(
+        Visitors, open_requests=OpenRequests(max_ongoing_requests), keys=keys, allowed_hosts=allowed_hosts
+    )
     app.add_middleware(Narrow)
     app.get(PICTURE)(_picture)
     blocks = Page(client).blocks
@@ -76,12 +85,14 @@ def _picture(link: str, name: str) -> RedirectResponse:
 class GradioIngress:
     """The page's one replica: Gradio keeps its queue and sessions in the memory of a process."""
 
-    def __init__(self, generation_app: str, keys: Path | None = None) -> None:
+    def __init__(self, generation_app: str, keys: Path | None = None, allowed_hosts: Collection[str] = ()) -> None:
         self._client = DispatcherClient(ServeCalls.to_app(generation_app))
         self._keys = None if keys is None else Keyring(keys)
+        self._allowed_hosts = allowed_hosts
+        use_own_folder()
 
     async def check_health(self) -> None:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(self._client, self._keys)
+        return create_app(self._client, self._keys, self._allowed_hosts, max_ongoing_requests())

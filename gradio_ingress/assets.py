@@ -9,10 +9,14 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.api.errors import respond
+from models.errors import NotFound
 
 FRONT_END = "templates/frontend"  # in Gradio's package, which is found and not imported
 FOREVER = "public, max-age=31536000, immutable"
@@ -29,12 +33,17 @@ class Assets:
                 Mount("/static", StaticFiles(packages=[("gradio", f"{FRONT_END}/static")])),
             ],
             middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)],  # 9 takes thrice as long
+            exception_handlers={404: _not_found},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
         asked = scope["type"] == "http" and scope["path"].startswith(("/assets/", "/static/"))
         await (self._files if asked else self._app)(scope, receive, send)
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    return respond(NotFound("There is no such file."))
 
 
 class Hashed(StaticFiles):

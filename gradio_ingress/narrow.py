@@ -1,12 +1,17 @@
 """Of Gradio's many routes, those that this page uses, and how much each may be sent."""
 
+from contextlib import AsyncExitStack
+
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.api.errors import respond
+from gradio_ingress.uploads import MAX_UPLOAD, Room
+from models.errors import DarkroomError, NotFound, Unavailable
+
+API = "/v1"  # where the other application is
 PREFIX = "/gradio_api/"
 UPLOAD = f"{PREFIX}upload"
-MAX_UPLOAD = 32 * 2**20  # bytes of an image whose settings are read
 MAX_UPLOAD_BODY = MAX_UPLOAD + 2**20  # and of its envelope
 MAX_EVENT = 256 * 1024  # bytes of JSON, which is read on the event loop: a megabyte can take half a second
 USED = {
@@ -27,14 +32,15 @@ USED = {
 class Narrow:
     """Answers 404 to what no page of pictures needs: proxying, fetching addresses, recordings, histories, builders.
 
-    Gradio serves them whether they are used or not, and most of its advisories were about them. A body of more than
-    `MAX_EVENT` bytes, or an upload's of more than `MAX_UPLOAD_BODY`, is answered 413.
+    Gradio serves them whether they are used or not, and most of its advisories were about them. The API's paths are
+    answered 503. A body of more than `MAX_EVENT` bytes, or an upload's of more than `MAX_UPLOAD_BODY`, is answered 413.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._events = RequestBodyLimitMiddleware(app, MAX_EVENT)
         self._uploads = RequestBodyLimitMiddleware(app, MAX_UPLOAD_BODY)
+        self._room = Room()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
@@ -42,8 +48,23 @@ class Narrow:
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        app = self._uploads if path == UPLOAD else self._events
-        await (app if _used(path) else PlainTextResponse("There is no such page.", 404))(scope, receive, send)
+        async with AsyncExitStack() as until_answered:
+            try:
+                if (refusal := _refusal(path)) is not None:
+                    raise refusal
+                if path == UPLOAD:
+                    await until_answered.enter_async_context(self._room.for_one())
+            except DarkroomError as error:
+                await respond(error, path.removeprefix(API))(scope, receive, send)
+                return
+            await (self._uploads if path == UPLOAD else self._events)(scope, receive, send)
+
+
+def _refusal(path: str) -> DarkroomError | None:
+    """Return why a path is not answered here. The API's come here only while Serve has no API."""
+    if path == API or path.startswith(f"{API}/"):
+        return Unavailable("The API is starting or stopping. Try again soon.")
+    return None if _used(path) else NotFound("There is no such path.")
 
 
 def _used(path: str) -> bool:

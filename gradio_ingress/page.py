@@ -15,7 +15,7 @@ from gradio_ingress import controls, png_info, status
 from gradio_ingress.board import Board
 from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.program import add_generate
-from gradio_ingress.uploads import uploaded
+from gradio_ingress.uploads import read_once
 from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError, InvalidRequest, JobEnded
 from models.spec import ImageSpec, ModelCard
@@ -55,7 +55,11 @@ class Page:
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
         parts.picture.upload(
-            self.on_picture, parts.picture, [*fitted, parts.status], show_progress="hidden", api_visibility="private"
+            self.on_picture,
+            parts.picture,
+            [*fitted, parts.status, parts.picture],
+            show_progress="hidden",
+            api_visibility="private",
         )
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
@@ -190,14 +194,15 @@ class Page:
         return self._restored(await self._cards(), _settings(spec), "Settings restored.", request)
 
     async def on_picture(self, path: str, request: gr.Request) -> Update:
-        """Fill the form with the settings that a picture's file carries."""
+        """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
+        emptied: Update = {self.parts.picture: None}
         try:
-            found, notes = await asyncio.to_thread(lambda: png_info.read(uploaded(path).read_bytes()))
+            found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path)))
         except InvalidRequest as error:
-            return self._problem(error, request)
+            return self._problem(error, request) | emptied
         cards, (values, refused) = await self._cards(), controls.usable(found)
         words = " ".join(["Settings restored from the picture.", *notes, *refused])
-        return self._restored(cards, {"num_images": 1, **values}, words, request)
+        return self._restored(cards, {"num_images": 1, **values}, words, request) | emptied
 
     # -- jobs
 

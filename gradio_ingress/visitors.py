@@ -1,6 +1,8 @@
 """Who uses the page: a cookie names the owner of a browser's jobs. With keys on, the page asks for one."""
 
 import secrets
+from collections.abc import Collection
+from contextlib import ExitStack
 from html import escape
 
 import gradio as gr
@@ -11,7 +13,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, digest_of, owner_of_cookie
+from deployments.api.errors import respond
+from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, digest_of, owner_of_cookie, peer_of
+from deployments.open_requests import OpenRequests, until_removed
+from deployments.origins import check_host, check_origin
+from models.errors import DarkroomError
 
 LOGIN = "/login"
 A_YEAR_S = 365 * 86400
@@ -27,12 +33,21 @@ class Visitors:
     """Puts the owner into a request's state, as the API does. Pure ASGI: anything else would buffer streams.
 
     Without keys, a browser that comes for the first time gets a name. With keys, it gets a form until it has sent one;
-    programs send theirs as `Authorization: Bearer …`.
+    programs send theirs as `Authorization: Bearer …`. Other sites' pages may send nothing that changes something; and
+    without keys, `Host` must be one of ours. An owner's open requests are counted, and end with the owner's key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keyring | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        open_requests: OpenRequests,
+        keys: Keyring | None = None,
+        allowed_hosts: Collection[str] = (),
+    ) -> None:
         self._app = app
+        self._open_requests = open_requests
         self._keys = keys
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
@@ -41,24 +56,32 @@ class Visitors:
             return
         headers = MutableHeaders(scope=scope)
         key = bearer_of(headers.get("authorization", "")) if self._keys is not None else ""
-        owner = owner_of_cookie(key or cookie_of(headers.get("cookie", "")), self._keys)
+        secret = key or cookie_of(headers.get("cookie", ""))
+        owner = owner_of_cookie(secret, self._keys)
         del headers["cookie"]  # Gradio and FastAPI would read it again, with `http.cookies`
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if self._keys is not None and (owner is None or path == LOGIN):
-            await (await self._asked(Request(scope, receive), path))(scope, receive, send)
-            return
-        if owner is None and path in ("", "/"):
-            name = secrets.token_urlsafe(24)
-            owner, send = owner_of_cookie(name, None), _with_cookie(send, _cookie(name, scope))
-        scope.setdefault("state", {})["owner"] = owner
-        await self._app(scope, receive, send)
+        with ExitStack() as while_open:
+            try:
+                check_origin(headers, scope["method"])
+                if self._keys is None:
+                    check_host(headers, self._allowed_hosts)
+                elif owner is None or path == LOGIN:
+                    await (await self._asked(Request(scope, receive), path))(scope, receive, send)
+                    return
+                while_open.enter_context(self._open_requests.counted(owner or peer_of(scope)))
+            except DarkroomError as error:
+                await respond(error)(scope, receive, send)
+                return
+            if owner is None and path in ("", "/"):
+                name = secrets.token_urlsafe(24)
+                owner, send = owner_of_cookie(name, None), _with_cookie(send, _cookie(name, scope))
+            scope.setdefault("state", {})["owner"] = owner
+            await self._app(scope, until_removed(self._keys, secret, receive), send)
 
     async def _asked(self, request: Request, path: str) -> Response:
         """Take a key, or ask for one."""
         if request.method != "POST" or path != LOGIN:
             return _form("", 200 if path in ("", "/", LOGIN) else 401)
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return _form("Another site sent this form.", 403)  # whose key its visitors would draw with
         try:
             async with request.form(max_files=0, max_fields=1) as form:
                 key = str(form.get("key", "")).strip()

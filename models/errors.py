@@ -4,6 +4,7 @@
     ├── InvalidRequest            400  invalid_value            names the field in `param`
     │   └── UnknownModel          404  model_not_found
     ├── Unauthorized              401  invalid_api_key          no key, or not one of ours
+    ├── Forbidden                 403  forbidden                another site's page, or a host name that is not ours
     ├── NotFound                  404  not_found
     ├── RequestTimeout            408  request_timeout          the body did not arrive in time
     ├── JobEnded                  409  job_ended
@@ -13,7 +14,8 @@
     ├── HeadersTooLarge           431  headers_too_large
     ├── QueueFull                 429  queue_full               carries `retry_after_s`
     │   ├── OwnLineFull           429  own_line_full            as much of the owner waits as may
-    │   └── QuotaExceeded         429  quota_exceeded           a key's work of the day is spent
+    │   ├── QuotaExceeded         429  quota_exceeded           a key's work of the day is spent
+    │   └── TooManyRequests       429  too_many_requests        as many of the owner's requests are open as may be
     ├── Unavailable               503  unavailable              no replica can answer now
     │   ├── NoReplica             503  no_replica               no replica of a deployment runs
     │   ├── StoreUnavailable      503  store_unavailable        the database cannot be reached or written
@@ -70,6 +72,13 @@ class Unauthorized(DarkroomError):
 
     def __init__(self, message: str = "An API key is needed.", param: str | None = None) -> None:
         super().__init__(message, param)
+
+
+class Forbidden(DarkroomError):
+    """The request names a host that is not this service's, or comes from another site's page."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(DarkroomError):
@@ -143,6 +152,12 @@ class QuotaExceeded(QueueFull):
     """The owner's work of the day is spent; nothing was queued."""
 
     code = "quota_exceeded"
+
+
+class TooManyRequests(QueueFull):
+    """As many of the owner's requests are open as may be; nothing was queued."""
+
+    code = "too_many_requests"
 
 
 class Unavailable(DarkroomError):

@@ -1,6 +1,6 @@
 """The HTTP API: stateless, so as many replicas as wanted. Routes are relative to the application's prefix, /v1."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deployments.api.owners import Owners
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.keys import Keyring
+from deployments.open_requests import OpenRequests, max_ongoing_requests
 from deployments.replicas import ApplicationState, applications
 
 
@@ -48,9 +49,11 @@ def create_api(
     models: Sequence[str],
     app_name: str = "generation",
     keys: Keyring | None = None,
+    allowed_hosts: Collection[str] = (),
+    max_ongoing_requests: int = 1000,
 ) -> FastAPI:
     """Return the API over a client, a store of pictures, what Serve says of its applications, those of them that are
-    models, and keys, if on."""
+    models, and keys, if on; the host names that it is called by, and how many requests it takes at a time."""
     app = Api(
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
@@ -64,7 +67,8 @@ def create_api(
     )
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
-    app.add_middleware(Owners, keys=keys)  # the outermost: it answers before anything is read
+    # The outermost: it answers before anything is read.
+    app.add_middleware(Owners, open_requests=OpenRequests(max_ongoing_requests), keys=keys, allowed_hosts=allowed_hosts)
     app.include_router(openai.router(client, images))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
@@ -78,9 +82,15 @@ class ApiIngress:
     """One replica of the API."""
 
     def __init__(
-        self, dispatcher: DeploymentHandle, models: Sequence[str], images: str, keys: Path | None = None
+        self,
+        dispatcher: DeploymentHandle,
+        models: Sequence[str],
+        images: str,
+        keys: Path | None = None,
+        allowed_hosts: Collection[str] = (),
     ) -> None:
         self._models = models
+        self._allowed_hosts = allowed_hosts
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
         self._keys = None if keys is None else Keyring(keys)
@@ -89,5 +99,13 @@ class ApiIngress:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        app_name = serve.get_replica_context().app_name
-        return create_api(self._client, self._images, applications, self._models, app_name, self._keys)
+        return create_api(
+            self._client,
+            self._images,
+            applications,
+            self._models,
+            serve.get_replica_context().app_name,
+            self._keys,
+            self._allowed_hosts,
+            max_ongoing_requests(),
+        )

@@ -14,11 +14,13 @@ from starlette.routing import compile_path
 from starlette.types import Scope
 
 from deployments.schema import first_problem
-from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized
+from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized, Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 HUGGING_FACE = "/hf/"  # where its routes begin
+UNAVAILABLE_FOR_S = 5  # as far as a 503 can know
+OF_EVERY_ROUTE = (401, 403, 429, 431, 500, 503)
 
 
 class ErrorDetail(BaseModel):
@@ -60,6 +62,8 @@ def respond(error: DarkroomError, path: str = "") -> JSONResponse:
     headers: dict[str, str] = {}
     if isinstance(error, QueueFull):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(UNAVAILABLE_FOR_S)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error, path), error.status, headers)
@@ -70,12 +74,14 @@ def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int |
     words = {
         400: "A field is beyond its bound: `param` names it.",
         401: "With keys on: no key, or not one of ours.",
+        403: "Without keys: a host name that is not allowed, or a page of another site.",
         404: "There is no such thing, or it is somebody else's.",
         409: "It has ended already.",
         410: "It was there; its result has expired.",
         413: "The body is larger than is read.",
         422: "The `Idempotency-Key` came with another request before.",
-        429: "The line is full, or a key's caps are reached: nothing was queued. `Retry-After` says when to come back.",
+        429: "The line is full, a key's caps are reached, or too many of your requests are open: nothing was queued. "
+        "`Retry-After` says when to come back.",
         431: "The headers are larger than is read.",
         500: "It failed on our side.",
         503: "Nobody can answer now.",
@@ -83,7 +89,8 @@ def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int |
         507: "A picture could not be stored.",
     }
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape.__name__}"}}}
-    return {status: {"content": content, "description": words[status]} for status in sorted({401, 431, 500, *statuses})}
+    described = sorted({*OF_EVERY_ROUTE, *statuses})
+    return {status: {"content": content, "description": words[status]} for status in described}
 
 
 def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRequest:

@@ -1,52 +1,78 @@
 """Whose a request is: decided once, before anything else looks at it. Pure ASGI: anything else would buffer streams."""
 
+from collections.abc import Collection
+from contextlib import ExitStack
+
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.errors import path_of, respond
-from deployments.keys import Keyring, bearer_of, cookie_of, owner_of_cookie
-from models.errors import Unauthorized
+from deployments.keys import Keyring, bearer_of, cookie_of, owner_of_cookie, peer_of
+from deployments.open_requests import OpenRequests, until_removed
+from deployments.origins import check_host, check_origin
+from models.errors import DarkroomError, Unauthorized
 
-OPEN = ("/health", "/ready")  # probes have no key
+PROBES = ("/health", "/ready")  # they have no key, and always get an answer
 SAFE = ("GET", "HEAD")
 
 
 class Owners:
     """Puts the owner into a request's state, or answers 401 where keys are on and none was given.
 
-    With keys, the owner is the key's name. A key comes as `Authorization: Bearer …`; where nothing can be changed by
-    it, also as the page's cookie, so that pages can show pictures. Without keys the owner is the page's browser, else
-    the address of the caller.
+    With keys, the owner is the key's. A key comes as `Authorization: Bearer …`; where nothing can be changed by it,
+    also as the page's cookie, so that pages can show pictures. Without keys the owner is the page's browser, else the
+    address of the caller, and so a request is answered 403 whose `Host` is not allowed, or that another site's page
+    sent to change something: no browser sends such a page's requests with a key of its own accord.
+
+    An owner with too many open requests is answered 429. Streams end once their key is removed.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keyring | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        open_requests: OpenRequests,
+        keys: Keyring | None = None,
+        allowed_hosts: Collection[str] = (),
+    ) -> None:
         self._app = app
+        self._open_requests = open_requests
         self._keys = keys
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
-        if scope["type"] == "http":
-            path = path_of(scope)
-            owner = self._owner(scope)
-            if owner is None and path not in OPEN:
-                await respond(Unauthorized(), path)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = path_of(scope)
+        with ExitStack() as while_open:
+            try:
+                owner, secret = self._caller(scope)
+                scope.setdefault("state", {})["owner"] = owner
+                if path not in PROBES:
+                    if owner is None:
+                        raise Unauthorized
+                    while_open.enter_context(self._open_requests.counted(owner))
+            except DarkroomError as error:
+                await respond(error, path)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["owner"] = owner
-        await self._app(scope, receive, send)
+            await self._app(scope, until_removed(self._keys, secret, receive), send)
 
-    def _owner(self, scope: Scope) -> str | None:
+    def _caller(self, scope: Scope) -> tuple[str | None, str]:
+        """Return the owner, None where there is none, and the secret that says so. Raises Forbidden."""
         headers = MutableHeaders(scope=scope)
         cookie = cookie_of(headers.get("cookie", ""))
         del headers["cookie"]  # FastAPI would read it again, with `http.cookies`
         if self._keys is None:
-            host = scope["client"][0] if scope.get("client") else "unknown"
-            return owner_of_cookie(cookie, None) or f"peer:{host}"
+            check_host(headers, self._allowed_hosts)
+            check_origin(headers, scope["method"])
+            return owner_of_cookie(cookie, None) or peer_of(scope), cookie
         secret = bearer_of(headers.get("authorization", ""))
-        if not secret:
-            return owner_of_cookie(cookie, self._keys) if scope["method"] in SAFE else None
-        key = self._keys.find(secret)
-        return key.owner if key else None
+        if secret:
+            key = self._keys.find(secret)
+            return key.owner if key else None, secret
+        return owner_of_cookie(cookie, self._keys) if scope["method"] in SAFE else None, cookie
 
 
 def owner_of(request: Request) -> str:

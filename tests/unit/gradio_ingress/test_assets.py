@@ -18,12 +18,12 @@ BEHIND = PlainTextResponse("from behind")
 
 @pytest.fixture
 def caller() -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(Assets(BEHIND)), base_url="http://test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(Assets(BEHIND)), base_url="http://localhost")
 
 
 async def page() -> str:
     app = create_app(DispatcherClient(Down()))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         return (await client.get("/")).text
 
 

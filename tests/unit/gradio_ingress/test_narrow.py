@@ -15,7 +15,7 @@ from tests.unit.gradio_ingress.fakes import Cluster
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(Cluster(ImageStore(tmp_path)).client)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         yield client
 
 
@@ -35,7 +35,16 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 )
 async def test_what_no_page_of_pictures_needs_is_not_there(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(f"/gradio_api/{path}")
-    assert (answer.status_code, answer.text) == (404, "There is no such page.")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/job_1", "/v1/hf/models/shapes", "/v1"])
+async def test_the_apis_paths_come_here_only_while_there_is_no_api(http: httpx.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        answer = await http.request(method, path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "starting or stopping" in answer.text
+    assert (await http.get("/v1x")).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", f"{Path(__file__)}"])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import gradio as gr
 import httpx
 import pytest
 from gradio import processing_utils
+from gradio.utils import get_upload_folder
 
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, resolve
-from gradio_ingress import lingering
+from gradio_ingress import lingering, uploads
 from gradio_ingress.app import create_app
 from gradio_ingress.page import Page
 from gradio_ingress.uploads import MAX_FILES, REFUSED, uploaded
@@ -44,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def http(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     monkeypatch.setattr(lingering, "LINGER_S", 0)  # or httpx would wait for the end of streams
     app = create_app(Cluster(ImageStore(tmp_path / "images")).client)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         await client.get("/gradio_api/startup-events")
         yield client
 
@@ -254,12 +256,106 @@ async def test_the_page_itself_reads_nothing_that_was_not_uploaded(
     assert untouched == []
 
 
-async def test_an_uploaded_picture_is_read(http: httpx.AsyncClient) -> None:
-    [path] = (await http.post("/gradio_api/upload", files={"files": ("a moon.png", PICTURE)})).json()
+async def upload(http: httpx.AsyncClient, content: bytes = PICTURE, name: str = "a moon.png") -> httpx.Response:
+    return await http.post("/gradio_api/upload", files={"files": (name, content)})
+
+
+def kept(folder: Path) -> set[bytes]:
+    """What was uploaded and is still there."""
+    return {path.read_bytes() for path in folder.rglob("*") if path.is_file()} - {b""}
+
+
+async def test_an_uploaded_picture_is_read_and_deleted(http: httpx.AsyncClient, folder: Path) -> None:
+    [path] = (await upload(http)).json()
+    assert kept(folder) == {PICTURE}
     assert (await join(http, ON_PICTURE, [file_data(path, orig_name="a moon.png")])).status_code == 200
     ended = await outcome(http)
     assert ended["success"] is True
     assert "Settings restored from the picture." in str(ended["output"])
+    assert kept(folder) == set()
+
+
+async def test_what_is_no_picture_is_deleted_too(http: httpx.AsyncClient, folder: Path) -> None:
+    [path] = (await upload(http, b"no picture", "no.png")).json()
+    await join(http, ON_PICTURE, [file_data(path)])
+    assert "no picture" not in str((await outcome(http))["output"])
+    assert kept(folder) == set()
+
+
+async def test_of_what_nobody_reads_the_oldest_goes(
+    http: httpx.AsyncClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_UPLOAD", uploads.BLOCK)
+    monkeypatch.setattr(uploads, "MAX_KEPT", 4 * uploads.BLOCK)
+    for number in range(10):
+        assert (await upload(http, b"%d" % number)).status_code == 200
+        for age, path in enumerate(sorted(folder.rglob("*.png"), key=lambda path: -path.stat().st_mtime)):
+            os.utime(path, (time.time() - age, time.time() - age))
+    assert kept(folder) == {b"6", b"7", b"8", b"9"}
+
+
+async def test_what_nobody_read_for_ten_minutes_goes_and_what_broke_off_with_it(
+    http: httpx.AsyncClient, folder: Path
+) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        yield head + b"half"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await http.post(
+            "/gradio_api/upload", content=broken(), headers={"Content-Type": "multipart/form-data; boundary=x"}
+        )
+    assert kept(folder) == {b"half"}
+    await upload(http, b"whole")
+    assert kept(folder) == {b"half", b"whole"}
+    for path in folder.rglob("*"):
+        os.utime(path, (0, time.time() - uploads.KEPT_FOR_S - 1))
+    await upload(http, b"new")
+    assert kept(folder) == {b"new"}
+    assert len(list(folder.iterdir())) == 1
+
+
+async def test_so_many_uploads_may_come_at_a_time(http: httpx.AsyncClient, folder: Path) -> None:
+    go = asyncio.Event()
+    begun = 0
+
+    async def slow(number: int) -> AsyncIterator[bytes]:
+        nonlocal begun
+        begun += 1
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n%d' % number
+        await go.wait()
+        yield b"\r\n--x--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    coming = [
+        asyncio.create_task(http.post("/gradio_api/upload", content=slow(number), headers=headers))
+        for number in range(uploads.MAX_COMING)
+    ]
+    while begun < uploads.MAX_COMING:
+        await asyncio.sleep(0.01)
+    refused = await upload(http)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert "8 uploads are coming" in refused.json()["error"]["message"]
+    go.set()
+    assert {(await one).status_code for one in coming} == {200}
+    assert (await upload(http)).status_code == 200
+
+
+async def test_another_site_uploads_nothing(http: httpx.AsyncClient, folder: Path) -> None:
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+        answer = await http.post("/gradio_api/upload", files={"files": ("a.png", PICTURE)}, headers=headers)
+        assert answer.status_code == 403
+    assert kept(folder) == set()
+
+
+def test_uploads_have_a_folder_of_their_own(folder: Path) -> None:
+    (folder / "another application's.png").write_bytes(PICTURE)
+    uploads.use_own_folder()
+    own = Path(get_upload_folder())
+    assert (own.parent, own.stat().st_mode & 0o777) == (folder, 0o700)
+    uploads._sweep(0)
+    assert (folder / "another application's.png").exists()
 
 
 @pytest.mark.parametrize("what", ["files", "fields"])

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.keys import KEYS, Keyring, new_key, owner_of_cookie
+from deployments.open_requests import OpenRequests
 from gradio_ingress.visitors import WRONG, Visitors
 
 
@@ -18,7 +19,8 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def browser(keys: Keyring | None = None, scheme: str = "http") -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(Visitors(page, keys)), base_url=f"{scheme}://test")
+    visitors = Visitors(page, OpenRequests(1000), keys)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(visitors), base_url=f"{scheme}://localhost")
 
 
 async def test_a_browser_gets_a_name_and_keeps_it() -> None:
@@ -91,6 +93,15 @@ async def test_what_is_no_form_is_refused_in_words(keys: tuple[Keyring, str]) ->
         for sent in ({"data": {"key": "a", "other": "b"}}, {"files": {"key": ("a.txt", b"a")}}):
             answer = await one.post("/login", **sent)
             assert (answer.status_code, WRONG in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "utf-16", "unicode_escape", "idna", "rot13", "no-such-charset", "base64"])
+async def test_no_character_set_breaks_the_form(keys: tuple[Keyring, str], charset: str) -> None:
+    type_of = {"Content-Type": f"application/x-www-form-urlencoded; charset={charset}"}
+    async with browser(keys[0]) as one:
+        for key in (b"+2AA-", b"%2B2AA-", b"\\ud800", b"\xff\xfe"):
+            answer = await one.post("/login", content=b"key=" + key, headers=type_of)
+            assert answer.status_code in (400, 401), (charset, key)
 
 
 @pytest.mark.parametrize("data", [{}, {"key": ""}, {"key": "wrong"}, {"other": "x"}])

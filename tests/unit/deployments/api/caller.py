@@ -38,7 +38,7 @@ class Api:
     def caller(self, address: str) -> httpx.AsyncClient:
         """Somebody who calls from an address."""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(address, 1))
-        return httpx.AsyncClient(transport=transport, base_url="http://test")
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     async def submit(self, **fields: Any) -> dict[str, Any]:
         """Queue a job; return its body."""
