@@ -4,10 +4,13 @@ Pure ASGI, and small: all traffic passes here.
 """
 
 import asyncio
+import logging
 import re
 import secrets
+from collections import deque
+from collections.abc import Callable
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.errors import respond
@@ -16,37 +19,42 @@ from models.errors import (
     DarkroomError,
     HeadersTooLarge,
     InvalidRequest,
-    NotFound,
     RequestTimeout,
     TooLarge,
     Unavailable,
 )
 
-BODY_WITHIN_S = 30.0  # uvicorn would wait for ever
-MAX_HEADERS = 16 * 1024  # bytes, as they are sent; uvicorn takes any number
+BODY_WITHIN_S = 30.0  # its first `MAX_BODY` bytes; uvicorn would wait for ever
+UPLOAD_WITHIN_S = 300.0  # to its end: 32 MiB at 1 Mbit/s
+MAX_HELD = 256 * 2**20  # bytes of all the bodies that are here
+MAX_HEADERS = 16 * 1024  # bytes, as they are sent
 PREFIX = "/v1"  # of the application whose routes `respond` knows
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into logs
 OBEYED = ("x-request-timeout-seconds", "x-request-disconnect-disabled")  # by Serve, whoever sends them
 IN_OUR_WORDS: dict[int, DarkroomError] = {  # Serve's errors, and those of Gradio's that are plain text
     400: InvalidRequest("The request cannot be read."),
-    404: NotFound("There is no such path."),
+    404: Unavailable("The service is starting or stopping. Try again soon."),  # Serve knows no application yet, or more
     413: TooLarge("The body is larger than is read here."),
     503: Unavailable("No replica can take the request now."),
 }
+
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 
 class Door:
     """Takes off what only Serve itself may say, waits for the body, and words Serve's own errors as ours.
 
-    Headers of more than `MAX_HEADERS` bytes are answered 431, and a body that takes longer than `BODY_WITHIN_S` is
-    answered 408. Serve answers in plain text, with what an exception said: that stays here, and its log has it.
+    Headers of more than `MAX_HEADERS` bytes are answered 431, and a body that takes longer than `BODY_WITHIN_S` or
+    `UPLOAD_WITHIN_S` is answered 408. Serve answers in plain text, with what an exception said: that stays here, and
+    its log has it. No application may answer 404 in plain text: Serve does, where it has none for a path.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._held = 0  # bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, once all of it is here."""
+        """Pass a request on, once its body is here."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -56,61 +64,111 @@ class Door:
             del headers[name]
         if not REQUEST_ID.fullmatch(headers.get("x-request-id", "")):
             headers["x-request-id"] = secrets.token_hex(16)
+        body, answer = _Body(receive, self._hold), _Answer(scope, receive, send)
         try:
             if size > MAX_HEADERS:
                 raise HeadersTooLarge(f"The headers must be at most {MAX_HEADERS} bytes in all.")
-            begun = await _begun(receive)
-        except (HeadersTooLarge, RequestTimeout) as error:
-            refusal = respond(error, scope["path"].removeprefix(PREFIX))
-            refusal.headers["x-request-id"] = headers["x-request-id"]
-            refusal.headers["connection"] = "close"
-            await refusal(scope, receive, send)
-            return
-        await self._app(scope, _replayed(begun, receive), _Reworded(scope, receive, send))
+            await body.begin()
+            await self._app(scope, body.receive, answer.send)
+            if not answer.started:
+                raise body.problem or Unavailable("The service was interrupted. Try again soon.")
+        except DarkroomError as error:
+            await answer.refuse(error)
+        except Exception:
+            if answer.started:
+                raise
+            logger.exception("the proxy failed")
+            await answer.refuse(Unavailable("The service was interrupted. Try again soon."))
+        finally:
+            self._held -= body.held
+
+    def _hold(self, length: int) -> None:
+        self._held += length
+        if self._held > MAX_HELD:
+            raise Unavailable("Too many bodies are being read. Try again soon.")
 
 
-async def _begun(receive: Receive) -> list[Message]:
-    """Read a body to its end, or as far as it may go: beyond, whoever it is for refuses it. Raises: RequestTimeout."""
-    try:
-        async with asyncio.timeout(BODY_WITHIN_S):
-            messages, read = [await receive()], 0
-            while messages[-1].get("more_body") and read <= MAX_BODY:
-                read += len(messages[-1].get("body", b""))
-                messages.append(await receive())
-            return messages
-    except TimeoutError:
-        raise RequestTimeout(f"The body must arrive within {BODY_WITHIN_S:g} s.") from None
+class _Body:
+    """A request's body: its first `MAX_BODY` bytes are waited for and held, the rest is passed on as it comes."""
+
+    def __init__(self, receive: Receive, hold: Callable[[int], None]) -> None:
+        self._receive, self._hold = receive, hold
+        self._messages = deque[Message]()
+        self._is_whole = False
+        self._until = asyncio.get_running_loop().time() + UPLOAD_WITHIN_S
+        self.held = 0  # bytes
+        self.problem: RequestTimeout | None = None  # why it broke off
+
+    async def begin(self) -> None:
+        """Read a body to its end, or as far as it may go: beyond, whoever it is for refuses it.
+
+        Raises:
+            RequestTimeout: it takes too long.
+            Unavailable: all bodies together are too large.
+        """
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                while not self._is_whole and self.held <= MAX_BODY:
+                    message = await self._next()
+                    self.held += len(message.get("body", b""))
+                    self._hold(len(message.get("body", b"")))
+                    self._messages.append(message)
+        except TimeoutError:
+            raise RequestTimeout(f"The body must arrive within {BODY_WITHIN_S:g} s.") from None
+
+    async def receive(self) -> Message:
+        """Return the next part; a disconnect where it does not come in time; behind the end, what the server says."""
+        if self._messages:
+            return self._messages.popleft()
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await self._next()
+        except TimeoutError:
+            self.problem = RequestTimeout(f"An upload must arrive within {UPLOAD_WITHIN_S:g} s.")
+            return {"type": "http.disconnect"}
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._is_whole = not message.get("more_body", False)
+        return message
 
 
-def _replayed(messages: list[Message], receive: Receive) -> Receive:
-    left = iter(messages)
-
-    async def replay() -> Message:
-        for message in left:
-            return message
-        return await receive()
-
-    return replay
-
-
-class _Reworded:
+class _Answer:
     """Sends an answer on; in the place of an error in plain text, an error of ours."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._silent = False
+        self._is_replaced = False
+        self.started = False
 
-    async def __call__(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         """Send a message, or drop it."""
-        if message["type"] == "http.response.start" and message["status"] >= 400:
-            headers = MutableHeaders(raw=list(message["headers"]))
-            if headers.get("content-type", "").startswith("text/plain"):
-                self._silent = True
-                error = IN_OUR_WORDS.get(message["status"], DarkroomError())
-                ours = respond(error, self._scope["path"].removeprefix(PREFIX))
-                ours.status_code = message["status"]
-                if "x-request-id" in headers:
-                    ours.headers["x-request-id"] = headers["x-request-id"]
-                await ours(self._scope, self._receive, self._send)
-        if not self._silent:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = Headers(raw=list(message["headers"]))
+            if message["status"] >= 400 and headers.get("content-type", "").startswith("text/plain"):
+                self._is_replaced = True
+                await self._replace(message["status"], headers)
+        if not self._is_replaced:
             await self._send(message)
+
+    async def refuse(self, error: DarkroomError) -> None:
+        """Answer with an error, and end the connection, as not all of the body was read."""
+        refusal = respond(error, self._path)
+        refusal.headers["x-request-id"] = Headers(scope=self._scope)["x-request-id"]
+        refusal.headers["connection"] = "close"
+        await refusal(self._scope, self._receive, self._send)
+
+    async def _replace(self, status: int, headers: Headers) -> None:
+        error = IN_OUR_WORDS.get(status)
+        ours = respond(error or DarkroomError(), self._path)
+        ours.status_code = error.status if error else status
+        if "x-request-id" in headers:
+            ours.headers["x-request-id"] = headers["x-request-id"]
+        await ours(self._scope, self._receive, self._send)
+
+    @property
+    def _path(self) -> str:
+        return self._scope["path"].removeprefix(PREFIX)

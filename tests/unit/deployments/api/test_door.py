@@ -147,7 +147,6 @@ def test_the_door_is_before_everything_that_the_proxy_serves() -> None:
     ("status", "code"),
     [
         (400, "invalid_value"),
-        (404, "not_found"),
         (413, "body_too_large"),
         (500, "internal_error"),
         (503, "unavailable"),
@@ -162,6 +161,94 @@ async def test_serves_own_errors_come_in_our_words(
     answer = await caller.get("/v1/x")
     assert problem(answer, status)["code"] == code
     assert answer.headers["x-request-id"] == "abc"
+
+
+async def test_where_serve_has_no_application_the_service_starts_or_stops(
+    behind: Behind, caller: httpx.AsyncClient
+) -> None:
+    behind.answer = PlainTextResponse("Path '/v1/jobs/job_1' not found.", 404)
+    for path in ("/v1/jobs/job_1", "/v1/hf/models/shapes", "/"):
+        answer = await caller.get(path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "starting or stopping" in answer.text
+    behind.answer = JSONResponse({"error": {"message": "There is no job of this id."}}, 404)
+    assert (await caller.get("/v1/jobs/job_1")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/"])
+async def test_an_exception_of_serves_proxy_is_a_503_in_our_words(path: str) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("The actor died: /secret/x.py")
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        """What Serve does when it is interrupted: uvicorn would answer 500 in plain text."""
+
+    for app in (broken, silent):
+        answer = await httpx.AsyncClient(transport=httpx.ASGITransport(Door(app)), base_url="http://test").get(path)
+        assert problem(answer, 503)["code"] == "unavailable"
+        assert answer.headers["retry-after"] == "5"
+
+
+async def test_an_exception_in_the_middle_of_an_answer_breaks_it() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(Door(broken)), base_url="http://test") as caller:
+        with pytest.raises(RuntimeError):
+            await caller.get("/")
+
+
+class Sender:
+    """Somebody who sends a body as it is told, and then nothing more."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._parts = list(parts)
+        self.sent: list[Any] = []
+
+    async def receive(self) -> dict[str, Any]:
+        if self._parts:
+            return {"type": "http.request", "body": self._parts.pop(0), "more_body": True}
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def to(self, app: Door) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [], "query_string": b""}
+        await app(scope, self.receive, self.send)
+
+
+async def test_an_upload_that_does_not_end_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "UPLOAD_WITHIN_S", 0.05)
+    seen: list[str] = []
+
+    async def reader(scope: Scope, receive: Receive, send: Send) -> None:
+        while seen[-1:] != ["http.disconnect"]:
+            seen.append((await receive())["type"])
+
+    sender = Sender(b"x" * (MAX_BODY + 1), b"x")  # beyond what is waited for before anybody reads
+    await sender.to(Door(reader))
+    assert seen == ["http.request", "http.request", "http.disconnect"]
+    assert sender.sent[0]["status"] == 408
+    assert b"within 0.05 s" in sender.sent[1]["body"]
+
+
+async def test_all_bodies_together_are_bounded_and_given_back(
+    behind: Behind, caller: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_HELD", MAX_BODY)
+    app = Door(behind)
+    slow = Sender(b"x" * (MAX_BODY - 10))
+    reading = asyncio.create_task(slow.to(app))
+    await asyncio.sleep(0)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as caller:
+        refused = await caller.post("/v1/jobs", content=b"x" * 11)
+        assert problem(refused, 503)["code"] == "unavailable"
+        assert (await caller.post("/v1/jobs", content=b"x" * 10)).status_code == 200
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert (await caller.post("/v1/jobs", content=b"x" * MAX_BODY)).status_code == 200
 
 
 async def test_errors_of_the_applications_pass(behind: Behind, caller: httpx.AsyncClient) -> None:

@@ -1,0 +1,169 @@
+"""What Serve's proxy does with a connection: the protocol that it is given, in a uvicorn as Serve starts it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http import auto
+
+from deployments.api import connection
+from deployments.api.connection import MAX_HEAD, Connection
+from deployments.api.door import Door
+from ops.proxy import middlewares
+
+WITHIN_S = 10.0
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await JSONResponse({"body": body.decode(), "method": scope["method"]})(scope, receive, send)
+
+
+class Server:
+    """A proxy's uvicorn, and callers who write bytes."""
+
+    def __init__(self) -> None:
+        middlewares()
+        self.uvicorn = uvicorn.Server(uvicorn.Config(Door(echo), port=0, lifespan="off", log_config=None))
+
+    @property
+    def port(self) -> int:
+        return self.uvicorn.servers[0].sockets[0].getsockname()[1]
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def answer(self, *sent: bytes) -> tuple[int, Any]:
+        """Status and body of the answer to what is sent, part by part; 0 where the connection just ends."""
+        reader, writer = await self.connect()
+        async with asyncio.timeout(WITHIN_S):
+            with suppress(ConnectionError):
+                for part in sent:
+                    writer.write(part)
+                    await writer.drain()
+            received = b""
+            with suppress(ConnectionError):
+                while b"\r\n\r\n" not in received or not received.endswith(b"}"):
+                    if not (part := await reader.read(65536)):
+                        break
+                    received += part
+        writer.close()
+        head, _, body = received.partition(b"\r\n\r\n")
+        return (int(head.split()[1]), json.loads(body)) if head else (0, None)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    serving = asyncio.create_task(server.uvicorn.serve())
+    while not server.uvicorn.started:
+        await asyncio.sleep(0.01)
+    yield server
+    server.uvicorn.should_exit = True
+    server.uvicorn.force_exit = True
+    await serving
+
+
+def request(*headers: bytes, body: bytes = b"") -> bytes:
+    lines = [b"POST /v1/jobs HTTP/1.1", b"Host: localhost", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+async def test_serves_proxy_reads_connections_with_it(server: Server) -> None:
+    assert server.uvicorn.config.http_protocol_class is Connection
+    assert auto.AutoHTTPProtocol is not Connection  # or Serve's own choice would have changed
+
+
+async def test_a_head_above_its_bound_is_not_taken_into_memory(server: Server) -> None:
+    held: list[int] = []
+    parts = [request()[:-2], b"n: "]
+    reader, writer = await server.connect()
+    writer.write(b"".join(parts))
+    sent = 0
+    with suppress(ConnectionError):
+        async with asyncio.timeout(WITHIN_S):
+            while sent < 100 * MAX_HEAD:
+                writer.write(b"v" * 8192)
+                await writer.drain()
+                sent += 8192
+                held.extend(len(bytes(one.conn._receive_buffer)) for one in server.uvicorn.server_state.connections)
+                await asyncio.sleep(0)
+                if reader.at_eof():
+                    break
+    writer.close()
+    assert sent < 100 * MAX_HEAD
+    assert max(held) <= MAX_HEAD + 256 * 1024  # and what is read at once
+
+
+async def test_headers_are_answered_431_up_to_that_and_400_beyond(server: Server) -> None:
+    status, body = await server.answer(request(b"n: " + b"v" * 20_000))
+    assert (status, body["error"]["code"]) == (431, "headers_too_large")
+    status, body = await server.answer(request()[:-2] + b"n: " + b"v" * (2 * MAX_HEAD))
+    assert (status, body["error"]["code"]) == (400, "invalid_value")
+    assert "64 KiB" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01 no HTTP\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_what_is_no_http_is_refused_in_the_words_of_the_api(server: Server, sent: bytes) -> None:
+    status, body = await server.answer(sent)
+    assert (status, body["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost:"])
+async def test_a_head_that_does_not_come_ends_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.05)
+    assert await server.answer(first) == (0, None)
+
+
+async def test_a_head_that_drips_ends_the_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.3)
+    reader, writer = await server.connect()
+    writer.write(request()[:-2])
+    with suppress(ConnectionError):
+        async with asyncio.timeout(WITHIN_S):
+            while not reader.at_eof():
+                writer.write(b"a: b\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+    assert reader.at_eof() or writer.is_closing() or reader.exception()
+
+
+async def test_an_answered_request_does_not_end_its_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.05)
+    reader, writer = await server.connect()
+    for _ in range(3):
+        writer.write(request(body=b"a"))
+        assert b"200 OK" in await reader.readuntil(b"}")
+        await asyncio.sleep(0.1)  # longer than a head may take: now it is keep-alive's time
+    writer.close()
+
+
+async def test_more_connections_than_there_may_be_are_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    first, second = await server.connect(), await server.connect()
+    for reader, writer in (first, second):
+        writer.write(request(body=b"a"))
+        assert b"200 OK" in await reader.readuntil(b"}")
+    assert await server.answer(request(body=b"a")) == (0, None)
+    first[1].close()
+    await first[1].wait_closed()
+    while len(server.uvicorn.server_state.connections) > 1:
+        await asyncio.sleep(0.01)
+    assert (await server.answer(request(body=b"a")))[0] == 200
+    second[1].close()
+
+
+async def test_a_request_that_offers_another_protocol_keeps_its_body(server: Server) -> None:
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    assert await server.answer(request(*offer, body=b"all of it")) == (200, {"body": "all of it", "method": "POST"})
+    socket = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13", b"n: " + b"v" * 15_000)
+    assert (await server.answer(request(*socket, body=b"a")))[0] == 200
