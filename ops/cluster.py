@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -105,6 +106,7 @@ def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
     if sys.platform == "linux":  # what Ray's processes leave behind when they die becomes our child, so that we see it
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    keep_token()
     try:
         context: Any = ray.init(
             address="local",  # whatever other cluster runs here or is named by the environment
@@ -130,6 +132,17 @@ def start(config: "ServeDeploySchema", stop: Stop) -> "ServeControllerClient":
     )
     client.deploy_apps(config)
     return client
+
+
+def keep_token() -> None:
+    """Make Ray's token, if there is none, and let this account alone read it: it runs code. Ray would let everybody."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):  # the operator's own
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(exist_ok=True)
+    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    path.chmod(0o600)
 
 
 def tell_prometheus(target: str, session: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -24,10 +25,12 @@ import yaml
 
 from ops.cluster import RAY_SETTINGS
 from ops.config import ROOT, application
+from ops.status import get
 from tests.client import Client, wait_until
 
 DEAD_WITHIN_S = 20
 ENDED_WITHIN_S = 120
+PATHS = ("/v1/health", "/v1/hf/models/shapes/health", "/robots.txt")  # that are answered 200 once all runs
 DEPLOYED = "Deployed again"  # what the launcher prints
 
 
@@ -90,6 +93,7 @@ class Cluster(Client):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             super().__init__("127.0.0.1", probe.getsockname()[1])
+        self.answered_while_starting: Counter[int] = Counter()
         self._launcher: Run | None = None
         self._began = time.monotonic()
 
@@ -121,9 +125,29 @@ class Cluster(Client):
     def start(self) -> None:
         """Start it and wait until it is ready."""
         self._launcher = self.run("ops.launch", str(self.config_path), "--port", str(self._port))
-        wait_until(lambda: self.launcher.process.poll() is not None or self._is_said_to_be_ready())
+        with self.asking(*PATHS) as self.answered_while_starting:
+            wait_until(lambda: self.launcher.process.poll() is not None or self._is_said_to_be_ready())
         if self.launcher.process.poll() is not None:
             raise RuntimeError(self.launcher.said()[-4000:])
+
+    @contextmanager
+    def asking(self, *paths: str) -> Iterator[Counter[int]]:
+        """Ask for paths again and again meanwhile; yields how often the answers had which status."""
+        counted, is_over = Counter[int](), threading.Event()
+
+        def ask() -> None:
+            while not is_over.wait(0.05):
+                for path in paths:
+                    with suppress(OSError, HTTPException):  # nobody listens yet, or any more
+                        counted[get(f"{self.address}{path}")[0]] += 1
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield counted
+        finally:
+            is_over.set()
+            thread.join()
 
     def _is_said_to_be_ready(self) -> bool:
         return "Darkroom is ready" in self.launcher.out.read_text()

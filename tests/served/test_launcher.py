@@ -1,10 +1,12 @@
 """`make serve` as a whole: what a launcher that is ready says and shows, and what it listens on."""
 
 import json
+import pickle
 import re
 import shutil
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from ray.serve.generated.serve_pb2 import ASGIRequest
 
 from ops.status import get
 from tests.cluster import Cluster, alive_in_session, configured
@@ -24,6 +27,8 @@ RAY_CALLS = (  # one of each kind of server
     "/ray.rpc.ReporterService/GetTraceback",
     "/ray.serve.ASGIService/HandleRequest",
 )
+UNPICKLES = "/ray.serve.ASGIService/HandleRequest"
+TOKEN = Path.home() / ".ray/auth_token"
 RAYS_METRICS = {44217, 44227}  # of its autoscaler and its dashboard: whichever Ray came first to this machine has them
 ANSWERS_WITHIN_S = 60
 READY_WITHIN_S = 180
@@ -49,6 +54,11 @@ def test_a_start_with_other_state_on_the_same_port_exits_1(service: Cluster, tmp
     assert "Address already in use" in other.err.read_text()
 
 
+def test_while_it_starts_no_path_is_said_not_to_exist(service: Cluster) -> None:
+    assert service.answered_while_starting[503] > 0
+    assert set(service.answered_while_starting) <= {200, 503}
+
+
 def test_status_shows_every_deployment_and_the_queue(service: Cluster) -> None:
     status = service.run("ops.status")
     assert status.exit_code(ANSWERS_WITHIN_S) == 0
@@ -65,6 +75,38 @@ def test_no_port_beyond_those_of_security_md_answers_who_has_no_token(service: C
     open_ports = {at: words for at, words in answers.items() if words not in ("UNAUTHENTICATED", "401")}
     assert set(open_ports.values()) == {"metrics"}, answers
     assert len({at.port for at in open_ports} - RAYS_METRICS) == 1, open_ports
+
+
+def test_no_replica_unpickles_what_a_stranger_sends(service: Cluster, tmp_path: Path) -> None:
+    """Serve's calls between replicas carry pickles, and each replica listens for them on every interface."""
+    replicas = [process for what, process in service.processes() if what.startswith("ray::ServeReplica")]
+    ports = {connection.laddr.port for process in replicas for connection in listening(process)}
+    token = (("authorization", f"Bearer {TOKEN.read_text().strip()}"),)
+    opened = {
+        (port, metadata): is_unpickled(port, metadata, tmp_path / f"{port}-{number}")
+        for port in ports
+        for number, metadata in enumerate(((), (("authorization", "Bearer wrong"),), token))
+    }
+    assert sum(by_token for (_, metadata), by_token in opened.items() if metadata == token) == len(replicas)
+    assert not [at for at, unpickled in opened.items() if unpickled and at[1] != token]
+
+
+def is_unpickled(port: int, metadata: tuple[tuple[str, str], ...], witness: Path) -> bool:
+    """Whether a replica opens a pickle that makes a file."""
+    payload = ASGIRequest(pickled_request_metadata=pickle.dumps(Touch(str(witness)))).SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, suppress(grpc.RpcError):
+        channel.unary_unary(UNPICKLES)(payload, timeout=10, metadata=metadata)
+    return witness.exists()
+
+
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self._path, "w")
 
 
 def listening(process: psutil.Process) -> list[Any]:

@@ -325,3 +325,22 @@ def test_what_takes_a_restart_is_no_reload(tmp_path: Path, change: dict[str, obj
 def test_from_one_config_of_the_checkout_to_another_no_restart_is_needed() -> None:
     running = config.read(ROOT / "serve_config.yaml").serve
     cluster.check_change(running, config.read(ROOT / "ops/configs/two-models.yaml").serve, cpus=99)
+
+
+def test_rays_token_is_made_for_this_account_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cluster.keep_token()
+    path = tmp_path / ".ray/auth_token"
+    token = path.read_text()
+    assert (len(token), path.stat().st_mode & 0o777) == (64, 0o600)
+    path.chmod(0o644)  # as Ray itself writes it
+    cluster.keep_token()
+    assert (path.read_text(), path.stat().st_mode & 0o777) == (token, 0o600)
+
+
+@pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+def test_a_token_of_the_operators_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "given")
+    cluster.keep_token()
+    assert list(tmp_path.iterdir()) == []
