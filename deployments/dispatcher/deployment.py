@@ -192,13 +192,18 @@ class Dispatcher:
         return await asyncio.gather(stages.tokens(prompt), stages.tokens(negative_prompt))
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
-        """End a job; its pictures leave the denoiser within one step."""
+        """End a job; its images leave the denoiser within one step.
+
+        Raises:
+            NotFound, Gone, JobEnded: there is nothing to end.
+            StoreUnavailable: it ends, and that is not on disk yet.
+        """
         job = await self.job(job_id, owner)
         if job.ended:
             raise JobEnded(f"Job {job_id} has ended already: {job.status}.")
         job = self._queue.cancel(job_id, owner, time.time())
-        self._drop_tasks(job_id)
-        await asyncio.shield(self._book(job))
+        self._go_and(self._book(job))
+        await self._ledger.up_to_date(job_id)
         self._ledger.check()  # else it was not for this Dispatcher to end
         return job
 
@@ -313,7 +318,7 @@ class Dispatcher:
                     await self._ledger.add(job, request_key, day_most, before)
                 except NotConfirmed as error:
                     self._go_and(self._withdraw(job))
-                    raise StoreUnavailable(str(error)) from error
+                    raise StoreUnavailable(error.reason) from error
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -44,6 +45,7 @@ SCHEMA_VERSION = 2
 BUSY_S = 10  # how long another writer is waited for
 POSTGRESQL = {"connect_timeout": "10", "tcp_user_timeout": "10000"}  # s, ms: a host that is gone says nothing
 DAY_S = 86400
+PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
 Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
@@ -77,6 +79,12 @@ usage = Table(
     Column("day", Integer, primary_key=True),  # since 1970, UTC
     Column("cost", Float, nullable=False),  # of the jobs accepted, in `ImageSpec.cost`
 )
+probe = Table(
+    "probe",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("filling", Text, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,11 @@ class RequestKey:
 
 
 class NotConfirmed(Exception):
-    """The connection was lost in a commit, which may have happened or not."""
+    """A commit failed, which may have happened or not: the connection was lost in it, or the disk is full."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class JobStore:
@@ -144,7 +156,7 @@ class JobStore:
         """Write a new job, unless that would be more work of its owner in a day (UTC) than is allowed.
 
         Raises:
-            QuotaExceeded, Superseded: nothing was written.
+            QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
             NotConfirmed: it may have been.
         """
         row = _row(job) | {"id": job.id, "owner": job.owner}
@@ -180,10 +192,14 @@ class JobStore:
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(_row(job)))
 
     def confirm(self, *, by_writing: bool = False) -> None:
-        """Raise Superseded where another Dispatcher has taken over."""
+        """Raise Superseded if another Dispatcher has taken over; with `by_writing`, StoreUnavailable if no job could be
+        added now."""
         with self._in_charge() as connection:
-            if by_writing:
-                connection.execute(update(service).values(epoch=self.epoch))
+            if by_writing:  # a new row: on a full disk a change of an old one would still succeed
+                connection.execute(probe.insert().values(filling=token_hex(PROBE_BYTES // 2)))  # nothing compresses it
+        if by_writing:
+            with self._in_charge() as connection:
+                connection.execute(delete(probe))
 
     def job(self, job_id: str) -> Job | None:
         """Return a job as it was saved last; None if there is none.

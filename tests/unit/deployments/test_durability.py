@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, text, update
 
 from deployments.dispatcher import census
 from deployments.dispatcher import deployment as deployment_module
@@ -290,6 +290,76 @@ async def test_what_is_wrong_with_the_database_is_said_until_it_can_be_written_a
     assert (await end_of(dispatcher, await submit(dispatcher))).status == "succeeded"
 
 
+def limit_pages(dispatcher: Dispatcher, pages: int) -> None:
+    """Let its database grow to so many pages, or no more: SQLite's own "database or disk is full"."""
+    with dispatcher._ledger.store._connected() as connection:
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+
+async def test_a_full_disk_is_a_problem_until_a_job_fits_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(FakePipeline())
+    confirm, confirmed = dispatcher._ledger.store.confirm, []
+
+    def counted(*, by_writing: bool = False) -> None:
+        confirmed.append(by_writing)
+        confirm(by_writing=by_writing)
+
+    monkeypatch.setattr(dispatcher._ledger.store, "confirm", counted)
+    limit_pages(dispatcher, 1)
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        await submit(dispatcher, prompt="a" * 4000)
+    await until(lambda: confirmed.count(True) > 3)
+    assert "disk is full" in str(await dispatcher.problem())
+    limit_pages(dispatcher, 10_000)
+    await until(lambda: dispatcher._ledger.problem is None)
+    assert (await end_of(dispatcher, await submit(dispatcher, prompt="a" * 4000))).status == "succeeded"
+
+
+async def test_a_problem_that_comes_up_while_the_database_is_read_stays(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = home.dispatcher(FakePipeline())._ledger
+
+    def read(*, by_writing: bool = False) -> None:
+        assert not by_writing
+        ledger.problem = "The disk is full."  # as an insert before it on the same thread has found
+
+    monkeypatch.setattr(ledger.store, "confirm", read)
+    await ledger.confirm()
+    assert ledger.problem == "The disk is full."
+
+
+async def test_a_job_whose_end_waits_for_the_disk_is_a_503_for_who_asks_and_seen_by_who_watches(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "BEHIND_S", 0.01)
+    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    dispatcher = home.dispatcher(pipeline := held(), max_rows=1)
+    drawn, waiting = [await submit(dispatcher) for _ in range(2)]
+    watched = asyncio.create_task(end_of(dispatcher, drawn))
+    await until(lambda: dispatcher._feeds)
+    save = dispatcher._ledger.store.save
+
+    def broken(_: Job) -> None:
+        raise StoreUnavailable("The disk is full.")
+
+    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    with pytest.raises(StoreUnavailable, match="The disk is full"):
+        await dispatcher.cancel(waiting.id, "ada")
+    pipeline.let_go()
+    await until(lambda: dispatcher._ledger.is_behind(drawn.id))
+    with pytest.raises(StoreUnavailable, match="The disk is full"):
+        await dispatcher.job(drawn.id, "ada")
+    joins = asyncio.create_task(end_of(dispatcher, drawn))
+    await asyncio.sleep(0.05)
+    assert not watched.done()
+    assert not joins.done()
+    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    assert [(await task).status for task in (watched, joins)] == ["succeeded"] * 2
+    assert (await dispatcher.job(waiting.id, "ada")).status == "cancelled"
+
+
 async def test_a_database_that_does_not_answer_is_a_problem_until_it_does(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +413,12 @@ async def not_confirmed(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(dispatcher._ledger.store, "add", unheard)
         with pytest.raises(StoreUnavailable, match="The server closed the connection"):
             await dispatcher.submit(REQUEST, "ada", "k")
+
+
+async def test_a_commit_that_was_not_confirmed_is_a_problem(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = home.dispatcher(held())
+    await not_confirmed(dispatcher, monkeypatch)
+    assert await dispatcher.problem() == "The server closed the connection."
 
 
 async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_again(

@@ -9,9 +9,17 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import DAY_S, SCHEMA_VERSION, JobStore, NotConfirmed, RequestKey
+from deployments.dispatcher.job_store import (
+    DAY_S,
+    DOCUMENT,
+    PROBE_BYTES,
+    SCHEMA_VERSION,
+    JobStore,
+    NotConfirmed,
+    RequestKey,
+)
 from deployments.dispatcher.lease import Lease
-from deployments.schema import Job, Timestamps
+from deployments.schema import MAX_PROMPT, Job, Timestamps
 from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded
 from tests.fakes import a_result, a_spec
 from tests.unit.deployments.test_job_queue import a_job
@@ -151,6 +159,20 @@ def test_a_commit_that_was_not_confirmed_is_told_from_nothing_written(store: Job
     with pytest.raises(StoreUnavailable):
         store.add(a_job())
     event.remove(store._engine, "begin", lost)
+
+
+def test_confirming_by_writing_leaves_nothing_behind(store: JobStore) -> None:
+    for _ in range(2):
+        store.confirm(by_writing=True)
+        with store._connected() as connection:
+            assert connection.execute(text("SELECT count(*) FROM probe")).scalar() == 0
+
+
+def test_what_confirms_by_writing_is_larger_than_the_largest_document() -> None:
+    spec = a_spec(prompt="\1" * MAX_PROMPT, negative_prompt="\1" * MAX_PROMPT)
+    job = a_job(pictures=10, spec=spec)
+    images = tuple(a_result(spec, Lease(job.id, k)) for k in range(10))
+    assert len(DOCUMENT.dump_json(replace(job, images=images))) < PROBE_BYTES
 
 
 def test_what_is_withdrawn_was_never_there_and_costs_nothing(store: JobStore) -> None:
