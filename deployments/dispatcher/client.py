@@ -17,7 +17,16 @@ from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.overview import Allowance, QueueState
 from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job, Status
-from models.errors import DarkroomError, Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unavailable
+from models.errors import (
+    DarkroomError,
+    Gone,
+    NotFound,
+    ReplicaLost,
+    StoreUnavailable,
+    Superseded,
+    Unavailable,
+    UnreadableJob,
+)
 from models.spec import ModelCard, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -214,7 +223,7 @@ class DispatcherClient:
         """Tell a job's watchers its present state, or that it is gone."""
         try:
             self._tell(job_id, await self._job_on_disk(job_id))
-        except (NotFound, Gone) as error:
+        except (NotFound, Gone, UnreadableJob) as error:
             self._tell(job_id, error)
 
     async def _job_on_disk(self, job_id: str) -> Job:

@@ -30,6 +30,7 @@ from models.errors import (
     StoreUnavailable,
     Superseded,
     Unavailable,
+    UnreadableJob,
 )
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
 
@@ -152,6 +153,25 @@ async def test_a_job_for_a_model_that_is_no_longer_served_fails_with_the_reason(
     end = await end_of(second, job)
     assert (end.status, end.error.code) == ("failed", "model_not_found")
     assert "shapes is no longer served" in end.error.message
+
+
+async def test_a_broken_record_ends_neither_the_start_nor_lists_nor_watches(home: Home) -> None:
+    first = home.dispatcher(held())
+    broken, whole = [await first.submit(REQUEST, "ada", key) for key in ("k", "l")]
+    with first._ledger.store._connected() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == broken.id).values(document="{"))
+    second = home.dispatcher(FakePipeline())
+    assert (await end_of(second, whole)).status == "succeeded"
+    assert [job.id for job in await second.jobs("ada")] == [whole.id]
+    for ask in (
+        second.job(broken.id, "ada"),
+        second.cancel(broken.id, "ada"),
+        second.submit(REQUEST, "ada", "k"),
+        end_of(second, broken),
+    ):
+        with pytest.raises(UnreadableJob):
+            await ask
+    second.check_health()
 
 
 # -- one in charge
