@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from deployments.dispatcher import job_queue as job_queue_module
 from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.job_store import NotConfirmed, jobs
 from deployments.image_store import ImageStore
@@ -661,3 +663,89 @@ async def test_a_dispatcher_of_which_a_part_has_stopped_is_unwell(home: Home) ->
     await settled()
     with pytest.raises(RuntimeError, match="for no reason"):
         dispatcher.check_health()
+
+
+class Jumping:
+    """A system's clock that a test puts ahead, read by a Dispatcher's clock that has gone right for hours."""
+
+    def __init__(self) -> None:
+        self.ahead_s = self._hours_s = 0.0
+        self.clock = SteadyClock(
+            system=lambda: time.time() + self.ahead_s, monotonic=lambda: time.monotonic() + self._hours_s
+        )
+        self.later(2 * 3600)
+        assert self.clock.settled
+
+    def later(self, seconds: float) -> None:
+        """Let time pass in which nobody looks at a clock but this one."""
+        self.ahead_s += seconds
+        self._hours_s += seconds
+
+
+@pytest.fixture
+def jumping() -> Jumping:
+    return Jumping()
+
+
+async def test_a_clock_that_jumps_by_eight_days_expires_no_result(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jumping: Jumping
+) -> None:
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.0)
+    images = ImageStore(tmp_path / "images")
+    dispatcher = home.dispatcher(FakePipeline(images), clock=jumping.clock)
+    end = await end_of(dispatcher, await submit(dispatcher))
+    sweeps, expire = [], dispatcher._ledger.store.expire
+
+    def counted(*given: Any) -> dict[str, list[str]]:
+        sweeps.append(given)
+        return expire(*given)
+
+    monkeypatch.setattr(dispatcher._ledger.store, "expire", counted)
+    jumping.ahead_s += 8 * 86400
+    await until(lambda: len(sweeps) > 2)
+    assert (await dispatcher.job(end.id, "ada")).images == end.images
+    assert list((tmp_path / "images").iterdir())
+    jumping.later(8 * 86400)  # and in that time they do expire
+    await until(lambda: not list((tmp_path / "images").iterdir()))
+
+
+async def test_a_clock_that_jumps_by_an_hour_ends_no_waiting_job(
+    home: Home, monkeypatch: pytest.MonkeyPatch, jumping: Jumping
+) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(held(), clock=jumping.clock, max_rows=1)
+    waiting = [await submit(dispatcher, deadline_s=1800) for _ in range(2)][1]
+    expire, looked = dispatcher._queue.expire, []
+
+    def counted(now: float) -> list[Job]:
+        looked.append(now)
+        return expire(now)
+
+    monkeypatch.setattr(dispatcher._queue, "expire", counted)
+    jumping.ahead_s += 3600
+    await until(lambda: len(looked) > 2)
+    assert (await dispatcher.job(waiting.id, "ada")).status == "queued"
+    assert (await submit(dispatcher)).timestamps.created < waiting.timestamps.created + 60
+    jumping.later(1800)
+    assert (await end_of(dispatcher, waiting)).status == "expired"
+
+
+async def test_a_dispatcher_that_begins_expires_by_age_only_after_an_hour_and_by_bytes_at_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.0)
+    first = home.dispatcher(FakePipeline())
+    end = await end_of(first, await submit(first))
+    wrong = SteadyClock(system=lambda: time.time() + 8 * 86400)
+    second = home.dispatcher(FakePipeline(), clock=wrong)
+    expire, sweeps = second._ledger.store.expire, []
+
+    def counted(*given: Any) -> dict[str, list[str]]:
+        sweeps.append(given)
+        return expire(*given)
+
+    monkeypatch.setattr(second._ledger.store, "expire", counted)
+    await until(lambda: len(sweeps) > 2)
+    assert (await second.job(end.id, "ada")).status == "succeeded"
+    third = home.dispatcher(FakePipeline(), clock=wrong, max_result_bytes=0)
+    await until(lambda: third._ledger.store.jobs("ada") == [])

@@ -3,7 +3,6 @@
 import http.cookies
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ async def test_a_key_may_have_so_many_pictures_in_line_and_is_told_what_is_left(
 async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keyed = Keyed(tmp_path, max_cost_per_day=0.6)  # two guided pictures of 8 steps and 128 x 128 pixels are 0.5
     noon = 20_000 * 86400 + 43200.0
-    monkeypatch.setattr(time, "time", lambda: noon)
+    monkeypatch.setattr(keyed.api.dispatcher._clock, "now", lambda: noon)
     answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
     assert answer.status_code == 202
     assert answer.headers["x-ratelimit-limit-cost"] == "0.6"
@@ -169,7 +168,7 @@ async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch:
     error = problem(refused, 429)
     assert (error["code"], refused.headers["retry-after"]) == ("quota_exceeded", "43200")
     assert "0.6 megapixel steps a day" in error["message"]
-    monkeypatch.setattr(time, "time", lambda: noon + 43200)
+    monkeypatch.setattr(keyed.api.dispatcher._clock, "now", lambda: noon + 43200)
     assert (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})).status_code == 202
 
 
