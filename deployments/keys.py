@@ -24,6 +24,9 @@ class ApiKey(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=NAME)
+    id: str | None = Field(
+        None, pattern=r"^[0-9a-f]{8}$", description="Tells it from other keys of this name, in time."
+    )
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the secret.")
     max_waiting: Annotated[int, Field(ge=1)] | None = Field(None, description="Pictures in line at a time.")
     max_cost_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
@@ -32,8 +35,8 @@ class ApiKey(BaseModel):
 
     @property
     def owner(self) -> str:
-        """Whose jobs it gives."""
-        return OWNER + self.name
+        """Whose jobs it gives: not those of an earlier key of this name. Keys of before there were ids have none."""
+        return f"{OWNER}{self.name}:{self.id}" if self.id else OWNER + self.name  # no name holds a colon
 
 
 KEYS = TypeAdapter(list[ApiKey])
@@ -45,10 +48,21 @@ class UnusableKeys(ValueError):
 
 def new_key(name: str, max_waiting: int | None = None, max_cost_per_day: float | None = None) -> tuple[ApiKey, str]:
     """Return a key and its secret, which is kept nowhere."""
-    secret = f"dk_{secrets.token_urlsafe(32)}"
-    return ApiKey(
-        name=name, sha256=digest_of(secret), max_waiting=max_waiting, max_cost_per_day=max_cost_per_day
-    ), secret
+    secret = _new_secret()
+    key = ApiKey(
+        name=name,
+        id=secrets.token_hex(4),
+        sha256=digest_of(secret),
+        max_waiting=max_waiting,
+        max_cost_per_day=max_cost_per_day,
+    )
+    return key, secret
+
+
+def rotated(key: ApiKey) -> tuple[ApiKey, str]:
+    """Return a key with another secret, and that; its jobs and caps stay."""
+    secret = _new_secret()
+    return key.model_copy(update={"sha256": digest_of(secret)}), secret
 
 
 def read_keys(path: Path) -> list[ApiKey]:
@@ -139,6 +153,10 @@ def peer_of(scope: Scope) -> str:
 def digest_of(secret: str) -> str:
     """Return what stands for a secret where others may read it: SHA-256, as 256 random bits need no slow hash."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()  # some character sets give lone surrogates
+
+
+def _new_secret() -> str:
+    return f"dk_{secrets.token_urlsafe(32)}"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

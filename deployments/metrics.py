@@ -7,7 +7,6 @@ health check.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -147,9 +146,9 @@ class DispatcherMetrics:
 
     @contextmanager
     def drawing(
-        self, spec: ImageSpec, lease: Lease, accepted: float
+        self, spec: ImageSpec, lease: Lease, age_s: Callable[[], float]
     ) -> Iterator[Callable[[StepUpdate | ImageResult], None]]:
-        """Hear of a picture while it is drawn, and count what was for nothing; `accepted` is when its job was."""
+        """Hear of a picture while it is drawn, and count what was for nothing; `age_s` is its job's."""
         steps = 0
         awaited = lease.index == 0 and lease.attempt == 1  # its first preview is the job's
 
@@ -161,7 +160,7 @@ class DispatcherMetrics:
             steps = word.step
             if awaited and word.preview:
                 awaited = False
-                self._first_preview.observe(max(0.0, time.time() - accepted), {"model": spec.model})
+                self._first_preview.observe(max(0.0, age_s()), {"model": spec.model})
 
         try:
             yield hear

@@ -25,6 +25,7 @@
     ├── StorageFull               507  storage_full             a picture could not be written
     ├── NonFinite                 500  non_finite               NaN or Inf in latents or pixels
     ├── OutOfMemory               500  out_of_memory            a picture that does not fit, even alone
+    ├── UnreadableJob             500  unreadable_job           its record in the database is damaged
     ├── UnusableCheckpoint        500  unusable_checkpoint      at start only
     └── UnsupportedSampler        500  unsupported_sampler      a scheduler that no plan can express
 
@@ -234,6 +235,12 @@ class OutOfMemory(DarkroomError):
     """A picture that does not fit into the device's memory, even alone."""
 
     code = "out_of_memory"
+
+
+class UnreadableJob(DarkroomError):
+    """The job's record in the database is damaged."""
+
+    code = "unreadable_job"
 
 
 class UnusableCheckpoint(DarkroomError):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from ops.config import Config, UnusableConfig
+from ops.config import Config, UnusableConfig, check_files
 from ops.status import FAILED, answers, reason
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
@@ -208,35 +208,43 @@ def wait_until_ready(client: "ServeControllerClient", models: Set[str], address:
             return
 
 
-def check_change(running: "ServeDeploySchema", wanted: "ServeDeploySchema", cpus: float) -> None:
+def check_change(running: Config, wanted: Config, cpus: float) -> None:
     """Raise UnusableConfig for what only a restart changes: Serve would leave it out, or Ray wait for ever."""
     as_started = _read_at_start(running)
     for name, option in _read_at_start(wanted).items():
         if option != as_started[name]:
             raise UnusableConfig(f"{name}: a change takes a restart.")
-    if cpus_wanted(wanted) > cpus:
-        reserved = f"The replicas reserve up to {cpus_wanted(wanted)} CPUs (num_cpus), and Ray has {cpus:g}"
+    if cpus_wanted(wanted.serve) > cpus:
+        reserved = f"The replicas reserve up to {cpus_wanted(wanted.serve)} CPUs (num_cpus), and Ray has {cpus:g}"
         raise UnusableConfig(f"{reserved}: a restart gives it more, on paper, or let them reserve less.")
 
 
-def _read_at_start(config: "ServeDeploySchema") -> dict[str, Any]:
+def _read_at_start(config: Config) -> dict[str, Any]:
+    serve = config.serve
     names = ("http_options", "proxy_location", "grpc_options", "controller_options")
-    tracing = config.tracing_config if config.tracing_config and config.tracing_config.enabled else None
-    return {name: getattr(config, name) for name in names} | {"tracing_config": tracing}
+    tracing = serve.tracing_config if serve.tracing_config and serve.tracing_config.enabled else None
+    return {name: getattr(serve, name) for name in names} | {
+        "tracing_config": tracing,
+        "generation.state_dir": config.generation.state_path,  # which is locked
+        "generation.database_url": config.generation.database,  # in another, epochs may be lower than Denoisers obey
+    }
 
 
-def deploy_again(client: "ServeControllerClient", running: "ServeDeploySchema", read: Callable[[], Config]) -> None:
+def deploy_again(client: "ServeControllerClient", running: Config, read: Callable[[], Config]) -> None:
     """Deploy the config as it reads by now; one that cannot be used, or not while this runs, changes nothing."""
     import ray
 
     try:
         config = read()
-        check_change(running, config.serve, ray.cluster_resources()["CPU"])
+        check_change(running, config, ray.cluster_resources()["CPU"])
+        broken = check_files(config)
     except UnusableConfig as error:
         print(f"Nothing was changed.\n{error}", file=sys.stderr, flush=True)
         return
     client.deploy_apps(config.serve)
     print("Deployed again; `make status` shows how it goes.", flush=True)
+    for said_of in broken:
+        print(f"  NOT SERVED  {said_of}", flush=True)
 
 
 def drain(client: "ServeControllerClient") -> None:
@@ -269,7 +277,7 @@ def run(config: Config, read: Callable[[], Config], address: str, stop: Stop) ->
                 check_ray()
                 if stop.reload.is_set():
                     stop.reload.clear()
-                    deploy_again(client, config.serve, read)
+                    deploy_again(client, config, read)
             drain(client)
     finally:
         end_ray()

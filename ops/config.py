@@ -18,6 +18,9 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
+from deployments.keys import UnusableKeys, read_keys
+from models.checkpoint import check
+from models.errors import UnusableCheckpoint
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
@@ -66,6 +69,32 @@ def read(path: Path, host: str | None = None, port: int | None = None, model: st
     if problems:
         raise UnusableConfig("\n  ".join([f"{path} cannot be used:", *problems]))
     return Config(serve, generation_of(config))
+
+
+def check_files(config: Config) -> list[str]:
+    """Check the files that a config names, before anything starts or changes: checkpoints and API keys.
+
+    Returns for each model that cannot be served its name and the reason: it does not keep the others from it.
+
+    Raises:
+        UnusableConfig: no model can be served, or a file of keys cannot be used.
+    """
+    broken: list[str] = []
+    for app in config.serve.applications:
+        kind = ARGS.get(app.import_path)
+        settings = kind.model_validate(app.args) if kind else None
+        try:
+            if isinstance(settings, AppConfig | UiConfig) and settings.keys_path:
+                read_keys(settings.keys_path)
+            elif isinstance(settings, ModelConfig) and app.name in config.generation.models:
+                check(settings.checkpoint, settings.allowed_roots)
+        except UnusableKeys as error:
+            raise UnusableConfig(f"{app.name}: {error}") from error
+        except UnusableCheckpoint as error:
+            broken.append(f"{app.name}: {error}")
+    if len(broken) == len(config.generation.models):
+        raise UnusableConfig("\n".join(broken))
+    return broken
 
 
 def load(path: Path) -> dict[str, Any]:

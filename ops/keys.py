@@ -1,4 +1,4 @@
-"""`python -m ops.keys`: make, list and remove API keys. A secret is printed once, when it is made."""
+"""`python -m ops.keys`: make, rotate, list and remove API keys. A secret is printed once, when it is made."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from deployments.keys import KEYS, ApiKey, UnusableKeys, new_key, read_keys
+from deployments.keys import KEYS, ApiKey, UnusableKeys, new_key, read_keys, rotated
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("name")
     add.add_argument("--max-waiting", type=int, help="pictures in line at a time")
     add.add_argument("--max-cost-per-day", type=float, help="megapixel steps in a day (UTC)")
+    rotate = commands.add_parser("rotate", help="give a key a new secret, and print it; its jobs and caps stay")
+    rotate.add_argument("name")
     remove = commands.add_parser("remove", help="take a key out of force")
     remove.add_argument("name")
     commands.add_parser("list", help="names and caps")
@@ -33,8 +35,12 @@ def main(argv: list[str] | None = None) -> int:
                 key, secret = new_key(args.name, args.max_waiting, args.max_cost_per_day)
                 write_keys(args.file, [*keys, key])
                 print(secret)
-            case "remove" if not named:
+            case "rotate" | "remove" if not named:
                 raise UnusableKeys(f"There is no key {args.name}.")
+            case "rotate":
+                key, secret = rotated(named[0])
+                write_keys(args.file, [key if each.name == key.name else each for each in keys])
+                print(secret)
             case "remove":
                 write_keys(args.file, [key for key in keys if key.name != args.name])
             case _:
@@ -54,7 +60,7 @@ def write_keys(path: Path, keys: list[ApiKey]) -> None:
     """Replace the file in one rename: whoever reads it sees all of it. It stays readable to whom it was."""
     partial = path.with_name(f".{path.name}.partial")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(KEYS.dump_json(keys, indent=2) + b"\n")
+        file.write(KEYS.dump_json(keys, indent=2, exclude_none=True) + b"\n")
         if path.exists():
             before = path.stat()
             os.fchown(file.fileno(), before.st_uid, before.st_gid)

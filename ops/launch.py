@@ -1,8 +1,8 @@
 """`make serve`: Darkroom on one machine, from the first check to the last process.
 
-Checks the config and the checkpoints that it names, locks `state_dir`, checks the port (two Serves on one port split
-requests silently), and hands over to `cluster`, which starts a Ray of its own, deploys, and waits for `/v1/ready`. What
-keeps it from serving is said in words, with exit code 1.
+Checks the config, and the checkpoints and files of keys that it names, locks `state_dir`, checks the port (two Serves
+on one port split requests silently), and hands over to `cluster`, which starts a Ray of its own, deploys, and waits for
+`/v1/ready`. What keeps it from serving is said in words, with exit code 1.
 """
 
 import argparse
@@ -17,11 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from deployments.config import ModelConfig
-from models.checkpoint import check
-from models.errors import UnusableCheckpoint
 from ops.cluster import RAY_SETTINGS, StartError, Stop, run
-from ops.config import ROOT, Config, UnusableConfig, read
+from ops.config import ROOT, UnusableConfig, check_files, read
 from ops.status import read_holder
 
 
@@ -37,20 +34,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.model and (folder := Path(args.model).expanduser()).exists():
         args.model = str(folder.absolute())
     return args
-
-
-def check_models(config: Config) -> None:
-    """Raise StartError where no model's checkpoint can be served; one of several does not keep the others from it."""
-    args = {app.name: app.args for app in config.serve.applications}
-    reasons = []
-    for name in config.generation.models:
-        try:
-            model = ModelConfig.model_validate(args[name])
-            check(model.checkpoint, model.allowed_roots)
-        except UnusableCheckpoint as error:
-            reasons.append(f"{name}: {error}")
-    if len(reasons) == len(config.generation.models):
-        raise StartError("\n".join(reasons))
 
 
 def check_address(host: str, port: int) -> None:
@@ -108,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         read_again = partial(read, args.config, args.host, args.port, args.model)
         config = read_again()
-        check_models(config)
+        check_files(config)
         app, http = config.generation, config.serve.http_options
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http.host) or http.host
         name = f"[{name}]" if ":" in name else name

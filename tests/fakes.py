@@ -11,6 +11,7 @@ from PIL import Image
 
 from deployments.autoscaling import Demand
 from deployments.config import QueueConfig
+from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
@@ -175,9 +176,11 @@ def a_dispatcher(
     max_rows: int = 2,
     replicas: Callable[[], Mapping[str, Replicas]] = lambda: {"denoiser": Replicas(1)},
     keys: Path | None = None,
+    clock: SteadyClock | None = None,
     **queue: Any,
 ) -> Dispatcher:
-    """A Dispatcher whose writes take no time. Two guided pictures are in flight at once, and eight may wait."""
+    """A Dispatcher whose writes take no time, and whose clock follows any jump unless one is given. Two guided pictures
+    are in flight at once, and eight may wait."""
     config = QueueConfig(**{"max_waiting": 8} | queue)
     models = {CARD.id: pipeline, **others}
     dispatcher = Dispatcher(
@@ -188,6 +191,7 @@ def a_dispatcher(
         max_rows=max_rows,
         replicas=lambda: dict.fromkeys(models, replicas()),
         keys=keys,
+        clock=clock or SteadyClock(hold_s=0.0),
     )
     dispatcher._ledger._thread = Inline("inline")
     return dispatcher

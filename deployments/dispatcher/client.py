@@ -17,7 +17,16 @@ from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.overview import Allowance, QueueState
 from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job, Status
-from models.errors import DarkroomError, Gone, NotFound, ReplicaLost, Superseded, Unavailable
+from models.errors import (
+    DarkroomError,
+    Gone,
+    NotFound,
+    ReplicaLost,
+    StoreUnavailable,
+    Superseded,
+    Unavailable,
+    UnreadableJob,
+)
 from models.spec import ModelCard, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -175,7 +184,7 @@ class DispatcherClient:
             # In a context of its own: with a request that is cut, Serve cancels the calls made in that request's.
             self._reader = asyncio.create_task(self._read_feed(), context=Context())
         try:
-            job = await self.job(job_id)
+            job = await self._job_on_disk(job_id)
             yield job
             while not job.ended:
                 newest = await _newest(news, time.monotonic() + WATCH_INTERVAL_S)
@@ -193,26 +202,38 @@ class DispatcherClient:
         """Hold one feed while anyone watches; whenever it opens, catch up with what it did not see."""
         while self._watchers:
             try:
-                async for jobs in self._calls.stream("feed"):
-                    for job in jobs:
-                        self._tell(job.id, job)
-                    if not jobs:
-                        await self._catch_up()
-                    if not self._watchers:
-                        break
+                async with asyncio.TaskGroup() as group:
+                    catching_up: list[asyncio.Task[None]] = []
+                    async for jobs in self._calls.stream("feed"):
+                        for job in jobs:
+                            self._tell(job.id, job)
+                        if not jobs:  # beside the feed: one job may have to wait for the disk
+                            catching_up = [group.create_task(self._catch_up(job_id)) for job_id in self._watchers]
+                        if not self._watchers:
+                            break
+                    for task in catching_up:
+                        task.cancel()
             except (Exception, asyncio.CancelledError) as error:  # whatever it was: watchers must not wait for ever
                 if self._reader is not None and self._reader.cancelling():  # this task, and not the call it waited for
                     raise
                 logger.warning("the feed broke: %r", error)
                 await asyncio.sleep(RECONNECT_S)
 
-    async def _catch_up(self) -> None:
-        """Tell every watcher the present state of its job, or that it is gone."""
-        for job_id in list(self._watchers):
+    async def _catch_up(self, job_id: str) -> None:
+        """Tell a job's watchers its present state, or that it is gone."""
+        try:
+            self._tell(job_id, await self._job_on_disk(job_id))
+        except (NotFound, Gone, UnreadableJob) as error:
+            self._tell(job_id, error)
+
+    async def _job_on_disk(self, job_id: str) -> Job:
+        """Return a job's present state, however long that takes to be on disk. Raises: NotFound, Gone."""
+        while True:
             try:
-                self._tell(job_id, await self.job(job_id))
-            except (NotFound, Gone) as error:
-                self._tell(job_id, error)
+                return await self.job(job_id)
+            except StoreUnavailable as error:
+                logger.error("%s", error.reason)
+                await asyncio.sleep(RECONNECT_S)
 
     def _tell(self, job_id: str, word: Job | DarkroomError) -> None:
         for news in self._watchers.get(job_id, ()):
@@ -224,10 +245,17 @@ async def _newest(news: "asyncio.Queue[Job | DarkroomError]", not_before: float)
     word = await news.get()
     while True:
         while not news.empty():
-            word = news.get_nowait()
+            word = _newer(word, news.get_nowait())
         left = not_before - time.monotonic()
         if left <= 0 or isinstance(word, DarkroomError) or word.ended:
             return word
         with suppress(TimeoutError):
             async with asyncio.timeout(left):
-                word = await news.get()
+                word = _newer(word, await news.get())
+
+
+def _newer(word: Job | DarkroomError, other: Job | DarkroomError) -> Job | DarkroomError:
+    """Return an error, else the higher version: what catches up may come after what the feed had."""
+    if isinstance(word, DarkroomError) or (isinstance(other, Job) and other.version <= word.version):
+        return word
+    return other

@@ -22,6 +22,7 @@ from deployments.config import QueueConfig
 from deployments.dispatcher import journal
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
 from deployments.dispatcher.census import Census
+from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import DAY_S, JobStore, NotConfirmed, RequestKey
@@ -86,7 +87,9 @@ class Dispatcher:
         replicas: Callable[[], Mapping[str, Mapping[str, Replicas]]],
         max_rows: int = MAX_ROWS,
         keys: Path | None = None,
+        clock: SteadyClock | None = None,
     ) -> None:
+        self._clock = clock or SteadyClock()
         self._models = {name: Served(name, stages, max_rows) for name, stages in models.items()}
         self._config = config
         self._keys = None if keys is None else Keyring(keys)
@@ -106,7 +109,7 @@ class Dispatcher:
         self._forecasting: asyncio.Task[None] | None = None
         self._in_charge = False
         self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
-        sweeper = Sweeper(self._ledger, ImageStore(images), config, self._queue.forget)
+        sweeper = Sweeper(self._ledger, ImageStore(images), config, self._clock, self._queue.forget)
         self._background = [
             asyncio.create_task(work)
             for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
@@ -128,7 +131,7 @@ class Dispatcher:
             card = self._card_of(request.model)
             specs = resolve(request, card)
             check_cost(specs, self._config)
-            job = new_job(specs, owner, time.time(), deadline_s(request, self._config), card.cautions(specs[0]))
+            job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), card.cautions(specs[0]))
             request_key = None if key is None else RequestKey(key, hash_of(request))
             before = time.monotonic() + ACCEPT_WITHIN_S
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
@@ -172,7 +175,7 @@ class Dispatcher:
         key = self._key_of(owner)
         if key is None:
             return None
-        now = time.time()
+        now = self._clock.now()
         spent = 0.0
         if key.max_cost_per_day is not None:
             spent = await self._ledger.call(self._ledger.store.spent, owner, now)
@@ -192,13 +195,18 @@ class Dispatcher:
         return await asyncio.gather(stages.tokens(prompt), stages.tokens(negative_prompt))
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
-        """End a job; its pictures leave the denoiser within one step."""
+        """End a job; its images leave the denoiser within one step.
+
+        Raises:
+            NotFound, Gone, JobEnded: there is nothing to end.
+            StoreUnavailable: it ends, and that is not on disk yet.
+        """
         job = await self.job(job_id, owner)
         if job.ended:
             raise JobEnded(f"Job {job_id} has ended already: {job.status}.")
-        job = self._queue.cancel(job_id, owner, time.time())
-        self._drop_tasks(job_id)
-        await asyncio.shield(self._book(job))
+        job = self._queue.cancel(job_id, owner, self._clock.now())
+        self._go_and(self._book(job))
+        await self._ledger.up_to_date(job_id)
         self._ledger.check()  # else it was not for this Dispatcher to end
         return job
 
@@ -272,7 +280,7 @@ class Dispatcher:
             self._contexts[job.id] = context_of(job.id)
             if job.model not in self._models:
                 error = UnknownModel(f"model: {job.model} is no longer served.", "model")
-                await self._book(self._queue.reject(job.id, error, time.time()))
+                await self._book(self._queue.reject(job.id, error, self._clock.now()))
         if unfinished:
             logger.info("%d jobs go on", len(unfinished))
         self._in_charge = True
@@ -313,7 +321,7 @@ class Dispatcher:
                     await self._ledger.add(job, request_key, day_most, before)
                 except NotConfirmed as error:
                     self._go_and(self._withdraw(job))
-                    raise StoreUnavailable(str(error)) from error
+                    raise StoreUnavailable(error.reason) from error
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
@@ -404,7 +412,7 @@ class Dispatcher:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
         unforeseen = False
         while self._queue.rows(model.name) < model.rows_in_flight or not self._queue.rows(model.name):
-            now = time.time()
+            now = self._clock.now()
             granted = self._queue.grant(model.name, now)
             if granted is None:
                 break
@@ -426,7 +434,7 @@ class Dispatcher:
         last_at = time.monotonic()
         ended: Job | None = None
         try:
-            with self._metrics.drawing(spec, lease, accepted) as hear:
+            with self._metrics.drawing(spec, lease, lambda: self._clock.now() - accepted) as hear:
                 async for word in model.stages.generate(spec, lease):
                     hear(word)
                     if isinstance(word, StepUpdate):
@@ -435,17 +443,17 @@ class Dispatcher:
                         self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
                     else:
                         model.forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
-                        ended = self._queue.finish(lease, word, time.time())
+                        ended = self._queue.finish(lease, word, self._clock.now())
         except Superseded:
             self._ledger.step_down()
         except ReplicaLost:
             logger.warning("lost a replica: %s", lease)
-            ended = self._queue.lose(lease, time.time())
+            ended = self._queue.lose(lease, self._clock.now())
         except DarkroomError as error:
-            ended = self._queue.fail(lease, error, time.time())
+            ended = self._queue.fail(lease, error, self._clock.now())
         except Exception:
             logger.exception("picture failed: %s", lease)
-            ended = self._queue.fail(lease, DarkroomError(), time.time())
+            ended = self._queue.fail(lease, DarkroomError(), self._clock.now())
         if ended is not None:
             await self._book(ended)
 
@@ -483,7 +491,7 @@ class Dispatcher:
     async def _keep_forecasting(self) -> None:
         """Refresh places and times while anything waits or runs."""
         while self._queue.waiting or self._queue.running:
-            for job in self._queue.expire(time.time()):
+            for job in self._queue.expire(self._clock.now()):
                 self._go_and(self._book(job))
             await self._count()
             self._pump()  # there may be more replicas than before

@@ -4,14 +4,16 @@ One table: the job is its own document, and columns hold what queries need. Writ
 Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import (
     DDL,
     BigInteger,
@@ -26,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    cast,
     create_engine,
     delete,
     event,
@@ -38,12 +41,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from deployments.schema import Job
-from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded
+from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
+
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 SCHEMA_VERSION = 2
 BUSY_S = 10  # how long another writer is waited for
 POSTGRESQL = {"connect_timeout": "10", "tcp_user_timeout": "10000"}  # s, ms: a host that is gone says nothing
 DAY_S = 86400
+PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
 Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
@@ -77,6 +83,12 @@ usage = Table(
     Column("day", Integer, primary_key=True),  # since 1970, UTC
     Column("cost", Float, nullable=False),  # of the jobs accepted, in `ImageSpec.cost`
 )
+probe = Table(
+    "probe",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("filling", Text, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +100,18 @@ class RequestKey:
 
 
 class NotConfirmed(Exception):
-    """The connection was lost in a commit, which may have happened or not."""
+    """A commit failed, which may have happened or not: the connection was lost in it, or the disk is full."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class JobStore:
     """The database. Calls block, for about the time of one disk write.
 
-    Any of them raises `StoreUnavailable` where the database cannot be reached or written.
+    Any of them raises `StoreUnavailable` where the database cannot be reached or written. A row whose document cannot
+    be read is logged whenever it is read, stays as it is until it expires, and is left out of what is returned.
     """
 
     def __init__(self, url: str) -> None:
@@ -122,8 +139,8 @@ class JobStore:
             else:
                 connection.execute(update(service).values(epoch=found.epoch + 1))
             self.epoch = 1 if found is None else found.epoch + 1
-            unfinished = select(jobs.c.document).where(jobs.c.ended.is_(None)).order_by(jobs.c.number)
-            return [DOCUMENT.validate_json(document) for document in connection.scalars(unfinished)]
+            unfinished = select(jobs.c.id, jobs.c.document).where(jobs.c.ended.is_(None)).order_by(jobs.c.number)
+            return _readable(connection.execute(unfinished))
 
     def find(self, owner: str, request_key: RequestKey) -> str | None:
         """Return the id of the job that was accepted under a key.
@@ -144,7 +161,7 @@ class JobStore:
         """Write a new job, unless that would be more work of its owner in a day (UTC) than is allowed.
 
         Raises:
-            QuotaExceeded, Superseded: nothing was written.
+            QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
             NotConfirmed: it may have been.
         """
         row = _row(job) | {"id": job.id, "owner": job.owner}
@@ -180,60 +197,77 @@ class JobStore:
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(_row(job)))
 
     def confirm(self, *, by_writing: bool = False) -> None:
-        """Raise Superseded where another Dispatcher has taken over."""
+        """Raise Superseded if another Dispatcher has taken over; with `by_writing`, StoreUnavailable if no job could be
+        added now."""
         with self._in_charge() as connection:
-            if by_writing:
-                connection.execute(update(service).values(epoch=self.epoch))
+            if by_writing:  # a new row: on a full disk a change of an old one would still succeed
+                connection.execute(probe.insert().values(filling=token_hex(PROBE_BYTES // 2)))  # nothing compresses it
+        if by_writing:
+            with self._in_charge() as connection:
+                connection.execute(delete(probe))
 
     def job(self, job_id: str) -> Job | None:
         """Return a job as it was saved last; None if there is none.
 
         Raises:
             Gone: its result has expired.
+            UnreadableJob: its document cannot be read.
         """
         if "\0" in job_id:  # which PostgreSQL takes in no text, and no id has
             return None
         with self._connected() as connection:
-            found = connection.execute(select(jobs.c.document).where(jobs.c.id == job_id)).one_or_none()
+            chosen = select(jobs.c.id, jobs.c.document, jobs.c.ended).where(jobs.c.id == job_id)
+            found = connection.execute(chosen).one_or_none()
         if found is None:
             return None
-        if found.document is None:
+        if found.document is None and found.ended is not None:
             raise Gone(f"The result of {job_id} has expired.")
-        return DOCUMENT.validate_json(found.document)
+        job = _read(found.id, found.document)
+        if job is None:
+            raise UnreadableJob(f"The record of {job_id} cannot be read. The log of the service has the reason.")
+        return job
 
     def jobs(self, owner: str, status: str | None = None, limit: int = 100, after: str | None = None) -> list[Job]:
         """Return an owner's jobs, newest first: those of one status, and those that came before another job."""
-        chosen = select(jobs.c.document).where(jobs.c.owner == owner, jobs.c.document.is_not(None))
+        chosen = select(jobs.c.number, jobs.c.id, jobs.c.document).order_by(jobs.c.number.desc())
+        chosen = chosen.where(jobs.c.owner == owner, jobs.c.document.is_not(None))
         if status is not None:
             chosen = chosen.where(jobs.c.status == status)
         if after is not None:
             mark = select(jobs.c.number).where(jobs.c.id == after, jobs.c.owner == owner).scalar_subquery()
             chosen = chosen.where(jobs.c.number < mark)
+        found: list[Job] = []
         with self._connected() as connection:
-            found = connection.scalars(chosen.order_by(jobs.c.number.desc()).limit(limit))
-            return [DOCUMENT.validate_json(document) for document in found]
+            while (wanted := limit - len(found)) > 0:
+                rows = connection.execute(chosen.limit(wanted)).all()
+                found += _readable(rows)
+                if len(rows) < wanted:
+                    break
+                chosen = chosen.where(jobs.c.number < rows[-1].number)  # in place of those that cannot be read
+        return found
 
     def expire(self, ended_before: float, most_bytes: int) -> dict[str, list[str]]:
         """Forget the results of jobs that ended before a moment, and of the oldest beyond so many bytes.
 
-        Returns for each of these jobs the names of its pictures, which nothing refers to any more.
+        Returns for each of these jobs the names of its images, which nothing refers to any more; none if its document
+        cannot be read: its images are strays from then on.
         """
         kept = jobs.c.ended.is_not(None) & jobs.c.document.is_not(None)
         newest_first = (jobs.c.ended.desc(), jobs.c.number.desc())
-        newest = select(jobs.c.number, jobs.c.ended, jobs.c.size).where(kept).order_by(*newest_first)
+        newest = select(jobs.c.number, _ENDED, _SIZE).where(kept).order_by(*newest_first)
         names: dict[str, list[str]] = {}
         with self._in_charge() as connection:
             total, expired = 0, []
             for row in connection.execute(newest):
                 total += row.size
                 if row.ended < ended_before or total > most_bytes:
-                    expired.append(row.number)
-            for number in expired:
-                job = DOCUMENT.validate_json(
-                    str(connection.scalar(select(jobs.c.document).where(jobs.c.number == number)))
-                )
-                names[job.id] = [image.name for image in job.images]
-                connection.execute(update(jobs).where(jobs.c.number == number).values(document=None, size=0))
+                    expired.append(row)
+            for row in expired:
+                this = jobs.c.number == row.number
+                [(job_id, document)] = connection.execute(select(jobs.c.id, jobs.c.document).where(this))
+                job = _read(job_id, document)
+                names[job_id] = [image.name for image in job.images] if job else []
+                connection.execute(update(jobs).where(this).values(document=None, size=0, ended=row.ended))
         return names
 
     def forget(self, ended_before: float) -> None:
@@ -250,10 +284,11 @@ class JobStore:
             jobs.c.id.in_(set(jobs_of.values())), jobs.c.ended.is_not(None)
         )
         with self._connected() as connection:
-            documents = {row.id: row.document for row in connection.execute(ended)}
-        results = [DOCUMENT.validate_json(document) for document in documents.values() if document is not None]
-        pictures = {image.name for job in results for image in job.images}
-        return [name for name in names if jobs_of[name] in documents and name not in pictures]
+            rows = connection.execute(ended).all()
+        images: dict[str, set[str]] = {row.id: set() for row in rows if row.document is None}
+        readable = _readable(row for row in rows if row.document is not None)  # of the others nothing is known
+        images |= {job.id: {image.name for image in job.images} for job in readable}
+        return [name for name in names if name not in images.get(jobs_of[name], {name})]
 
     def close(self) -> None:
         """Close its connections."""
@@ -279,12 +314,44 @@ class JobStore:
             yield connection
 
     def _check_version(self, connection: Connection) -> None:
-        version = connection.scalar(select(service.c.schema_version))
+        rows = connection.execute(select(service.c.schema_version, service.c.epoch)).all()
+        if len(rows) > 1 or not all(isinstance(number, int) for row in rows for number in row):
+            raise StoreUnavailable(
+                f"The database {self._url.render_as_string()} is damaged: its table service must hold one row of whole "
+                f"numbers, schema_version and epoch; it holds {[tuple(row) for row in rows]}. Restore a backup."
+            )
+        version = rows[0].schema_version if rows else None
         if version is not None and version > SCHEMA_VERSION:
             raise StoreUnavailable(
                 f"The database {self._url.render_as_string()} was written by a newer Darkroom (schema {version}, this "
                 f"one knows {SCHEMA_VERSION}): upgrade, or choose another database_url."
             )
+
+
+_ENDED = cast(jobs.c.ended, Float).label("ended")  # SQLite keeps any value in any column: what is no number is 0
+_SIZE = cast(jobs.c.size, BigInteger).label("size")
+
+
+def _readable(rows: Iterable[Any]) -> list[Job]:
+    """Return the jobs of rows that end with id and document, without those whose document cannot be read."""
+    return [job for *_, job_id, document in rows if (job := _read(job_id, document)) is not None]
+
+
+def _read(job_id: str, document: Any) -> Job | None:
+    """Return the job of a row; None, with the reason in the log, if its document is no such job."""
+    try:
+        job = DOCUMENT.validate_json(document)
+        if job.id != job_id or not job.specs:
+            raise ValueError("it is not the document of this job")
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]  # no prompt in logs
+        reason = " ".join([*map(str, problem["loc"]), problem["msg"]])
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return job
+    logger.error("the record of %s in the table jobs cannot be read: %s", job_id, reason)
+    return None
 
 
 def _row(job: Job) -> dict[str, Any]:
@@ -304,9 +371,7 @@ def _spend(connection: Connection, job: Job, most: float) -> None:
             "more. Nothing was queued.",
             ceil((day + 1) * DAY_S - job.timestamps.created),
         )
-    if spent:
-        connection.execute(update(usage).where(*_of(job.owner, day)).values(cost=spent + cost))
-    else:
+    if not connection.execute(update(usage).where(*_of(job.owner, day)).values(cost=spent + cost)).rowcount:
         connection.execute(usage.insert().values(owner=job.owner, day=day, cost=cost))
 
 
@@ -315,7 +380,7 @@ def _cost(job: Job) -> float:
 
 
 def _spent(connection: Connection, owner: str, day: int) -> float:
-    return connection.scalar(select(usage.c.cost).where(*_of(owner, day))) or 0.0
+    return connection.scalar(select(cast(usage.c.cost, Float)).where(*_of(owner, day))) or 0.0
 
 
 def _of(owner: str, day: int) -> tuple[ColumnElement[bool], ...]:
@@ -330,10 +395,9 @@ def _upgrade(connection: Connection) -> None:
     """Bring what an older Darkroom has written up to date."""
     if connection.scalar(select(service.c.schema_version)) == 1:  # which had no column for the status
         connection.execute(DDL("ALTER TABLE jobs ADD COLUMN status VARCHAR(16)"))
-        documents = select(jobs.c.number, jobs.c.document).where(jobs.c.document.is_not(None))
-        for number, document in connection.execute(documents).all():
-            status = DOCUMENT.validate_json(document).status
-            connection.execute(update(jobs).where(jobs.c.number == number).values(status=status))
+        documents = select(jobs.c.id, jobs.c.document).where(jobs.c.document.is_not(None))
+        for job in _readable(connection.execute(documents).all()):
+            connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=job.status))
         connection.execute(update(service).values(schema_version=SCHEMA_VERSION))
 
 
@@ -350,6 +414,7 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.text_factory = lambda text: text.decode(errors="replace")  # else one such text fails a whole query
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
 
     @event.listens_for(engine, "begin")

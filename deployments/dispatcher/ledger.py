@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from deployments.dispatcher.job_store import JobStore, RequestKey
+from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.one_thread import OneThread
 from deployments.schema import Job
 from models.errors import StoreUnavailable, Superseded, Unavailable
@@ -15,6 +15,7 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 
 WRITE_AGAIN_S = 1.0  # after the database could not be written
 SILENT_S = 15.0  # longer than SQLite waits for another writer
+BEHIND_S = 5.0  # how long a reader waits for a job's newest state to be on disk, once the database has a problem
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Ledger:
         except Superseded:
             self.step_down()
             raise
-        except StoreUnavailable as error:
+        except (StoreUnavailable, NotConfirmed) as error:
             self.problem = error.reason
             raise
         return result
@@ -63,10 +64,12 @@ class Ledger:
 
     async def confirm(self) -> None:
         """See whether another Dispatcher has taken over, and whether a database that failed works again."""
+        known = self.problem
         try:
             async with asyncio.timeout(SILENT_S):
-                await self.call(self.store.confirm, by_writing=self.problem is not None)
-            self.problem = None
+                await self.call(self.store.confirm, by_writing=known is not None)
+            if self.problem == known:  # and not one that came up since: only a write disproves that
+                self.problem = None
         except TimeoutError:
             self.problem = f"The database has not answered for {SILENT_S:g} s."
         except (Superseded, StoreUnavailable):
@@ -92,9 +95,19 @@ class Ledger:
         return job_id in self._behind
 
     async def up_to_date(self, job_id: str) -> None:
-        """Wait until what is known of a job is on disk. Raises Superseded where that is for another to write."""
+        """Wait until what is known of a job is on disk.
+
+        Raises:
+            StoreUnavailable: the database has a problem, and the job was waited for `BEHIND_S`.
+            Superseded: that is for another Dispatcher to write.
+        """
         while (up_to_date := self._behind.get(job_id)) is not None:
-            await up_to_date.wait()
+            try:
+                async with asyncio.timeout(BEHIND_S):
+                    await up_to_date.wait()
+            except TimeoutError:
+                if self.problem is not None:
+                    raise StoreUnavailable(self.problem) from None
             self.check()
 
     def write(self, job_id: str, newest: Callable[[], Job]) -> Coroutine[Any, Any, Job | None]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from deployments.config import QueueConfig
+from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.ledger import Ledger
 from deployments.image_store import ImageStore
 from models.errors import Superseded
@@ -22,11 +23,17 @@ class Sweeper:
     """Sweeps for as long as its Dispatcher is in charge."""
 
     def __init__(
-        self, ledger: Ledger, images: ImageStore, config: QueueConfig, forget: Callable[[Iterable[str]], None]
+        self,
+        ledger: Ledger,
+        images: ImageStore,
+        config: QueueConfig,
+        clock: SteadyClock,
+        forget: Callable[[Iterable[str]], None],
     ) -> None:
         self._ledger = ledger
         self._images = images
         self._config = config
+        self._clock = clock
         self._forget = forget  # jobs that the queue knows still
 
     async def keep_sweeping(self) -> None:
@@ -45,14 +52,17 @@ class Sweeper:
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _sweep_results(self) -> None:
-        store, before = self._ledger.store, time.time() - self._config.result_ttl_s
+        store = self._ledger.store
+        # What expires is gone for good: not by a clock that may be wrong. Too many bytes go at any time.
+        before = self._clock.now() - self._config.result_ttl_s if self._clock.settled else 0.0
         expired = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
         self._forget(expired)
         await asyncio.to_thread(self._images.remove, [name for names in expired.values() for name in names])
         await self._ledger.call(store.forget, before - GONE_FOR_S)
 
     async def _sweep_strays(self) -> None:
-        names = await asyncio.to_thread(self._images.names, time.time() - STRAY_AFTER_S)
+        now = min(time.time(), self._clock.now())  # files have the system's time, by a clock that may have jumped since
+        names = await asyncio.to_thread(self._images.names, now - STRAY_AFTER_S)
         for start in range(0, len(names), STRAYS_AT_ONCE):  # what else is to be written comes in between
             strays = await self._ledger.call(self._ledger.store.strays, names[start : start + STRAYS_AT_ONCE])
             await asyncio.to_thread(self._images.remove, strays)

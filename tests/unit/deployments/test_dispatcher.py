@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from contextvars import Context, ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,16 @@ from deployments.dispatcher.forecaster import WAKING_S
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
 from deployments.schema import GenerationRequest, Job, new_job
-from models.errors import JobEnded, NonFinite, NotFound, QueueFull, ReplicaLost, Unavailable
+from models.errors import (
+    DarkroomError,
+    JobEnded,
+    NonFinite,
+    NotFound,
+    QueueFull,
+    ReplicaLost,
+    StoreUnavailable,
+    Unavailable,
+)
 from models.spec import ImageSpec
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, a_spec, settled, until
 
@@ -427,6 +437,44 @@ async def test_a_feed_that_breaks_is_opened_again_and_catches_up(
     await until(lambda: cluster.pipeline.left)
     calls.opens.set()
     assert [state.status async for state in watch] == ["succeeded"]
+
+
+async def test_a_job_that_waits_for_the_disk_holds_up_no_other_when_a_feed_opens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "RECONNECT_S", 0.0)
+    cluster = Cluster(calls=lambda dispatcher: BrokenCalls(dispatcher, Unavailable("gone")))
+    calls, job = cluster.client._calls, cluster.dispatcher.job
+    stuck, other = [await cluster.submit() for _ in range(2)]
+    watches = [states(cluster.client, each) for each in (stuck, other)]
+    for watch in watches:
+        await anext(watch)
+    full, asked = True, []
+
+    async def behind(job_id: str, owner: str | None, link: str = "") -> Job:
+        asked.append(job_id)
+        if full and job_id == stuck.id:
+            await asyncio.sleep(0)
+            raise StoreUnavailable("The disk is full.")
+        return await job(job_id, owner, link)
+
+    monkeypatch.setattr(cluster.dispatcher, "job", behind)
+    calls.opens.set()
+    calls.breaks.set()
+    await until(lambda: asked.count(stuck.id) > 3)
+    cluster.pipeline.let_go()
+    assert [state.status async for state in watches[1]][-1] == "succeeded"
+    full = False
+    assert [state.status async for state in watches[0]][-1] == "succeeded"
+    assert calls.feeds == 2
+
+
+async def test_a_watcher_is_told_the_newest_state_in_whatever_order_they_come() -> None:
+    older, newer = (replace(new_job([a_spec()], "ada", 0.0), version=version) for version in (1, 2))
+    news: asyncio.Queue[Job | DarkroomError] = asyncio.Queue()
+    for word in (older, newer, older):
+        news.put_nowait(word)
+    assert await client_module._newest(news, 0.0) == newer
 
 
 async def test_a_feed_ends_after_its_time_and_its_reader_opens_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, text, update
 
 from deployments.dispatcher import census
 from deployments.dispatcher import deployment as deployment_module
@@ -17,6 +18,7 @@ from deployments.dispatcher import job_queue as job_queue_module
 from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.job_store import NotConfirmed, jobs
 from deployments.image_store import ImageStore
@@ -30,6 +32,7 @@ from models.errors import (
     StoreUnavailable,
     Superseded,
     Unavailable,
+    UnreadableJob,
 )
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
 
@@ -152,6 +155,25 @@ async def test_a_job_for_a_model_that_is_no_longer_served_fails_with_the_reason(
     end = await end_of(second, job)
     assert (end.status, end.error.code) == ("failed", "model_not_found")
     assert "shapes is no longer served" in end.error.message
+
+
+async def test_a_broken_record_ends_neither_the_start_nor_lists_nor_watches(home: Home) -> None:
+    first = home.dispatcher(held())
+    broken, whole = [await first.submit(REQUEST, "ada", key) for key in ("k", "l")]
+    with first._ledger.store._connected() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == broken.id).values(document="{"))
+    second = home.dispatcher(FakePipeline())
+    assert (await end_of(second, whole)).status == "succeeded"
+    assert [job.id for job in await second.jobs("ada")] == [whole.id]
+    for ask in (
+        second.job(broken.id, "ada"),
+        second.cancel(broken.id, "ada"),
+        second.submit(REQUEST, "ada", "k"),
+        end_of(second, broken),
+    ):
+        with pytest.raises(UnreadableJob):
+            await ask
+    second.check_health()
 
 
 # -- one in charge
@@ -290,6 +312,76 @@ async def test_what_is_wrong_with_the_database_is_said_until_it_can_be_written_a
     assert (await end_of(dispatcher, await submit(dispatcher))).status == "succeeded"
 
 
+def limit_pages(dispatcher: Dispatcher, pages: int) -> None:
+    """Let its database grow to so many pages, or no more: SQLite's own "database or disk is full"."""
+    with dispatcher._ledger.store._connected() as connection:
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+
+async def test_a_full_disk_is_a_problem_until_a_job_fits_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(FakePipeline())
+    confirm, confirmed = dispatcher._ledger.store.confirm, []
+
+    def counted(*, by_writing: bool = False) -> None:
+        confirmed.append(by_writing)
+        confirm(by_writing=by_writing)
+
+    monkeypatch.setattr(dispatcher._ledger.store, "confirm", counted)
+    limit_pages(dispatcher, 1)
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        await submit(dispatcher, prompt="a" * 4000)
+    await until(lambda: confirmed.count(True) > 3)
+    assert "disk is full" in str(await dispatcher.problem())
+    limit_pages(dispatcher, 10_000)
+    await until(lambda: dispatcher._ledger.problem is None)
+    assert (await end_of(dispatcher, await submit(dispatcher, prompt="a" * 4000))).status == "succeeded"
+
+
+async def test_a_problem_that_comes_up_while_the_database_is_read_stays(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = home.dispatcher(FakePipeline())._ledger
+
+    def read(*, by_writing: bool = False) -> None:
+        assert not by_writing
+        ledger.problem = "The disk is full."  # as an insert before it on the same thread has found
+
+    monkeypatch.setattr(ledger.store, "confirm", read)
+    await ledger.confirm()
+    assert ledger.problem == "The disk is full."
+
+
+async def test_a_job_whose_end_waits_for_the_disk_is_a_503_for_who_asks_and_seen_by_who_watches(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "BEHIND_S", 0.01)
+    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    dispatcher = home.dispatcher(pipeline := held(), max_rows=1)
+    drawn, waiting = [await submit(dispatcher) for _ in range(2)]
+    watched = asyncio.create_task(end_of(dispatcher, drawn))
+    await until(lambda: dispatcher._feeds)
+    save = dispatcher._ledger.store.save
+
+    def broken(_: Job) -> None:
+        raise StoreUnavailable("The disk is full.")
+
+    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    with pytest.raises(StoreUnavailable, match="The disk is full"):
+        await dispatcher.cancel(waiting.id, "ada")
+    pipeline.let_go()
+    await until(lambda: dispatcher._ledger.is_behind(drawn.id))
+    with pytest.raises(StoreUnavailable, match="The disk is full"):
+        await dispatcher.job(drawn.id, "ada")
+    joins = asyncio.create_task(end_of(dispatcher, drawn))
+    await asyncio.sleep(0.05)
+    assert not watched.done()
+    assert not joins.done()
+    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    assert [(await task).status for task in (watched, joins)] == ["succeeded"] * 2
+    assert (await dispatcher.job(waiting.id, "ada")).status == "cancelled"
+
+
 async def test_a_database_that_does_not_answer_is_a_problem_until_it_does(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +435,12 @@ async def not_confirmed(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(dispatcher._ledger.store, "add", unheard)
         with pytest.raises(StoreUnavailable, match="The server closed the connection"):
             await dispatcher.submit(REQUEST, "ada", "k")
+
+
+async def test_a_commit_that_was_not_confirmed_is_a_problem(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = home.dispatcher(held())
+    await not_confirmed(dispatcher, monkeypatch)
+    assert await dispatcher.problem() == "The server closed the connection."
 
 
 async def test_a_job_whose_commit_was_not_confirmed_is_drawn_when_its_key_comes_again(
@@ -565,3 +663,89 @@ async def test_a_dispatcher_of_which_a_part_has_stopped_is_unwell(home: Home) ->
     await settled()
     with pytest.raises(RuntimeError, match="for no reason"):
         dispatcher.check_health()
+
+
+class Jumping:
+    """A system's clock that a test puts ahead, read by a Dispatcher's clock that has gone right for hours."""
+
+    def __init__(self) -> None:
+        self.ahead_s = self._hours_s = 0.0
+        self.clock = SteadyClock(
+            system=lambda: time.time() + self.ahead_s, monotonic=lambda: time.monotonic() + self._hours_s
+        )
+        self.later(2 * 3600)
+        assert self.clock.settled
+
+    def later(self, seconds: float) -> None:
+        """Let time pass in which nobody looks at a clock but this one."""
+        self.ahead_s += seconds
+        self._hours_s += seconds
+
+
+@pytest.fixture
+def jumping() -> Jumping:
+    return Jumping()
+
+
+async def test_a_clock_that_jumps_by_eight_days_expires_no_result(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jumping: Jumping
+) -> None:
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.0)
+    images = ImageStore(tmp_path / "images")
+    dispatcher = home.dispatcher(FakePipeline(images), clock=jumping.clock)
+    end = await end_of(dispatcher, await submit(dispatcher))
+    sweeps, expire = [], dispatcher._ledger.store.expire
+
+    def counted(*given: Any) -> dict[str, list[str]]:
+        sweeps.append(given)
+        return expire(*given)
+
+    monkeypatch.setattr(dispatcher._ledger.store, "expire", counted)
+    jumping.ahead_s += 8 * 86400
+    await until(lambda: len(sweeps) > 2)
+    assert (await dispatcher.job(end.id, "ada")).images == end.images
+    assert list((tmp_path / "images").iterdir())
+    jumping.later(8 * 86400)  # and in that time they do expire
+    await until(lambda: not list((tmp_path / "images").iterdir()))
+
+
+async def test_a_clock_that_jumps_by_an_hour_ends_no_waiting_job(
+    home: Home, monkeypatch: pytest.MonkeyPatch, jumping: Jumping
+) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(held(), clock=jumping.clock, max_rows=1)
+    waiting = [await submit(dispatcher, deadline_s=1800) for _ in range(2)][1]
+    expire, looked = dispatcher._queue.expire, []
+
+    def counted(now: float) -> list[Job]:
+        looked.append(now)
+        return expire(now)
+
+    monkeypatch.setattr(dispatcher._queue, "expire", counted)
+    jumping.ahead_s += 3600
+    await until(lambda: len(looked) > 2)
+    assert (await dispatcher.job(waiting.id, "ada")).status == "queued"
+    assert (await submit(dispatcher)).timestamps.created < waiting.timestamps.created + 60
+    jumping.later(1800)
+    assert (await end_of(dispatcher, waiting)).status == "expired"
+
+
+async def test_a_dispatcher_that_begins_expires_by_age_only_after_an_hour_and_by_bytes_at_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.0)
+    first = home.dispatcher(FakePipeline())
+    end = await end_of(first, await submit(first))
+    wrong = SteadyClock(system=lambda: time.time() + 8 * 86400)
+    second = home.dispatcher(FakePipeline(), clock=wrong)
+    expire, sweeps = second._ledger.store.expire, []
+
+    def counted(*given: Any) -> dict[str, list[str]]:
+        sweeps.append(given)
+        return expire(*given)
+
+    monkeypatch.setattr(second._ledger.store, "expire", counted)
+    await until(lambda: len(sweeps) > 2)
+    assert (await second.job(end.id, "ada")).status == "succeeded"
+    third = home.dispatcher(FakePipeline(), clock=wrong, max_result_bytes=0)
+    await until(lambda: third._ledger.store.jobs("ada") == [])

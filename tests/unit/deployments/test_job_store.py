@@ -1,5 +1,6 @@
 """What is on disk, by example: the same for SQLite and, in the long tests, for PostgreSQL."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,18 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import DAY_S, SCHEMA_VERSION, JobStore, NotConfirmed, RequestKey
+from deployments.dispatcher.job_store import (
+    DAY_S,
+    DOCUMENT,
+    PROBE_BYTES,
+    SCHEMA_VERSION,
+    JobStore,
+    NotConfirmed,
+    RequestKey,
+)
 from deployments.dispatcher.lease import Lease
-from deployments.schema import Job, Timestamps
-from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded
+from deployments.schema import MAX_PROMPT, Job, Timestamps
+from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from tests.fakes import a_result, a_spec
 from tests.unit.deployments.test_job_queue import a_job
 
@@ -153,6 +162,20 @@ def test_a_commit_that_was_not_confirmed_is_told_from_nothing_written(store: Job
     event.remove(store._engine, "begin", lost)
 
 
+def test_confirming_by_writing_leaves_nothing_behind(store: JobStore) -> None:
+    for _ in range(2):
+        store.confirm(by_writing=True)
+        with store._connected() as connection:
+            assert connection.execute(text("SELECT count(*) FROM probe")).scalar() == 0
+
+
+def test_what_confirms_by_writing_is_larger_than_the_largest_document() -> None:
+    spec = a_spec(prompt="\1" * MAX_PROMPT, negative_prompt="\1" * MAX_PROMPT)
+    job = a_job(pictures=10, spec=spec)
+    images = tuple(a_result(spec, Lease(job.id, k)) for k in range(10))
+    assert len(DOCUMENT.dump_json(replace(job, images=images))) < PROBE_BYTES
+
+
 def test_what_is_withdrawn_was_never_there_and_costs_nothing(store: JobStore) -> None:
     job, done = a_job(), a_job()
     cost = job.specs[0].cost
@@ -163,6 +186,9 @@ def test_what_is_withdrawn_was_never_there_and_costs_nothing(store: JobStore) ->
         store.withdraw(each)
     assert [found.id for found in store.jobs("ada")] == [done.id]
     assert store.spent("ada", job.timestamps.created) == pytest.approx(cost)
+    store.add(only := a_job("bob"), None, 1e9)
+    store.withdraw(only)
+    store.add(only, None, 1e9)  # though a row for the day is there, with nothing spent
 
 
 def test_a_job_whose_result_has_expired_is_forgotten_in_the_end(store: JobStore) -> None:
@@ -294,3 +320,140 @@ def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
     with store._connected() as connection:
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
+# -- rows that are damaged
+
+BROKEN = {
+    "no JSON": "a circle",
+    "no job": "{}",
+    "no status": "$.status",
+    "another job's": "$.id",
+    "no images": "$.specs",
+}
+
+
+def spoil(store: JobStore, job: Job, how: str = BROKEN["no JSON"]) -> None:
+    """Replace a job's document, or one value in it."""
+    if how.startswith("$."):
+        how = json.dumps(json.loads(DOCUMENT.dump_json(job)) | {how[2:]: [] if how == "$.specs" else ""})
+    assign(store, job, document=how)
+
+
+def assign(store: JobStore, job: Job, **values: object) -> None:
+    """Put values into columns of a job's row."""
+    columns = ", ".join(f"{name} = :{name}" for name in values)
+    with store._connected() as connection:
+        connection.execute(text(f"UPDATE jobs SET {columns} WHERE id = :job"), values | {"job": job.id})
+
+
+@pytest.mark.parametrize("how", BROKEN.values(), ids=BROKEN)
+def test_a_broken_record_is_no_job_and_the_log_has_its_id_and_the_reason(
+    store: JobStore, begin: Callable[[], tuple[JobStore, list[Job]]], how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [a_job() for _ in range(2)]
+    for job in jobs:
+        store.add(job, RequestKey(job.id, "hash"))
+    spoil(store, jobs[0], how)
+    later, unfinished = begin()  # the start goes on
+    assert [job.id for job in unfinished] == [jobs[1].id]
+    assert caplog.text.count(f"the record of {jobs[0].id} in the table jobs cannot be read") == 1
+    assert "a circle" not in caplog.text
+    assert [job.id for job in later.jobs("ada")] == [jobs[1].id]
+    with pytest.raises(UnreadableJob, match=f"The record of {jobs[0].id} cannot be read") as caught:
+        later.job(jobs[0].id)
+    assert caught.value.status == 500
+    assert later.find("ada", RequestKey(jobs[0].id, "hash")) == jobs[0].id
+    with later._connected() as connection:  # nothing is lost without a word
+        kept = connection.scalar(text("SELECT document FROM jobs WHERE id = :id"), {"id": jobs[0].id})
+    assert kept is not None
+    later.withdraw(jobs[0])
+    assert later.job(jobs[0].id) is None
+
+
+def test_an_open_row_without_a_document_is_a_broken_one(
+    store: JobStore, begin: Callable[[], tuple[JobStore, list[Job]]]
+) -> None:
+    store.add(job := a_job())
+    assign(store, job, document=None)
+    later, unfinished = begin()
+    assert (unfinished, later.jobs("ada")) == ([], [])
+    with pytest.raises(UnreadableJob):
+        later.job(job.id)
+
+
+def test_broken_rows_make_no_page_of_a_list_shorter(store: JobStore) -> None:
+    jobs = [a_job() for _ in range(9)]
+    for job in jobs:
+        store.add(job)
+    for broken in (0, 3, 4, 5, 8):
+        spoil(store, jobs[broken])
+    first = store.jobs("ada", limit=3)
+    assert [job.id for job in first] == [jobs[k].id for k in (7, 6, 2)]
+    assert [job.id for job in store.jobs("ada", limit=3, after=first[-1].id)] == [jobs[1].id]
+
+
+def test_a_broken_row_that_has_ended_expires_like_any_other_and_its_images_are_strays_then(store: JobStore) -> None:
+    broken, whole = (ended(a_job(), at=at) for at in (1.0, 2.0))
+    for job in (broken, whole):
+        store.add(job)
+    spoil(store, broken)
+    names = [image.name for job in (broken, whole) for image in job.images]
+    assert store.strays(names) == []
+    assert store.expire(ended_before=0.5, most_bytes=10**9) == {}
+    assert store.expire(ended_before=9.0, most_bytes=10**9) == {broken.id: [], whole.id: names[1:]}
+    assert store.strays(names) == names
+    with pytest.raises(Gone):
+        store.job(broken.id)
+
+
+def test_columns_of_sqlite_that_hold_no_number_end_no_expiry(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    store.begin()
+    odd, whole = (ended(a_job(), at=at, size=1000) for at in (1.0, 2.0))
+    for job in (odd, whole):
+        store.add(job, None, 1e9)
+    assign(store, odd, ended="yesterday", size="much", status=None)
+    with store._connected() as connection:
+        connection.execute(text("UPDATE usage SET cost = 'much'"))
+    assert [job.id for job in store.jobs("ada")] == [whole.id, odd.id]
+    assert store.expire(ended_before=1.5, most_bytes=10**9).keys() == {odd.id}
+    store.forget(ended_before=1.5)
+    assert store.job(odd.id) is None
+    store.add(a_job(), None, 1e9)
+
+
+def test_a_text_that_is_no_utf_8_ends_no_list(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    store.begin()
+    jobs = [a_job() for _ in range(2)]
+    for job in jobs:
+        store.add(job)
+    with store._connected() as connection:
+        spoilt = "UPDATE jobs SET document = CAST(x'7bff' AS TEXT) WHERE id = :id"
+        connection.execute(text(spoilt), {"id": jobs[0].id})
+    assert [job.id for job in store.jobs("ada")] == [jobs[1].id]
+
+
+def test_a_broken_row_of_the_first_schema_ends_no_upgrade(
+    store: JobStore, begin: Callable[[], tuple[JobStore, list[Job]]]
+) -> None:
+    jobs = [ended(a_job()) for _ in range(2)]
+    for job in jobs:
+        store.add(job)
+    spoil(store, jobs[0])
+    with store._connected() as connection:
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN status"))
+        connection.execute(text("UPDATE service SET schema_version = 1"))
+    assert [job.id for job in begin()[0].jobs("ada", "succeeded")] == [jobs[1].id]
+
+
+@pytest.mark.parametrize("damage", ["epoch = 'first'", "schema_version = 'two'"])
+def test_a_service_row_that_is_damaged_is_refused_in_words(tmp_path: Path, damage: str) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    store = JobStore(url)
+    store.begin()
+    with store._connected() as connection:
+        connection.execute(text(f"UPDATE service SET {damage}"))
+    with pytest.raises(StoreUnavailable, match=r"is damaged: its table service must hold one row.* Restore a backup"):
+        JobStore(url).begin()

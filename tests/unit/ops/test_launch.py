@@ -124,16 +124,46 @@ def serving(tmp_path: Path, **checkpoints: str) -> config.Config:
 def test_checkpoints_of_which_none_can_be_served_are_told_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     broken = {"empty": str(tmp_path / "empty"), "mistyped": "models/checkpoints/shape"}
-    with pytest.raises(StartError) as told:
-        launch.check_models(serving(tmp_path, **broken))
+    with pytest.raises(config.UnusableConfig) as told:
+        config.check_files(serving(tmp_path, **broken))
     empty, mistyped = str(told.value).splitlines()
     assert empty == f"empty: {tmp_path / 'empty' / 'model_index.json'}: missing."
     assert mistyped.startswith("mistyped: models/checkpoints/shape: no such folder")
 
 
 @pytest.mark.parametrize("other", ["models/checkpoints/shapes", f"owner/name@{'0' * 40}"])
-def test_a_model_that_may_do_keeps_the_others_reasons_for_later(tmp_path: Path, other: str) -> None:
-    launch.check_models(serving(tmp_path, mistyped="models/checkpoints/shape", other=other))
+def test_a_model_that_cannot_be_served_is_told_and_keeps_no_other_from_it(tmp_path: Path, other: str) -> None:
+    served = serving(tmp_path, mistyped="models/checkpoints/shape", other=other)
+    [reason] = config.check_files(served)
+    assert reason.startswith("mistyped: models/checkpoints/shape: no such folder")
+
+
+def with_keys(tmp_path: Path, app: str, file: Path) -> Path:
+    """A config file one application of which names a file of keys."""
+    content = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    given = config.application(content, app)
+    given["args"] = config.args_of(given) | {"api_keys_file": str(file)}
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize("app", ["generation", "ui"])
+def test_a_file_of_keys_that_cannot_be_used_is_told_in_words_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], app: str
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # which it leaves
+    monkeypatch.setattr(launch, "run", lambda *_: pytest.fail("it starts"))
+    keys = tmp_path / "keys.json"
+    path = with_keys(tmp_path, app, keys)
+    assert launch.main([str(path), "--port", str(free_port())]) == 1
+    assert capsys.readouterr().err == (
+        f"Darkroom cannot serve.\n{app}: api_keys_file {keys}: No such file or directory.\n"
+    )
+    keys.write_text("garbage")
+    assert launch.main([str(path), "--port", str(free_port())]) == 1
+    assert f"{app}: api_keys_file {keys}: is no list of keys" in capsys.readouterr().err
 
 
 def without_index(checkpoint: Path) -> None:
@@ -292,12 +322,73 @@ def test_reload_signals_the_holder_and_only_with_its_own_config_that_can_be_used
     assert signals == [(os.getpid(), signal.SIGHUP)]
 
 
-def test_a_config_that_became_unusable_changes_nothing_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+class Deployed:
+    """A client of Serve's controller that notes what is deployed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.configs: list[ServeDeploySchema] = []
+        monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 99.0})
+
+    def deploy_apps(self, serve: ServeDeploySchema) -> None:
+        self.configs.append(serve)
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Deployed:
+    return Deployed(monkeypatch)
+
+
+def test_a_config_that_became_unusable_changes_nothing_that_runs(
+    deployed: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
     def read() -> config.Config:
         raise config.UnusableConfig("serve.yaml cannot be used: words")
 
-    cluster.deploy_again(None, None, read)
+    cluster.deploy_again(deployed, None, read)
+    assert deployed.configs == []
     assert "Nothing was changed.\nserve.yaml cannot be used" in capsys.readouterr().err
+
+
+def test_a_reload_with_nothing_but_broken_checkpoints_changes_nothing_and_says_why(
+    tmp_path: Path, deployed: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = serving(tmp_path, shapes="models/checkpoints/shapes")
+    cluster.deploy_again(deployed, running, lambda: serving(tmp_path, shapes="models/checkpoints/shape"))
+    assert deployed.configs == []
+    said = capsys.readouterr()
+    assert said.err.startswith("Nothing was changed.\nshapes: models/checkpoints/shape: no such folder")
+    assert said.out == ""
+
+
+def test_a_reload_deploys_what_can_be_served_and_tells_of_a_broken_model(
+    tmp_path: Path, deployed: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = serving(tmp_path, shapes="models/checkpoints/shapes")
+    wanted = serving(tmp_path, shapes="models/checkpoints/shapes", draft="models/checkpoints/shape")
+    cluster.deploy_again(deployed, running, lambda: wanted)
+    assert deployed.configs == [wanted.serve]
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "Deployed again" in said.out
+    assert "  NOT SERVED  draft: models/checkpoints/shape: no such folder" in said.out
+
+
+@pytest.mark.parametrize("app", ["generation", "ui"])
+def test_a_reload_with_a_file_of_keys_that_cannot_be_used_changes_nothing_and_says_why(
+    tmp_path: Path, deployed: Deployed, capsys: pytest.CaptureFixture[str], app: str
+) -> None:
+    running = config.read(ROOT / "serve_config.yaml")
+    wanted = config.read(with_keys(tmp_path, app, tmp_path / "keys.json"))
+    cluster.deploy_again(deployed, running, lambda: wanted)
+    assert deployed.configs == []
+    reason = f"{app}: api_keys_file {tmp_path / 'keys.json'}: No such file or directory."
+    assert capsys.readouterr().err == f"Nothing was changed.\n{reason}\n"
+
+
+def a_config(path: Path, **content: object) -> config.Config:
+    """A config with one application alone, which `read` would refuse."""
+    content = yaml.safe_load(path.read_text()) | content
+    return config.Config(ServeDeploySchema.model_validate(content), config.generation_of(content))
 
 
 @pytest.mark.parametrize(
@@ -310,21 +401,35 @@ def test_a_config_that_became_unusable_changes_nothing_that_runs(capsys: pytest.
     ],
 )
 def test_what_takes_a_restart_is_no_reload(tmp_path: Path, change: dict[str, object], said: str) -> None:
-    content = yaml.safe_load(written(tmp_path).read_text())
-    running = ServeDeploySchema.model_validate(content)
+    path = written(tmp_path)
+    running = a_config(path)
+    content = yaml.safe_load(path.read_text())
     content["applications"][0]["deployments"] = [
         {"name": "A", "num_replicas": 3, "ray_actor_options": {"num_cpus": 0.7}}
     ]
-    wanted = ServeDeploySchema.model_validate(content | change)
+    path.write_text(yaml.safe_dump(content))
+    wanted = a_config(path, **change)
     with pytest.raises(config.UnusableConfig) as told:
         cluster.check_change(running, wanted, cpus=2)
     assert str(told.value).startswith(said)
     cluster.check_change(wanted, wanted, cpus=3)
 
 
+@pytest.mark.parametrize("key", ["state_dir", "database_url"])
+def test_another_place_for_the_state_takes_a_restart(tmp_path: Path, key: str) -> None:
+    state = tmp_path / "state"
+    running = a_config(written(tmp_path, state_dir=str(state)))
+    same = a_config(written(tmp_path, state_dir=str(state), database_url=f"sqlite:///{state / 'jobs.sqlite'}"))
+    cluster.check_change(running, same, cpus=9)  # the default, in words
+    other = {"state_dir": str(tmp_path / "other"), "database_url": "sqlite:////srv/jobs.sqlite"}[key]
+    wanted = a_config(written(tmp_path, **{"state_dir": str(state), key: other}))
+    with pytest.raises(config.UnusableConfig, match=f"^generation.{key}: a change takes a restart"):
+        cluster.check_change(running, wanted, cpus=9)
+
+
 def test_from_one_config_of_the_checkout_to_another_no_restart_is_needed() -> None:
-    running = config.read(ROOT / "serve_config.yaml").serve
-    cluster.check_change(running, config.read(ROOT / "ops/configs/two-models.yaml").serve, cpus=99)
+    running = config.read(ROOT / "serve_config.yaml")
+    cluster.check_change(running, config.read(ROOT / "ops/configs/two-models.yaml"), cpus=99)
 
 
 def test_rays_token_is_made_for_this_account_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

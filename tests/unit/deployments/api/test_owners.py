@@ -3,14 +3,14 @@
 import http.cookies
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from deployments import keys as keys_module
-from deployments.keys import KEYS, Keyring, UnusableKeys, new_key, read_keys
+from deployments.keys import KEYS, ApiKey, Keyring, UnusableKeys, new_key, read_keys
 from models.errors import StoreUnavailable
 from ops import keys as command
 from tests.unit.deployments.api.caller import Api, problem
@@ -159,7 +159,7 @@ async def test_a_key_may_have_so_many_pictures_in_line_and_is_told_what_is_left(
 async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keyed = Keyed(tmp_path, max_cost_per_day=0.6)  # two guided pictures of 8 steps and 128 x 128 pixels are 0.5
     noon = 20_000 * 86400 + 43200.0
-    monkeypatch.setattr(time, "time", lambda: noon)
+    monkeypatch.setattr(keyed.api.dispatcher._clock, "now", lambda: noon)
     answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
     assert answer.status_code == 202
     assert answer.headers["x-ratelimit-limit-cost"] == "0.6"
@@ -169,7 +169,7 @@ async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch:
     error = problem(refused, 429)
     assert (error["code"], refused.headers["retry-after"]) == ("quota_exceeded", "43200")
     assert "0.6 megapixel steps a day" in error["message"]
-    monkeypatch.setattr(time, "time", lambda: noon + 43200)
+    monkeypatch.setattr(keyed.api.dispatcher._clock, "now", lambda: noon + 43200)
     assert (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})).status_code == 202
 
 
@@ -212,7 +212,7 @@ def test_a_key_is_made_listed_and_removed(tmp_path: Path, capsys: pytest.Capture
     ring = Keyring(file)
     key = ring.find(secret)
     assert key is not None
-    assert (key.owner, key.max_waiting) == ("key:laptop", 5)
+    assert (key.owner, key.max_waiting) == (f"key:laptop:{key.id}", 5)
     assert run(file, "add", "laptop") == 1
     assert run(file, "add", "Not A Name") == 1
     assert run(file, "list") == 0
@@ -220,6 +220,59 @@ def test_a_key_is_made_listed_and_removed(tmp_path: Path, capsys: pytest.Capture
     assert run(file, "remove", "laptop") == 0
     assert run(file, "remove", "laptop") == 1
     assert ring.find(secret) is None  # at once, without a restart
+
+
+def made(file: Path, capsys: pytest.CaptureFixture[str], *arguments: object) -> ApiKey:
+    """The key whose secret a command prints."""
+    assert run(file, *arguments) == 0
+    key = Keyring(file).find(capsys.readouterr().out.strip())
+    assert key is not None
+    return key
+
+
+def test_a_key_has_no_jobs_of_an_earlier_one_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    first = made(file, capsys, "add", "shop")
+    run(file, "remove", "shop")
+    second = made(file, capsys, "add", "shop")
+    assert first.owner != second.owner
+    assert Keyring(file).of_owner(first.owner) is None
+
+
+def test_no_name_gives_the_jobs_of_a_key_with_an_id() -> None:
+    key = new_key("shop")[0]
+    with pytest.raises(ValidationError):
+        new_key(key.owner.removeprefix("key:"))
+
+
+def test_a_key_of_before_there_were_ids_keeps_its_jobs_and_its_file_its_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps([{"name": "shop", "sha256": "0" * 64, "max_waiting": 7, "max_cost_per_day": None}]))
+    assert read_keys(file)[0].owner == "key:shop"
+    assert made(file, capsys, "rotate", "shop").owner == "key:shop"
+    [written] = json.loads(file.read_text())
+    assert written.keys() == {"name", "sha256", "max_waiting"}
+
+
+def test_a_key_that_is_rotated_has_a_new_secret_and_the_same_jobs_and_caps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    assert run(file, "add", "shop", "--max-waiting", 5, "--max-cost-per-day", 9) == 0
+    secret = capsys.readouterr().out.strip()
+    ring = Keyring(file)
+    before = ring.find(secret)
+    other = made(file, capsys, "add", "other")
+    after = made(file, capsys, "rotate", "shop")
+    assert before is not None
+    assert after == before.model_copy(update={"sha256": after.sha256})
+    assert after.sha256 != before.sha256
+    assert ring.find(secret) is None
+    assert read_keys(file) == [after, other]
+    assert run(file, "rotate", "nobody") == 1
+    assert "There is no key nobody." in capsys.readouterr().err
 
 
 def test_a_key_that_was_removed_while_the_file_could_not_be_read_is_out_of_force_once_it_can(
@@ -270,6 +323,7 @@ def test_a_file_that_breaks_leaves_the_keys_known_before_in_force(tmp_path: Path
         ('[{"name": "ada"}]', "sha256"),
         (json.dumps([{"name": "A b", "sha256": "0" * 64}]), "name"),
         (json.dumps([{"name": "ada", "sha256": "0" * 64, "max_waiting": 0}]), "max_waiting"),
+        (json.dumps([{"name": "ada", "sha256": "0" * 64, "id": "7"}]), "id"),
         (json.dumps([{"name": "ada", "sha256": "0" * 64}] * 2), "two keys have one name"),
     ],
 )
