@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.api.errors import respond
+from deployments.error_responses import respond
 from models.errors import NotFound
 
 FRONT_END = "templates/frontend"  # in Gradio's package, which is found and not imported

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.api.errors import respond
+from deployments.error_responses import respond
 from gradio_ingress.uploads import MAX_UPLOAD, Room
 from models.errors import DarkroomError, NotFound, Unavailable
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.api.errors import respond
+from deployments.error_responses import respond
 from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, digest_of, owner_of_cookie, peer_of
 from deployments.open_requests import OpenRequests, until_removed
 from deployments.origins import check_host, check_origin

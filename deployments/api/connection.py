@@ -11,7 +11,7 @@ import h11
 from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from deployments.api.errors import respond
+from deployments.error_responses import respond
 from models.errors import InvalidRequest
 
 MAX_HEAD = 64 * 1024  # bytes in memory; above 16 KiB of headers the door explains, above this the connection ends

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.api.errors import respond
 from deployments.api.limits import MAX_BODY
+from deployments.error_responses import respond
 from models.errors import (
     DarkroomError,
     HeadersTooLarge,

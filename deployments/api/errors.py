@@ -1,4 +1,4 @@
-"""Every error in one shape, OpenAI's: {"error": {"message", "type", "param", "code"}}; Hugging Face's on its routes."""
+"""What FastAPI and pydantic make of errors, in the shapes of `error_responses`; and what OpenAPI says of them."""
 
 import logging
 import re
@@ -11,15 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
-from starlette.types import Scope
 
+from deployments.error_responses import body_of, path_of, respond
 from deployments.schema import first_problem
-from models.errors import DarkroomError, InvalidRequest, QueueFull, StoreUnavailable, Unauthorized, Unavailable
+from models.errors import DarkroomError, InvalidRequest, StoreUnavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
-HUGGING_FACE = "/hf/"  # where its routes begin
-UNAVAILABLE_FOR_S = 5  # as far as a 503 can know
 OF_EVERY_ROUTE = (401, 403, 429, 431, 500, 503)
 
 
@@ -45,28 +43,6 @@ class HFError(BaseModel):
 
 
 SHAPES = (ErrorDetail, ErrorBody, HFError)
-
-
-def path_of(scope: Scope) -> str:
-    """Return a request's path within the application."""
-    return scope["path"].removeprefix(scope.get("root_path", ""))
-
-
-def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
-    """Return the body for an error on a route."""
-    return _body(error.message, error.status, error.param, error.code, path)
-
-
-def respond(error: DarkroomError, path: str = "") -> JSONResponse:
-    """Return the answer for an error on a route."""
-    headers: dict[str, str] = {}
-    if isinstance(error, QueueFull):
-        headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(UNAVAILABLE_FOR_S)
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error, path), error.status, headers)
 
 
 def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
@@ -125,7 +101,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = f"http_{error.status_code}"
-        body = _body(str(error.detail), error.status_code, None, code, _path(request))
+        body = body_of(str(error.detail), error.status_code, None, code, _path(request))
         # Of several routes with one path, Starlette would name the methods of the first alone.
         headers = {"Allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
         return JSONResponse(body, error.status_code, headers)
@@ -134,13 +110,6 @@ def add_error_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return respond(DarkroomError(), _path(request))
-
-
-def _body(message: str, status: int, param: str | None, code: str, path: str) -> dict[str, Any]:
-    if path.startswith(HUGGING_FACE):
-        return {"error": message}
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _methods(request: Request) -> list[str]:

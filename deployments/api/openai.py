@@ -11,12 +11,13 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from deployments.api.errors import documented, error_body
+from deployments.api.errors import documented
 from deployments.api.examples import PICTURES
 from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
+from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, ImageResult, Job
 from deployments.styles import STYLES, StyleName

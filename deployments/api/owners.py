@@ -7,7 +7,7 @@ from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.api.errors import path_of, respond
+from deployments.error_responses import path_of, respond
 from deployments.keys import Keyring, bearer_of, cookie_of, owner_of_cookie, peer_of
 from deployments.open_requests import OpenRequests, until_removed
 from deployments.origins import check_host, check_origin
