@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
+from deployments.errors import OtherWeights, Superseded
 from deployments.liveness import until_dead
 from deployments.memory import give_back
 from deployments.metrics import DenoiserMetrics
@@ -22,7 +23,7 @@ from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
-from models.errors import DarkroomError, OtherWeights, Superseded
+from models.errors import DarkroomError
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.samplers import plan_for
 from models.spec import SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls

@@ -6,10 +6,36 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from models.errors import DarkroomError, QueueFull, Unauthorized, Unavailable
+from deployments.errors import QueueFull, Unauthorized
+from models.errors import DarkroomError, Unavailable
 
 HUGGING_FACE = "/hf/"  # where its routes begin
 UNAVAILABLE_FOR_S = 5  # as far as a 503 can know
+STATUSES = {  # of an error's code; 500 where it is none of these
+    "invalid_value": 400,
+    "invalid_api_key": 401,
+    "forbidden": 403,
+    "model_not_found": 404,
+    "not_found": 404,
+    "request_timeout": 408,
+    "job_ended": 409,
+    "gone": 410,
+    "body_too_large": 413,
+    "idempotency_key_reused": 422,
+    "queue_full": 429,
+    "own_line_full": 429,
+    "quota_exceeded": 429,
+    "too_many_requests": 429,
+    "headers_too_large": 431,
+    "unavailable": 503,
+    "no_replica": 503,
+    "store_unavailable": 503,
+    "superseded": 503,
+    "replica_lost": 503,
+    "other_weights": 503,
+    "deadline_exceeded": 504,
+    "storage_full": 507,
+}
 
 
 def path_of(scope: Scope) -> str:
@@ -17,9 +43,14 @@ def path_of(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
+def status_of(error: DarkroomError) -> int:
+    """Return the HTTP status of an error."""
+    return STATUSES.get(error.code, 500)
+
+
 def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
     """Return the body for an error on a route."""
-    return body_of(error.message, error.status, error.param, error.code, path)
+    return body_of(error.message, status_of(error), error.param, error.code, path)
 
 
 def respond(error: DarkroomError, path: str = "") -> JSONResponse:
@@ -31,7 +62,7 @@ def respond(error: DarkroomError, path: str = "") -> JSONResponse:
         headers["Retry-After"] = str(UNAVAILABLE_FOR_S)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error, path), error.status, headers)
+    return JSONResponse(error_body(error, path), status_of(error), headers)
 
 
 def body_of(message: str, status: int, param: str | None, code: str, path: str) -> dict[str, Any]:

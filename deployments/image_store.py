@@ -11,7 +11,7 @@ from typing import NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from models.errors import NotFound, StorageFull
+from deployments.errors import NotFound, StorageFull
 
 NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,9}-\d{1,3}\.(png|jpeg|webp)")
 FILE = re.compile(rf"{NAME.pattern}|\.{NAME.pattern}\.partial")

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from ray import serve
 from starlette.types import Message, Receive
 
+from deployments.errors import TooManyRequests
 from deployments.keys import Keyring
-from models.errors import TooManyRequests, Unavailable
+from models.errors import Unavailable
 
 OF_ONE = 0.25  # of `max_ongoing_requests`, for one owner
 OF_ALL = 0.9  # the rest is for probes

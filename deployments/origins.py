@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from models.errors import Forbidden
+from deployments.errors import Forbidden
 
 ANY_HOST = "*"  # in `allowed_hosts`
 SAFE = ("GET", "HEAD", "OPTIONS")

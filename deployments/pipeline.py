@@ -13,11 +13,11 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import Demand
 from deployments.dispatcher.lease import Lease
+from deployments.errors import NoReplica, OtherWeights, ReplicaLost
 from deployments.image_store import StoredImage
 from deployments.liveness import own_name
 from deployments.ray_errors import handle_of, translated
 from deployments.schema import ImageResult
-from models.errors import NoReplica, OtherWeights, ReplicaLost
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

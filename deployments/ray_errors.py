@@ -20,7 +20,8 @@ from ray.exceptions import (
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from models.errors import DarkroomError, NoReplica, ReplicaLost, Unavailable
+from deployments.errors import NoReplica, ReplicaLost
+from models.errors import DarkroomError, Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -11,6 +11,7 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig
+from deployments.errors import OtherWeights
 from deployments.image_store import ImageStore, StoredImage
 from deployments.memory import give_back
 from deployments.metrics import StageMetrics
@@ -18,7 +19,7 @@ from deployments.one_thread import OneThread
 from deployments.startup import Startup
 from deployments.work import Work
 from models.checkpoint import locate_parts
-from models.errors import DarkroomError, OtherWeights
+from models.errors import DarkroomError
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
 from models.vae_decoder import Decoded, encode_image, load_vae_decoder

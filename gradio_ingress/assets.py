@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.error_responses import respond
-from models.errors import NotFound
+from deployments.errors import NotFound
 
 FRONT_END = "templates/frontend"  # in Gradio's package, which is found and not imported
 FOREVER = "public, max-age=31536000, immutable"

@@ -6,8 +6,9 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.error_responses import respond
+from deployments.errors import NotFound
 from gradio_ingress.uploads import MAX_UPLOAD, Room
-from models.errors import DarkroomError, NotFound, Unavailable
+from models.errors import DarkroomError, Unavailable
 
 API = "/v1"  # where the other application is
 PREFIX = "/gradio_api/"

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
+from deployments.errors import JobEnded
 from deployments.schema import Job
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.board import Board
@@ -17,7 +18,7 @@ from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.program import add_generate
 from gradio_ingress.uploads import read_once
 from gradio_ingress.visitors import owner_of
-from models.errors import DarkroomError, InvalidRequest, JobEnded
+from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, ModelCard
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

@@ -197,6 +197,21 @@ def a_dispatcher(
     return dispatcher
 
 
+class LocalCalls:
+    """Calls to a Dispatcher in this process: what `ServeCalls` is over Serve."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method and return its result."""
+        return await getattr(self._dispatcher, method)(*args)
+
+    def stream(self, method: str) -> AsyncIterator[Any]:
+        """Call an async generator method."""
+        return getattr(self._dispatcher, method)()
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Let everything else go on until `condition` holds."""
     async with asyncio.timeout(PATIENCE_S):

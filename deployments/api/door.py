@@ -14,15 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.limits import MAX_BODY
-from deployments.error_responses import respond
-from models.errors import (
-    DarkroomError,
-    HeadersTooLarge,
-    InvalidRequest,
-    RequestTimeout,
-    TooLarge,
-    Unavailable,
-)
+from deployments.error_responses import respond, status_of
+from deployments.errors import HeadersTooLarge, RequestTimeout, TooLarge
+from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 BODY_WITHIN_S = 30.0  # its first `MAX_BODY` bytes; uvicorn would wait for ever
 UPLOAD_WITHIN_S = 300.0  # to its end: 32 MiB at 1 Mbit/s
@@ -164,7 +158,7 @@ class _Answer:
     async def _replace(self, status: int, headers: Headers) -> None:
         error = IN_OUR_WORDS.get(status)
         ours = respond(error or DarkroomError(), self._path)
-        ours.status_code = error.status if error else status
+        ours.status_code = status_of(error) if error else status
         if "x-request-id" in headers:
             ours.headers["x-request-id"] = headers["x-request-id"]
         await ours(self._scope, self._receive, self._send)

@@ -12,9 +12,10 @@ from deployments.api.headers import allowance_headers
 from deployments.api.jobs import MEDIA_TYPES, ended
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
+from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest
-from models.errors import InvalidRequest, UnknownModel
+from models.errors import InvalidRequest
 from models.spec import Sampler
 
 SHARED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "style")

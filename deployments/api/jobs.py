@@ -16,9 +16,10 @@ from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
 from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, wait_s
 from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
+from deployments.errors import BY_CODE, JobEnded, NotFound
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job, Status, job_body
-from models.errors import BY_CODE, DarkroomError, JobEnded, NotFound, Unavailable
+from models.errors import DarkroomError, Unavailable
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 JobId = Annotated[str, Path(description="As it was given when the job was accepted.", examples=[AN_ID])]

@@ -5,7 +5,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.error_responses import path_of, respond
-from models.errors import TooLarge
+from deployments.errors import TooLarge
 
 MAX_BODY = 1024 * 1024  # bytes
 

@@ -8,10 +8,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.error_responses import path_of, respond
+from deployments.errors import Unauthorized
 from deployments.keys import Keyring, bearer_of, cookie_of, owner_of_cookie, peer_of
 from deployments.open_requests import OpenRequests, until_removed
 from deployments.origins import check_host, check_origin
-from models.errors import DarkroomError, Unauthorized
+from models.errors import DarkroomError
 
 PROBES = ("/health", "/ready")  # they have no key, and always get an answer
 SAFE = ("GET", "HEAD")

@@ -14,9 +14,10 @@ from deployments.api.examples import MODEL, MODELS, QUEUE, READY, TOKENS, answer
 from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.overview import QueueState
+from deployments.errors import NotFound
 from deployments.replicas import STAGES, ApplicationState
 from deployments.schema import GenerationRequest
-from models.errors import DarkroomError, NotFound
+from models.errors import DarkroomError
 from models.spec import ModelCard, Tokens
 
 READY_WITHIN_S = 3.0  # the Dispatcher answers, or is not ready

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from deployments.config import QueueConfig
+from deployments.errors import QueueFull
 from deployments.schema import GenerationRequest
-from models.errors import InvalidRequest, QueueFull
+from models.errors import InvalidRequest
 from models.spec import ImageSpec
 
 

@@ -13,20 +13,11 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.overview import Allowance, QueueState
+from deployments.errors import Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, UnreadableJob
 from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job, Status
-from models.errors import (
-    DarkroomError,
-    Gone,
-    NotFound,
-    ReplicaLost,
-    StoreUnavailable,
-    Superseded,
-    Unavailable,
-    UnreadableJob,
-)
+from models.errors import DarkroomError, Unavailable
 from models.spec import ModelCard, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -46,21 +37,6 @@ class Calls(Protocol):
     def stream(self, method: str) -> AsyncIterator[Any]:
         """Call an async generator method."""
         ...
-
-
-class LocalCalls:
-    """Calls to a Dispatcher in this process: for tests."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-
-    async def call(self, method: str, *args: Any) -> Any:
-        """Call a method and return its result."""
-        return await getattr(self._dispatcher, method)(*args)
-
-    def stream(self, method: str) -> AsyncIterator[Any]:
-        """Call an async generator method."""
-        return getattr(self._dispatcher, method)()
 
 
 class ServeCalls:

@@ -28,13 +28,14 @@ from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import DAY_S, JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
+from deployments.dispatcher.metrics import DispatcherMetrics
 from deployments.dispatcher.overview import Allowance, QueueState, Replicas
 from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
+from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
 from deployments.image_store import ImageStore
 from deployments.job_context import context_of
 from deployments.keys import OWNER, ApiKey, Keyring
-from deployments.metrics import DispatcherMetrics
 from deployments.schema import (
     GenerationRequest,
     Job,
@@ -45,17 +46,7 @@ from deployments.schema import (
     resolve,
     words,
 )
-from models.errors import (
-    DarkroomError,
-    JobEnded,
-    NotFound,
-    ReplicaLost,
-    StoreUnavailable,
-    Superseded,
-    Unauthorized,
-    Unavailable,
-    UnknownModel,
-)
+from models.errors import DarkroomError, Unavailable
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from deployments.errors import Superseded
 from deployments.schema import Job
-from models.errors import Superseded
 
 
 class Feed:

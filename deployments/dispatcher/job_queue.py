@@ -11,17 +11,9 @@ from heapq import heappop, heappush
 from deployments.dispatcher.fair_line import FairLine
 from deployments.dispatcher.forecaster import Outlook
 from deployments.dispatcher.lease import Lease, Place, Waiting
+from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnLineFull, QueueFull, ReplicaLost
 from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
-from models.errors import (
-    DarkroomError,
-    DeadlineExceeded,
-    InvalidRequest,
-    JobEnded,
-    NotFound,
-    OwnLineFull,
-    QueueFull,
-    ReplicaLost,
-)
+from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, StepUpdate
 
 MAX_ATTEMPTS = 3

@@ -40,8 +40,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
+from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import Job
-from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

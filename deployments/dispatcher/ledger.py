@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
+from deployments.errors import StoreUnavailable, Superseded
 from deployments.one_thread import OneThread
 from deployments.schema import Job
-from models.errors import StoreUnavailable, Superseded, Unavailable
+from models.errors import Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from deployments.config import QueueConfig
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.ledger import Ledger
+from deployments.errors import Superseded
 from deployments.image_store import ImageStore
-from models.errors import Superseded
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -10,9 +10,9 @@ import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
 from deployments.denoiser import Denoiser
+from deployments.errors import OtherWeights, Superseded
 from models.card import read_card
 from models.denoiser.step_curve import StepCurve
-from models.errors import OtherWeights, Superseded
 from models.spec import ImageSpec
 from models.text_encoder import PromptEmbeds, load_text_encoder
 from tests.fakes import PATIENCE_S

@@ -14,24 +14,16 @@ from ray.serve.context import _get_serve_request_context
 from deployments.dispatcher import census
 from deployments.dispatcher import client as client_module
 from deployments.dispatcher import deployment as deployment_module
-from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.forecaster import WAKING_S
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
+from deployments.errors import JobEnded, NotFound, QueueFull, ReplicaLost, StoreUnavailable
 from deployments.schema import GenerationRequest, Job, new_job
-from models.errors import (
-    DarkroomError,
-    JobEnded,
-    NonFinite,
-    NotFound,
-    QueueFull,
-    ReplicaLost,
-    StoreUnavailable,
-    Unavailable,
-)
+from models.errors import DarkroomError, NonFinite, Unavailable
 from models.spec import ImageSpec
-from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, a_spec, settled, until
+from tests.fakes import PATIENCE_S, STEPS, FakePipeline, LocalCalls, a_dispatcher, a_spec, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
 

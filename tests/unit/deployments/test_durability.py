@@ -17,24 +17,15 @@ from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import job_queue as job_queue_module
 from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher import sweeper as sweeper_module
-from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.job_store import NotConfirmed, jobs
+from deployments.errors import Gone, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded, UnreadableJob
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
-from models.errors import (
-    Gone,
-    InvalidRequest,
-    KeyReused,
-    NotFound,
-    QueueFull,
-    StoreUnavailable,
-    Superseded,
-    Unavailable,
-    UnreadableJob,
-)
-from tests.fakes import PATIENCE_S, STEPS, FakePipeline, a_dispatcher, settled, until
+from models.errors import InvalidRequest, Unavailable
+from tests.fakes import PATIENCE_S, STEPS, FakePipeline, LocalCalls, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
 

@@ -21,8 +21,9 @@ from deployments.dispatcher.forecast import Estimate
 from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, TILED, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
+from deployments.errors import JobEnded, NotFound, OwnLineFull, QueueFull
 from deployments.schema import Job, Timestamps
-from models.errors import InvalidRequest, JobEnded, NonFinite, NotFound, OwnLineFull, QueueFull
+from models.errors import InvalidRequest, NonFinite
 from models.spec import ImageSpec, StepUpdate
 from tests.fakes import a_result, a_spec
 

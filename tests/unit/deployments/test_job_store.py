@@ -20,8 +20,8 @@ from deployments.dispatcher.job_store import (
     RequestKey,
 )
 from deployments.dispatcher.lease import Lease
+from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import MAX_PROMPT, Job, Timestamps
-from models.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from tests.fakes import a_result, a_spec
 from tests.unit.deployments.test_job_queue import a_job
 
@@ -109,7 +109,7 @@ def test_a_key_gives_the_job_that_came_with_it_and_only_to_its_owner(store: JobS
     assert store.find("ada", RequestKey("other", "hash")) is None
     with pytest.raises(KeyReused) as caught:
         store.find("ada", RequestKey("key", "another hash"))
-    assert (caught.value.status, caught.value.param) == (422, "Idempotency-Key")
+    assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
     store.add(a_job("bob"), KEY)
 
 
@@ -133,7 +133,7 @@ def test_results_that_are_too_old_expire_and_then_the_oldest_beyond_the_bytes(st
     for job in results[:2]:
         with pytest.raises(Gone) as caught:
             store.job(job.id)
-        assert caught.value.status == 410
+        assert caught.value.code == "gone"
     assert [job.id for job in store.jobs("ada")] == [job.id for job in jobs[:1:-1]]
     assert store.expire(ended_before=1.0, most_bytes=250_000) == {}
 
@@ -362,7 +362,7 @@ def test_a_broken_record_is_no_job_and_the_log_has_its_id_and_the_reason(
     assert [job.id for job in later.jobs("ada")] == [jobs[1].id]
     with pytest.raises(UnreadableJob, match=f"The record of {jobs[0].id} cannot be read") as caught:
         later.job(jobs[0].id)
-    assert caught.value.status == 500
+    assert caught.value.code == "unreadable_job"
     assert later.find("ada", RequestKey(jobs[0].id, "hash")) == jobs[0].id
     with later._connected() as connection:  # nothing is lost without a word
         kept = connection.scalar(text("SELECT document FROM jobs WHERE id = :id"), {"id": jobs[0].id})

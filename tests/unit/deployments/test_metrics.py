@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 from ray.util.metrics import Metric
 
+from deployments.errors import ReplicaLost, UnknownModel
 from deployments.schema import GenerationRequest, Job
-from models.errors import NonFinite, ReplicaLost, UnknownModel
+from models.errors import NonFinite
 from tests.fakes import STEPS, FakePipeline, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)

@@ -13,10 +13,11 @@ from starlette.types import ASGIApp
 
 from deployments import open_requests
 from deployments.api.owners import Owners
+from deployments.errors import TooManyRequests
 from deployments.keys import KEYS, Keyring, new_key
 from deployments.open_requests import OpenRequests
 from gradio_ingress.visitors import Visitors
-from models.errors import TooManyRequests, Unavailable
+from models.errors import Unavailable
 
 Ingress = Callable[[ASGIApp, OpenRequests, Keyring | None], ASGIApp]
 both = pytest.mark.parametrize("ingress", [Owners, Visitors])

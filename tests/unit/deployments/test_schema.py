@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from deployments.errors import UnknownModel
 from deployments.schema import MAX_SEED, GenerationRequest, first_problem, new_job, resolve
-from models.errors import InvalidRequest, UnknownModel
+from models.errors import InvalidRequest
 from tests.fakes import CARD, FakePipeline, a_dispatcher, a_spec
 
 
@@ -134,7 +135,7 @@ async def test_an_unknown_model_is_refused_with_the_one_served() -> None:
     dispatcher = a_dispatcher(FakePipeline())
     with pytest.raises(UnknownModel) as caught:
         await dispatcher.submit(GenerationRequest(prompt="a circle", model="dall-e-3"), "me")
-    assert (caught.value.status, caught.value.param) == (404, "model")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert caught.value.message == "model: there is no dall-e-3; served: shapes."
     assert await dispatcher.jobs("me") == []
 

@@ -10,11 +10,12 @@ from deployments.autoscaling import Demand
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher import served as served_module
 from deployments.dispatcher.arrivals import MEMORY_S
-from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.deployment import Dispatcher
+from deployments.errors import Superseded, UnknownModel
 from deployments.schema import GenerationRequest, Job
-from models.errors import Superseded, Unavailable, UnknownModel
-from tests.fakes import CARD, PATIENCE_S, FakePipeline, a_dispatcher, settled, until
+from models.errors import Unavailable
+from tests.fakes import CARD, PATIENCE_S, FakePipeline, LocalCalls, a_dispatcher, settled, until
 
 SDXL = replace(CARD, id="sdxl", digest="e" * 64)
 

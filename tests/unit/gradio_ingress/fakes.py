@@ -9,12 +9,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deployments.autoscaling import Demand
-from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
-from tests.fakes import a_dispatcher
+from tests.fakes import LocalCalls, a_dispatcher
 
 CARD = ModelCard(
     id="shapes",

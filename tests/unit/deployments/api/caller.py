@@ -10,11 +10,11 @@ import httpx
 from PIL import Image
 
 from deployments.api.deployment import create_api
-from deployments.dispatcher.client import DispatcherClient, LocalCalls
+from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
 from deployments.keys import Keyring
 from deployments.replicas import ApplicationState, DeploymentState
-from tests.fakes import FakePipeline, a_dispatcher
+from tests.fakes import FakePipeline, LocalCalls, a_dispatcher
 
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
 STARTS = DeploymentState(status="UPDATING", running=0, wanted=1)

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from deployments import keys as keys_module
+from deployments.errors import StoreUnavailable
 from deployments.keys import KEYS, ApiKey, Keyring, UnusableKeys, new_key, read_keys
-from models.errors import StoreUnavailable
 from ops import keys as command
 from tests.unit.deployments.api.caller import Api, problem
 
@@ -188,8 +188,8 @@ async def test_a_job_is_accepted_though_what_is_left_of_a_day_cannot_be_read(
 
 
 async def test_who_has_no_key_gets_nothing_drawn_by_another_way_either(keyed: Keyed) -> None:
+    from deployments.errors import Unauthorized
     from deployments.schema import GenerationRequest
-    from models.errors import Unauthorized
 
     with pytest.raises(Unauthorized):
         await keyed.api.dispatcher.submit(GenerationRequest(prompt="a"), "browser:0123")
