@@ -20,10 +20,17 @@ from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
+MAX_IMAGES = 10  # of a request
 MOST_STEPS = 150
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 Stage = Literal["encode", "denoise", "decode"]
+
+
+def of_model(**described: Any) -> Any:
+    """Return a field whose default is the model's: where it is left out or null, the card has its value."""
+    extra = described.pop("json_schema_extra", {})
+    return Field(None, json_schema_extra={**extra, "default_of": "model"}, **described)
 
 
 class GenerationRequest(BaseModel):
@@ -37,26 +44,31 @@ class GenerationRequest(BaseModel):
         description="What the picture shows.",
         examples=["a red circle on a blue background"],
     )
-    negative_prompt: str = Field("", max_length=MAX_PROMPT, description="What the picture should not show.")
+    negative_prompt: str | None = of_model(max_length=MAX_PROMPT, description="What the picture should not show.")
     style: StyleName | None = Field(None, description="A preset that adds words to the prompt.")
     model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
-    width: int = Field(512, ge=64, le=2048, description="Width in pixels.", json_schema_extra={"step": 8})
-    height: int = Field(512, ge=64, le=2048, description="Height in pixels.", json_schema_extra={"step": 8})
-    num_inference_steps: int = Field(20, ge=1, le=MOST_STEPS, description="Denoising steps: more is slower and finer.")
-    guidance_scale: float = Field(
-        7.5,
+    width: int | None = of_model(ge=64, le=2048, description="Width in pixels.", json_schema_extra={"step": 8})
+    height: int | None = of_model(ge=64, le=2048, description="Height in pixels.", json_schema_extra={"step": 8})
+    num_inference_steps: int | None = of_model(
+        ge=1, le=MOST_STEPS, description="Denoising steps: more is slower and finer."
+    )
+    guidance_scale: float | None = of_model(
         ge=0,
         le=30,
         allow_inf_nan=False,
         description="How strictly the picture follows the prompt. Up to 1 switches guidance off.",
         json_schema_extra={"step": 0.5},
     )
-    sampler: Sampler = Field("ddim", description="The method that removes the noise.")
+    sampler: Sampler | None = of_model(description="The method that removes the noise.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same picture. Left out: a random one.")
     num_images: int = Field(
-        1, ge=1, le=10, description="How many pictures. Picture k has seed + k.", json_schema_extra={"page_maximum": 4}
+        1,
+        ge=1,
+        le=MAX_IMAGES,
+        description="How many pictures. Picture k has seed + k.",
+        json_schema_extra={"page_maximum": 4},
     )
-    output_format: OutputFormat = Field("png", description="File format; PNG keeps the settings in the file.")
+    output_format: OutputFormat | None = of_model(description="File format; PNG keeps the settings in the file.")
     output_compression: int = Field(
         95,
         ge=0,
@@ -74,8 +86,8 @@ class GenerationRequest(BaseModel):
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
-    def _plain_text(cls, text: str) -> str:
-        if "\0" in text:
+    def _plain_text(cls, text: str | None) -> str | None:
+        if text is not None and "\0" in text:
             raise ValueError("must not contain the NUL character")
         return text
 
@@ -85,6 +97,13 @@ class GenerationRequest(BaseModel):
         if not text.strip():
             raise ValueError("must not be blank")
         return text
+
+
+def fields_but(*others: str) -> dict[str, Any]:
+    """Return the fields of a request as `create_model` takes them, but those that a dialect has in another way."""
+    return {
+        name: (field.annotation, field) for name, field in GenerationRequest.model_fields.items() if name not in others
+    }
 
 
 def read_request(values: Mapping[str, Any]) -> GenerationRequest:
@@ -107,7 +126,7 @@ def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
         InvalidRequest: the model knows no such style.
     """
     negative_prompt = request.negative_prompt
-    if "negative_prompt" not in request.model_fields_set:
+    if negative_prompt is None:
         negative_prompt = str(card.defaults.get("negative_prompt", ""))
     if request.style is None:
         return request.prompt, negative_prompt
@@ -123,7 +142,7 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
         InvalidRequest: a field is beyond what the model allows, or the last seed beyond the greatest one.
     """
     chosen = dict(card.defaults) | request.model_dump(
-        exclude_unset=True, exclude={"style", "seed", "num_images", "deadline_s"}
+        exclude_unset=True, exclude_none=True, exclude={"style", "seed", "num_images", "deadline_s"}
     )
     chosen["model"] = card.id
     chosen["prompt"], chosen["negative_prompt"] = words(request, card)

@@ -37,8 +37,8 @@ def create(name: str, **looks: Any) -> Component:
     """Return the control of a field as the schema alone describes it; `fit` adds what a model says."""
     kind = _kind(name)
     words: dict[str, Any] = {"label": label(name), "info": FIELDS[name].description, "elem_id": name}
-    plain: dict[str, Any] = {"buttons": []} if kind is gr.Slider else {}  # its reset button knows no model
-    return kind(**words | plain | properties(name) | looks)
+    buttons: dict[str, Any] = {"buttons": []} if kind is gr.Slider else {}  # its reset button knows no model
+    return kind(**words | buttons | properties(name) | looks)
 
 
 def fit(name: str, card: ModelCard, served: Sequence[str] = ()) -> dict[str, Any]:
@@ -137,14 +137,17 @@ def in_page_words(message: str, name: str | None) -> str:
 def properties(name: str, card: ModelCard | None = None, served: Sequence[str] = ()) -> dict[str, Any]:
     """Return value, bounds and choices of a control, and whether there is anything to choose."""
     field = FIELDS[name]
-    default = None if field.is_required() else field.default
-    value = card.defaults.get(name, default) if card else default
     kind = _kind(name)
+    value = None if field.is_required() else field.default
+    if card is not None:
+        value = card.defaults.get(name, value)
+    elif value is None and kind is gr.Slider:  # the model's, and there is none yet
+        value = _bounds(name, None)[0]
     if kind is gr.Dropdown:
         choices = _choices(name, card, served)
         if name == "model":
             value = card.id if card else None
-        elif value is None:
+        elif value is None and not _has_default(name):
             value = OPEN
         return {"choices": choices, "value": value, "visible": len(choices) > 1}
     if kind is gr.Slider:
@@ -154,26 +157,31 @@ def properties(name: str, card: ModelCard | None = None, served: Sequence[str] =
         return {"value": value, "minimum": low, "maximum": high, "step": _step(name, card), "visible": True}
     if kind is gr.Number:
         low, high = _bounds(name, card)
-        return {"value": value, "minimum": low, "maximum": high, "precision": 0 if _plain(field) is int else None}
+        return {"value": value, "minimum": low, "maximum": high, "precision": 0 if plain(field) is int else None}
     return {"value": value}
 
 
-def _plain(field: FieldInfo) -> Any:
-    """A field's type, without the None of an optional one."""
+def plain(field: FieldInfo) -> Any:
+    """Return a field's type, without the None of an optional one."""
     kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
     return kinds[0] if NoneType in get_args(field.annotation) else field.annotation
+
+
+def _has_default(name: str) -> bool:
+    """Whether a field that is left out has a value: its own or the model's."""
+    return FIELDS[name].default is not None or _extra(FIELDS[name]).get("default_of") == "model"
 
 
 def _kind(name: str) -> type[Component]:
     """An optional number is a box, as no place on a slider means that it is open."""
     field = FIELDS[name]
-    plain = _plain(field)
-    if name == "model" or get_origin(plain) is Literal:
+    kind = plain(field)
+    if name == "model" or get_origin(kind) is Literal:
         return gr.Dropdown
-    if plain is bool:
+    if kind is bool:
         return gr.Checkbox
-    if plain in (int, float):
-        return gr.Number if field.default is None or None in _bounds(name, None) else gr.Slider
+    if kind in (int, float):
+        return gr.Slider if _has_default(name) and None not in _bounds(name, None) else gr.Number
     return gr.Textbox
 
 
@@ -182,8 +190,8 @@ def _choices(name: str, card: ModelCard | None, served: Sequence[str]) -> list[t
     if name == "model":
         return [(model, model) for model in served or ([card.id] if card else [])]
     allowed = {"style": card.styles, "sampler": card.samplers}.get(name) if card else None
-    found = [(NAMES.get(choice, label(choice)), choice) for choice in allowed or get_args(_plain(FIELDS[name]))]
-    return found if FIELDS[name].default is not None else [("None", OPEN), *found]
+    found = [(NAMES.get(choice, label(choice)), choice) for choice in allowed or get_args(plain(FIELDS[name]))]
+    return found if _has_default(name) else [("None", OPEN), *found]
 
 
 def _bounds(name: str, card: ModelCard | None) -> tuple[Any, Any]:
@@ -214,7 +222,7 @@ def _allows(name: str, value: Any, card: ModelCard) -> bool:
 def _step(name: str, card: ModelCard | None) -> float:
     if card and name in ("width", "height"):
         return card.size_multiple
-    return _extra(FIELDS[name]).get("step", 1 if _plain(FIELDS[name]) is int else 0.1)
+    return _extra(FIELDS[name]).get("step", 1 if plain(FIELDS[name]) is int else 0.1)
 
 
 def _extra(field: FieldInfo) -> dict[str, Any]:

@@ -4,40 +4,32 @@ import io
 import re
 import struct
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from PIL import ExifTags, Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from deployments.schema import GenerationRequest
+from gradio_ingress import controls
 from gradio_ingress.controls import label
 from models.errors import InvalidRequest
-from models.spec import SAMPLER_NAMES
+from models.settings_text import SETTINGS
+from models.spec import SAMPLER_NAMES, ImageSpec
 
-FIELDS = (
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "sampler",
-    "seed",
-    "model",
-    "output_format",
-)
+FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours
 FINITE = ConfigDict(allow_inf_nan=False)
-HINTS = get_type_hints(GenerationRequest)  # types without bounds
-TYPES: Mapping[str, TypeAdapter[Any]] = {name: TypeAdapter(HINTS[name], config=FINITE) for name in FIELDS}
+TYPES: Mapping[str, TypeAdapter[Any]] = {  # without bounds
+    name: TypeAdapter(controls.plain(controls.FIELDS[name]), config=FINITE) for name in FIELDS
+}
 SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
 PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
 STEPS = "Steps: "  # begins the line of settings
 SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
 MAX_TEXT = 2**20  # characters; Pillow reads no more of a PNG's, but any number of EXIF's
-NAMES = {"Steps": "num_inference_steps", "CFG scale": "guidance_scale", "Seed": "seed", "Model": "model"}
-READ = {*NAMES, "Sampler", "Schedule type", "Size"}
+APART = ("Sampler", "Size")  # settings that are read in a way of their own
+NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
+READ = {*NAMES, *APART, "Schedule type"}
 SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
 

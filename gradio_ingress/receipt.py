@@ -5,10 +5,11 @@ import shlex
 from typing import Any
 from urllib.parse import quote
 
-from deployments.schema import ImageResult
+from deployments.schema import GenerationRequest, ImageResult
 from models.spec import SAMPLER_NAMES, ImageSpec
 
 KEY = 'os.environ.get("DARKROOM_API_KEY", "unused")'
+OPENAIS = ("prompt", "model", "width", "height", "output_format", "output_compression")  # among them as `size`
 UNPACK = (
     'import base64, json, sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
 )
@@ -91,13 +92,9 @@ def _openai_fields(spec: ImageSpec) -> dict[str, Any]:
 
 
 def _our_fields(spec: ImageSpec) -> dict[str, Any]:
-    return {
-        "negative_prompt": spec.negative_prompt,
-        "num_inference_steps": spec.num_inference_steps,
-        "guidance_scale": spec.guidance_scale,
-        "sampler": spec.sampler,
-        "seed": spec.seed,
-    }
+    """What OpenAI's clients have no name for."""
+    kept = (name for name in GenerationRequest.model_fields if name in ImageSpec.__slots__ and name not in OPENAIS)
+    return {name: getattr(spec, name) for name in kept}
 
 
 def _file_name(spec: ImageSpec) -> str:

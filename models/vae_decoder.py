@@ -16,7 +16,8 @@ from torch import Tensor
 from models.checkpoint_files import read_json
 from models.errors import NonFinite, OutOfMemory
 from models.loading import FAMILY_MODULES, available_bytes, load_component, parameter_bytes
-from models.spec import SAMPLER_NAMES, ImageSpec
+from models.settings_text import settings_text
+from models.spec import ImageSpec
 
 MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is decoded one image at a time
 PEAK_TENSORS = 5  # of the widest layer at full size: what decoding holds at once (benchmarks/memory.py)
@@ -136,26 +137,12 @@ def _max_pixels_on_cpu(vae: Any) -> int:
     return int(MEMORY_SHARE * available_bytes() / bytes_per_pixel)
 
 
-def parameters_text(spec: ImageSpec) -> str:
-    """Word a spec as the AUTOMATIC1111 web UI does, so that other tools can read it back."""
-    settings = {
-        "Steps": spec.num_inference_steps,
-        "Sampler": SAMPLER_NAMES[spec.sampler],
-        "CFG scale": spec.guidance_scale,
-        "Seed": spec.seed,
-        "Size": f"{spec.width}x{spec.height}",
-        "Model": spec.model,
-    }
-    lines = [spec.prompt, f"Negative prompt: {spec.negative_prompt}"] if spec.negative_prompt else [spec.prompt]
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
-
-
 def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
     """Encode an image in its spec's format; a PNG carries its settings as text and as JSON."""
     image, target = Image.fromarray(decoded.pixels), io.BytesIO()
     if spec.output_format == "png":
         info = PngImagePlugin.PngInfo()
-        info.add_itxt("parameters", parameters_text(spec))
+        info.add_itxt("parameters", settings_text(spec))
         fields = {name: getattr(spec, name) for name in spec.__slots__}
         info.add_itxt(
             "darkroom", json.dumps(fields | {"model_digest": digest, "tiled": decoded.tiled}, ensure_ascii=False)

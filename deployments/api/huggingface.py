@@ -14,11 +14,12 @@ from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest
+from deployments.schema import MAX_PROMPT, GenerationRequest, fields_but
 from models.errors import InvalidRequest
 from models.spec import Sampler
 
-SHARED = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed", "style")
+# Here `inputs`, the path, always one, `scheduler`, and what is accepted.
+OTHERWISE = ("prompt", "model", "num_images", "sampler", "output_format")
 ModelId = Annotated[str, Path(description="A model's id.", examples=["shapes"])]
 
 
@@ -30,10 +31,7 @@ class SchedulerName(BaseModel):
     scheduler: Sampler | None = Field(None, description="A sampler, by our name.")
 
 
-_shared: dict[str, Any] = {
-    name: (f.annotation, f) for name, f in GenerationRequest.model_fields.items() if name in SHARED
-}
-HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **_shared)
+HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **fields_but(*OTHERWISE))
 
 
 class HFBody(BaseModel):
@@ -45,7 +43,7 @@ class HFBody(BaseModel):
         json_schema_extra={"examples": [{"inputs": "a red circle on a blue background", "parameters": {"seed": 7}}]},
     )
 
-    inputs: str = Field(min_length=1, max_length=4000, description="What the picture shows.")
+    inputs: str = Field(min_length=1, max_length=MAX_PROMPT, description="What the picture shows.")
     parameters: HFParameters | None = None  # type: ignore[valid-type]
 
 
@@ -55,7 +53,9 @@ def to_request(body: HFBody, model: str, accept: str | None) -> GenerationReques
     Raises:
         InvalidRequest: none of ours is accepted.
     """
-    fields: dict[str, Any] = body.parameters.model_dump(exclude_unset=True) if body.parameters is not None else {}
+    fields: dict[str, Any] = (
+        body.parameters.model_dump(exclude_unset=True, exclude_none=True) if body.parameters is not None else {}
+    )
     scheduler = fields.pop("scheduler", None)
     if scheduler is not None:
         fields["sampler"] = scheduler

@@ -19,23 +19,12 @@ from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, ImageResult, Job
+from deployments.schema import MAX_IMAGES, MOST_STEPS, GenerationRequest, ImageResult, Job, fields_but
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ModelCard
 
-SHARED = (
-    "prompt",
-    "model",
-    "output_format",
-    "output_compression",
-    "negative_prompt",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-    "sampler",
-    "deadline_s",
-)
+OTHERWISE = ("num_images", "width", "height", "style")  # fields that `OpenAIFields` has as n, size and a wider style
 EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone
     "itemSchema": {
         "type": "object",
@@ -68,11 +57,11 @@ class OpenAIFields(BaseModel):
         },
     )
 
-    n: int = Field(1, ge=1, le=10, description="How many pictures.")
+    n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures.")
     size: str = Field("auto", pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="`WIDTHxHEIGHT` in pixels, or `auto`.")
     quality: Literal["auto", "standard", "medium", "low", "high", "hd"] | None = Field(
         None,
-        description="`low` takes half the model's own steps, `high` and `hd` twice as many (150 at most); "
+        description=f"`low` takes half the model's own steps, `high` and `hd` twice as many ({MOST_STEPS} at most); "
         "`num_inference_steps` wins over it.",
     )
     response_format: Literal["b64_json", "url"] = Field(
@@ -93,10 +82,8 @@ class OpenAIFields(BaseModel):
     frame_duration_ms: Unsupported = Field(None, description="Not supported.")
 
 
-_shared: dict[str, Any] = {
-    name: (f.annotation, f) for name, f in GenerationRequest.model_fields.items() if name in SHARED
-}
-ImagesBody: Any = create_model("ImagesBody", __base__=OpenAIFields, **_shared)
+SHARED = fields_but(*OTHERWISE)
+ImagesBody: Any = create_model("ImagesBody", __base__=OpenAIFields, **SHARED)
 
 
 class Picture(BaseModel):
@@ -127,14 +114,14 @@ def to_request(body: Any, card: ModelCard | None = None) -> GenerationRequest:
     """
     if body.stream and body.n > 1:
         raise InvalidRequest("n must be 1 when stream is true.", "n")
-    fields = body.model_dump(exclude_unset=True, include=set(SHARED))
+    fields = body.model_dump(exclude_unset=True, exclude_none=True, include=set(SHARED))
     if body.size != "auto":
         fields["width"], fields["height"] = map(int, body.size.split("x"))
     if body.style in STYLES:
         fields["style"] = body.style
     if card is not None and body.quality in STEP_SHARE and "num_inference_steps" not in fields:
         steps = round(card.defaults["num_inference_steps"] * STEP_SHARE[body.quality])
-        fields["num_inference_steps"] = min(150, max(1, steps))
+        fields["num_inference_steps"] = min(MOST_STEPS, max(1, steps))
     return GenerationRequest(**fields, num_images=body.n)
 
 

@@ -21,8 +21,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
 from models.errors import InvalidRequest
+from models.settings_text import settings_text
 from models.spec import SAMPLERS, ImageSpec
-from models.vae_decoder import Decoded, encode_image, parameters_text
+from models.vae_decoder import Decoded, encode_image
 from tests.fakes import a_spec
 
 NOTHING = "This picture carries no settings."
@@ -97,7 +98,7 @@ def test_a_lossy_picture_of_ours_carries_no_settings() -> None:
 def test_what_we_write_for_other_tools_reads_back(spec: ImageSpec) -> None:
     expected = settings(spec)
     del expected["output_format"]
-    assert png_info._from_parameters(parameters_text(spec)) == (expected, [])
+    assert png_info._from_parameters(settings_text(spec)) == (expected, [])
 
 
 def test_our_own_json_wins_over_the_text() -> None:

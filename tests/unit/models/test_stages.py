@@ -11,8 +11,9 @@ from PIL import Image
 from models.denoiser.preview import Preview, fit_latent_rgb
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
+from models.settings_text import settings_text
 from models.text_encoder import TextEncoder, _expanded, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder, parameters_text
+from models.vae_decoder import Decoded, encode_image, load_vae_decoder
 from tests.stages import CPU, Stages
 
 BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -95,7 +96,7 @@ def test_a_png_carries_its_settings_as_text_and_as_json(stages):
     spec = stages.spec("a “red” circle\nsecond line", negative_prompt="blue", seed=2**32 - 1, guidance_scale=4.0)
     content = encode_image(BLACK, spec, "digest")
     text = Image.open(io.BytesIO(content)).text
-    assert text["parameters"] == parameters_text(spec)
+    assert text["parameters"] == settings_text(spec)
     assert text["parameters"].startswith("a “red” circle\nsecond line\nNegative prompt: blue\nSteps: 20, Sampler: DDIM")
     fields = json.loads(text["darkroom"])
     assert fields["seed"] == 2**32 - 1

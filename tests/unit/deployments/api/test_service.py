@@ -11,7 +11,7 @@ from deployments.error_responses import STATUSES
 from deployments.errors import BY_CODE, QueueFull, ReplicaLost, StoreUnavailable, Superseded
 from deployments.replicas import ApplicationState, DeploymentState
 from models.errors import DarkroomError, Unavailable
-from tests.fakes import STEPS
+from tests.fakes import CARD, STEPS
 from tests.unit.deployments.api.caller import SLEEPS, STAGES_RUN, STARTS, Api, problem
 
 
@@ -74,9 +74,31 @@ async def test_the_description_carries_the_bounds_of_each_field(api: Api) -> Non
         description["paths"]
     )
     fields = description["components"]["schemas"]["GenerationRequest"]["properties"]
-    assert (fields["num_inference_steps"]["minimum"], fields["num_inference_steps"]["maximum"]) == (1, 150)
+    steps, _ = fields["num_inference_steps"]["anyOf"]
+    assert (steps["minimum"], steps["maximum"]) == (1, 150)
     images = description["components"]["schemas"]["ImagesBody"]["properties"]
-    assert images["guidance_scale"]["maximum"] == 30
+    assert images["guidance_scale"]["anyOf"][0]["maximum"] == 30
+
+
+async def test_the_description_states_no_default_that_is_the_models(api: Api) -> None:
+    schemas = (await api.http.get("/openapi.json")).json()["components"]["schemas"]
+    for body in ("GenerationRequest", "ImagesBody", "HFParameters"):
+        fields = schemas[body]["properties"]
+        for name in {*CARD.defaults, "num_inference_steps"} & set(fields):
+            assert ("default" in fields[name], fields[name]["default_of"]) == (False, "model"), (body, name)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
+async def test_null_means_left_out(api: Api, path: str) -> None:
+    given = {"prompt": "a circle", "seed": 7}
+    nulls = dict.fromkeys(("width", "height", "num_inference_steps", "guidance_scale", "sampler", "negative_prompt"))
+    if path != "/jobs":
+        del nulls["width"], nulls["height"]
+    for body in (given, given | nulls):
+        answer = await api.http.post(path, json=body, headers={"Prefer": "wait=9", "Idempotency-Key": path[1:4]})
+        assert answer.status_code == 200, answer.text
+    [job] = (await api.http.get("/jobs")).json()["data"]  # to the same key they are one request
+    assert {name: job["specs"][0][name] for name in CARD.defaults} == dict(CARD.defaults)
 
 
 async def test_tokens_are_counted_and_what_is_cut_is_quoted(api: Api) -> None:
