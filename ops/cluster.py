@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psutil
 
 from ops.config import Config, UnusableConfig, check_files
+from ops.guard import guarded, kill
 from ops.status import FAILED, answers, reason
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
@@ -72,14 +73,6 @@ def kill_and_leave(code: int) -> NoReturn:
     kill(psutil.Process().children(recursive=True))
     sys.stdout.flush()
     os._exit(code)
-
-
-def kill(processes: list[psutil.Process]) -> None:
-    """Kill what is left of `processes`, and see them go."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=3)  # so that none is there any more when we are not
 
 
 def cpus_wanted(config: "ServeDeploySchema") -> int:
@@ -254,11 +247,11 @@ def drain(client: "ServeControllerClient") -> None:
         time.sleep(0.1)
 
 
-def end_ray() -> None:
-    """End Ray and all its processes."""
+def end_ray(guard: int) -> None:
+    """End Ray and all its processes; the guard, of this pid, ends after them."""
     import ray
 
-    family = psutil.Process().children(recursive=True)
+    family = [process for process in psutil.Process().children(recursive=True) if process.pid != guard]
     ray.shutdown()
     kill(psutil.wait_procs(family, timeout=10)[1])
 
@@ -267,19 +260,20 @@ def run(config: Config, read: Callable[[], Config], address: str, stop: Stop) ->
     """Serve `config` until told to stop, and what `read` returns when told to reload. Raises StartError."""
     began = time.monotonic()
     print("Starting Ray and Serve ...", flush=True)
-    try:
-        client = start(config.serve, stop)
-        wait_until_ready(client, frozenset(config.generation.models), address, stop)
-        if not stop.is_set():
-            took = f"after {time.monotonic() - began:.0f} s"
-            print(f"Darkroom is ready {took}: {address}  (API: {address}/v1/docs)", flush=True)
-            while not stop.wait(1):
-                check_ray()
-                if stop.reload.is_set():
-                    stop.reload.clear()
-                    deploy_again(client, config, read)
-            drain(client)
-    finally:
-        end_ray()
+    with guarded() as guard:
+        try:
+            client = start(config.serve, stop)
+            wait_until_ready(client, frozenset(config.generation.models), address, stop)
+            if not stop.is_set():
+                took = f"after {time.monotonic() - began:.0f} s"
+                print(f"Darkroom is ready {took}: {address}  (API: {address}/v1/docs)", flush=True)
+                while not stop.wait(1):
+                    check_ray()
+                    if stop.reload.is_set():
+                        stop.reload.clear()
+                        deploy_again(client, config, read)
+                drain(client)
+        finally:
+            end_ray(guard)
     if stop.is_set():
         print("Darkroom has ended.")

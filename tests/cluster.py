@@ -279,7 +279,8 @@ class Cluster(Client):
     def _kill(self, processes: list[psutil.Process], what: str) -> None:
         self.kills.append({"s": round(time.monotonic() - self._began, 1), "what": what, "pids": len(processes)})
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # its parent has died before it, and so has it
+                process.kill()
         _, alive = psutil.wait_procs(processes, timeout=DEAD_WITHIN_S)
         if alive:
             raise RuntimeError(f"{alive} do not die")

@@ -3,20 +3,18 @@
 Counts, and what drills say of seconds, are for `make chaos`, which runs on SQLite.
 """
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from deployments.dispatcher.job_store import JobStore
 from ops.config import application
 from tests.chaos import clients, deaths, load
 from tests.chaos.cluster import for_drills
 from tests.chaos.drill import Outcome, table
-from tests.cluster import Cluster
+from tests.cluster import DEAD_WITHIN_S, Cluster, alive_in_session
 from tests.served.conftest import served
 
 Holds = Callable[[Outcome], None]
@@ -24,22 +22,14 @@ Holds = Callable[[Outcome], None]
 
 @pytest.fixture(scope="module")
 def cluster(service: Cluster, postgresql: str, poisoned: Path) -> Cluster:
-    """The service, with its jobs in PostgreSQL and a checkpoint that can fail. It stays so: little comes after."""
-    carry_epoch_over(service.folder / "darkroom" / "jobs.sqlite", postgresql)
+    """The service, started again with its jobs in PostgreSQL and a checkpoint that can fail. It stays so: little comes
+    after."""
+    service.stop()
     config = for_drills(served(queue={"max_waiting": 40}), poisoned)  # soon full
     application(config, "generation")["args"]["database_url"] = postgresql
-    service.deploy(config)
+    service.write(config)
+    service.start()
     return service
-
-
-def carry_epoch_over(before: Path, database_url: str) -> None:
-    """Begin a database where another ends: Denoisers obey no Dispatcher of an earlier epoch than they have seen."""
-    with closing(sqlite3.connect(f"file:{before}?mode=ro", uri=True)) as connection:
-        [(epoch,)] = connection.execute("SELECT epoch FROM service")
-    store = JobStore(database_url)
-    while store.epoch < epoch:
-        store.begin()
-    store.close()
 
 
 @pytest.fixture
@@ -50,6 +40,16 @@ def holds(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> Holds:
         assert outcome.held, f"{table([outcome])}\nkills: {cluster.kills}"
 
     return check
+
+
+def test_a_launcher_that_is_killed_leaves_no_process(service: Cluster) -> None:
+    launcher = service.launcher.process
+    processes = [process for _, process in service.processes()]
+    assert len(processes) > 10
+    launcher.kill()
+    launcher.wait(timeout=DEAD_WITHIN_S)
+    assert psutil.wait_procs(processes, timeout=DEAD_WITHIN_S)[1] == []
+    assert alive_in_session(launcher.pid) == []
 
 
 def test_there_is_one_job_a_key(cluster: Cluster, holds: Holds) -> None:

@@ -207,7 +207,7 @@ def test_a_model_that_fails_in_the_cluster_ends_ray_with_its_reason(
     failed = {"status": "DEPLOY_FAILED", "message": TRACEBACK, "deployments": {}}
     monkeypatch.setattr(cluster, "start", lambda config, stop: None)
     monkeypatch.setattr(cluster, "applications", lambda client: {"shapes": failed})
-    monkeypatch.setattr(cluster, "end_ray", lambda: ended.append(True))
+    monkeypatch.setattr(cluster, "end_ray", lambda guard: ended.append(True))
     served = serving(tmp_path, shapes="models/checkpoints/shapes")
     with pytest.raises(StartError, match=r"shapes: UnusableCheckpoint: unet/config\.json is missing$"):
         cluster.run(served, lambda: served, "http://127.0.0.1:1", cluster.Stop())
