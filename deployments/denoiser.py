@@ -14,7 +14,6 @@ from deployments.liveness import until_dead
 from deployments.memory import give_back
 from deployments.metrics import DenoiserMetrics
 from deployments.one_thread import OneThread
-from deployments.schema import MOST_STEPS
 from deployments.startup import Startup, warn_of_cuts
 from deployments.work import Work
 from models.checkpoint import locate_parts
@@ -26,7 +25,7 @@ from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.samplers import plan_for
-from models.spec import SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
+from models.spec import MOST_STEPS, SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
 from models.text_encoder import PromptEmbeds
 from models.vae_decoder import load_vae_decoder
 

@@ -16,12 +16,11 @@ from pydantic.json_schema import SkipJsonSchema
 from deployments import styles
 from deployments.styles import StyleName
 from models.errors import InvalidRequest
-from models.spec import ImageSpec, ModelCard, OutputFormat, Sampler
+from models.spec import MOST_SIDE, MOST_STEPS, ImageSpec, ModelCard, OutputFormat, Sampler
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
 MAX_IMAGES = 10  # of a request
-MOST_STEPS = 150
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 Stage = Literal["encode", "denoise", "decode"]
@@ -47,8 +46,8 @@ class GenerationRequest(BaseModel):
     negative_prompt: str | None = of_model(max_length=MAX_PROMPT, description="What the picture should not show.")
     style: StyleName | None = Field(None, description="A preset that adds words to the prompt.")
     model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
-    width: int | None = of_model(ge=64, le=2048, description="Width in pixels.", json_schema_extra={"step": 8})
-    height: int | None = of_model(ge=64, le=2048, description="Height in pixels.", json_schema_extra={"step": 8})
+    width: int | None = of_model(ge=64, le=MOST_SIDE, description="Width in pixels.", json_schema_extra={"step": 8})
+    height: int | None = of_model(ge=64, le=MOST_SIDE, description="Height in pixels.", json_schema_extra={"step": 8})
     num_inference_steps: int | None = of_model(
         ge=1, le=MOST_STEPS, description="Denoising steps: more is slower and finer."
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import (
+    UNET,
     check_components,
     check_numbers,
     locate,
@@ -25,9 +26,10 @@ from models.checkpoint_files import (
     ignored_files,
     read_json,
 )
+from models.errors import UnusableCheckpoint
 from models.families.known import COMPONENTS, FAMILIES
 from models.samplers import Samplers, choose_samplers
-from models.spec import ModelCard
+from models.spec import MOST_SIDE, ModelCard
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,10 @@ def read_card(
     own = read_own_word(folder)
     scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
     side = sample_size(folder) * scale
+    if side > MOST_SIDE:
+        raise UnusableCheckpoint(
+            f"{folder / UNET}: sample_size is for images of {side} pixels; must be for {MOST_SIDE} or less."
+        )
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
     defaults = _defaults(folder, side) | chosen
     samplers = choose_samplers(folder, read_scheduler(folder), defaults)

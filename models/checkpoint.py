@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from models.checkpoint_files import DESCRIPTION, check_parts, checked_files, find_weights, read_json
 from models.errors import UnusableCheckpoint
 from models.families.known import ADDITION_EMBED_TYPE, COMPONENTS, FAMILIES, SCHEDULER_REPAIRS
-from models.spec import ModelCard, OutputFormat
+from models.spec import MOST_SIDE, MOST_STEPS, ModelCard, OutputFormat
 
 Entry = TypeVar("Entry")
 
@@ -31,9 +31,9 @@ class OwnDefaults(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     negative_prompt: str = ""
-    width: PositiveInt = 0
-    height: PositiveInt = 0
-    num_inference_steps: PositiveInt = 0
+    width: int = Field(default=0, ge=1, le=MOST_SIDE)
+    height: int = Field(default=0, ge=1, le=MOST_SIDE)
+    num_inference_steps: int = Field(default=0, ge=1, le=MOST_STEPS)
     guidance_scale: NonNegativeFloat = 0.0
     sampler: str = ""
     output_format: OutputFormat = "png"

@@ -3,38 +3,34 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
+from models.checkpoint_guard import check_entries, check_model, check_neighbours, check_scheduler, check_tokenizer_file
 from models.errors import UnusableCheckpoint
 from models.families.known import COMPONENTS, Component
 
 MANIFEST = "SHA256SUMS"
 DESCRIPTION = "darkroom.json"  # what the model prefers; it does not make the pictures, so the digest leaves it out
-LARGEST_JSON = 2**20  # bytes, of what is parsed here
-GREATEST_NUMBER = 2**20  # in a config: widths, vocabularies and lengths are far below
-CODE_ENTRIES = ("auto_map", "attn_implementation", "_attn_implementation", "custom_pipeline")
+LARGEST_JSON = 2**20  # bytes, of a config
+LARGEST_WORDS = 2**23  # bytes, of a file of a tokenizer's words; CLIP's have up to 2.2 MB
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".py")  # formats that can run code, and code
-OTHER_FILES = ("transformers_weights", "vocab_file", "merges_file", "tokenizer_file", "fast_tokenizer_files")
 PREFERRED_VARIANT = "fp16"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-LFS_POINTER = b"version https://git-lfs"
+WORDS = ("vocab.json", "merges.txt")
+TOKENIZER_FILES = (*WORDS, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
     """Return a JSON object of the checkpoint.
 
     Raises:
-        UnusableCheckpoint: missing, too large, or not a JSON object; names the file.
+        UnusableCheckpoint: missing, larger than `largest` bytes, or not a JSON object; names the file.
     """
     path = folder / name
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise UnusableCheckpoint(f"{path}: more than {LARGEST_JSON} bytes; no config is so large.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        _check_file(path, largest)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_infinite)
     except FileNotFoundError as error:
         raise UnusableCheckpoint(f"{path}: missing.") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -42,6 +38,26 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UnusableCheckpoint(f"{path}: not a JSON object.")
     return content
+
+
+def _check_file(path: Path, largest: int | None) -> None:
+    """Check that a file can be read to its end: a device or a pipe may have none.
+
+    Raises:
+        OSError: it is no file, missing, or larger than `largest` bytes.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise OSError("not a file")
+    if largest is not None and size > largest:
+        raise OSError(f"more than {largest} bytes; no such file is so large")
+
+
+def _infinite(name: str) -> float:
+    """Return the number that JSON of Python may have beyond JSON's own."""
+    if name == "NaN":
+        raise ValueError("NaN is no number.")
+    return float(name)
 
 
 def file_sums(folder: Path, family: str, allowed_roots: Sequence[Path] = ()) -> dict[str, str]:
@@ -87,6 +103,7 @@ def check_manifest(manifest: Path, sums: Mapping[str, str]) -> None:
         UnusableCheckpoint: the manifest cannot be read; or names the file that it does not have or says otherwise of.
     """
     try:
+        _check_file(manifest, LARGEST_JSON)
         lines = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableCheckpoint(f"{manifest}: cannot be read: {error}") from error
@@ -120,24 +137,42 @@ def checked_files(folder: Path, family: str, allowed_roots: Sequence[Path] = ())
         UnusableCheckpoint: as `file_sums` does.
     """
     roots = [root.resolve() for root in (folder, *_hub_blobs(folder), *allowed_roots)]
-    yield _without_code(_inside(roots, folder / "model_index.json"))
-    yield _inside(roots, folder / "scheduler" / "scheduler_config.json")
+    yield _checked(roots, folder, "model_index.json", check_entries)
+    yield _checked(roots, folder, "scheduler/scheduler_config.json", check_scheduler)
     if (folder / DESCRIPTION).exists():
-        yield _inside(roots, folder / DESCRIPTION)
+        yield _inside(roots, folder / DESCRIPTION, LARGEST_JSON)
     for name, component in COMPONENTS[family].items():
         if component.weights:
             yield from _model_files(roots, folder / name, component)
         else:
-            yield _without_code(_inside(roots, folder / name / "tokenizer_config.json"))
             yield from _tokenizer_files(roots, folder / name)
 
 
+def _checked(
+    roots: Sequence[Path],
+    folder: Path,
+    name: str,
+    check: Callable[[Path, dict[str, Any]], None],
+    largest: int = LARGEST_JSON,
+) -> Path:
+    """Return a JSON file that is inside, whose content passes `check`."""
+    path = _inside(roots, folder / name)
+    check(path, read_json(folder, name, largest))
+    return path
+
+
 def _tokenizer_files(roots: Sequence[Path], part: Path) -> Iterator[Path]:
-    """Yield a tokenizer's words."""
+    """Yield a tokenizer's config and words."""
+    check_neighbours(part, "tokenizer")
+    yield _checked(roots, part, "tokenizer_config.json", check_tokenizer_file)
     present = [file for file in TOKENIZER_FILES if (part / file).exists()]
     if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= set(present):
         raise UnusableCheckpoint(f"{part}: has neither tokenizer.json nor vocab.json with merges.txt.")
-    yield from (_inside(roots, part / file) for file in present)
+    for file in present:
+        if file in WORDS:
+            yield _inside(roots, part / file, LARGEST_WORDS)
+        else:
+            yield _checked(roots, part, file, check_tokenizer_file, LARGEST_WORDS)
 
 
 class Weights(NamedTuple):
@@ -198,10 +233,12 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 def _model_files(roots: Sequence[Path], part: Path, component: Component) -> Iterator[Path]:
     """Yield config and weights of a part."""
-    config = _without_code(_inside(roots, part / "config.json"))
+    config = _inside(roots, part / "config.json")
+    content = read_json(part, "config.json")
     weights = find_weights(part, component)
+    check_neighbours(part, component.library, weights.variant)
     files = [_inside(roots, path) for path in weights.files]
-    _refuse_absurd(config, read_json(part, "config.json"), sum(map(_tensors, files)))
+    check_model(config, content, component.classes[0], files)
     yield from (config, *files)
     if weights.index is not None:
         yield _inside(roots, weights.index)
@@ -218,10 +255,11 @@ def _hub_blobs(folder: Path) -> tuple[Path, ...]:
     return repository / "blobs", repository.parent / "blobs"
 
 
-def _inside(roots: Sequence[Path], path: Path) -> Path:
-    """Return `path`, unless a link leads out of the checkpoint."""
+def _inside(roots: Sequence[Path], path: Path, largest: int | None = None) -> Path:
+    """Return `path`, a file of `largest` bytes or less, unless a link leads out of the checkpoint."""
     try:
         target = path.resolve(strict=True)
+        _check_file(target, largest)
     except FileNotFoundError as error:
         raise UnusableCheckpoint(f"{path}: missing.") from error
     except (OSError, RuntimeError) as error:  # links that lead to each other
@@ -232,51 +270,6 @@ def _inside(roots: Sequence[Path], path: Path) -> Path:
             "`allowed_roots`, or copy the files: cp -rL."
         )
     return path
-
-
-def _without_code(path: Path) -> Path:
-    config = read_json(path.parent, path.name)
-    if config.get("quantization_config") is not None:
-        raise UnusableCheckpoint(
-            f"{path}: quantization_config: quantised weights are not read; take the original ones."
-        )
-    for entry in OTHER_FILES:
-        if config.get(entry) is not None:
-            raise UnusableCheckpoint(f"{path}: {entry} names files of its own choice; give them their usual names.")
-    for entry in CODE_ENTRIES:
-        if config.get(entry) is not None:
-            raise UnusableCheckpoint(f"{path}: {entry} asks for code that is not the library's own; none is run here.")
-    return path
-
-
-def _refuse_absurd(path: Path, config: Mapping[str, Any], tensors: int) -> None:
-    """Refuse what would fill the memory before the first weight is read: each layer has a tensor at least."""
-    for entry, value in config.items():
-        most = tensors if "layers" in entry else GREATEST_NUMBER
-        values = list(_values(value))
-        if len(values) > tensors or any(isinstance(one, int | float) and abs(one) > most for one in values):
-            raise UnusableCheckpoint(f"{path}: {entry} = {str(value)[:100]} does not fit its {tensors} tensors.")
-
-
-def _values(value: Any) -> Iterator[Any]:
-    """Yield what an entry holds, lists in lists as one."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _values(item)
-    else:
-        yield value
-
-
-def _tensors(path: Path) -> int:
-    """Return how many tensors a file has, by its header alone, in which sizes and places must agree with the file."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return len(file.keys())
-    except (SafetensorError, OSError) as error:
-        with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UnusableCheckpoint(f"{path}: a Git LFS pointer, not the weights: run git lfs pull.") from error
-        raise UnusableCheckpoint(f"{path}: not a safetensors file: {error}") from error
 
 
 def _sum(path: Path) -> str:

@@ -51,6 +51,8 @@ SAMPLER_NAMES: dict[str, str] = {
     "lcm": "LCM",
     "tcd": "TCD",
 }
+MOST_STEPS = 150
+MOST_SIDE = 2048  # pixels
 MAX_STEPS: dict[str, int] = {"lcm": 50, "tcd": 50}  # less than the schema's: the steps of their distillation
 
 

@@ -19,10 +19,10 @@ from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
-from deployments.schema import MAX_IMAGES, MOST_STEPS, GenerationRequest, ImageResult, Job, fields_but
+from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job, fields_but
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
-from models.spec import ModelCard
+from models.spec import MOST_STEPS, ModelCard
 
 OTHERWISE = ("num_images", "width", "height", "style")  # fields that `OpenAIFields` has as n, size and a wider style
 EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone

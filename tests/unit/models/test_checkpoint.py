@@ -295,6 +295,23 @@ def test_what_a_checkpoint_says_of_itself_must_have_a_meaning(folder: Path, own:
     assert refusal(folder).startswith(f"{folder / 'darkroom.json'}: {entry}")
 
 
+@pytest.mark.parametrize(
+    ("defaults", "most"),
+    [({"num_inference_steps": 10**8}, 150), ({"width": 10**6}, 2048), ({"height": 10**6}, 2048)],
+)
+def test_a_default_beyond_every_request_is_refused(folder: Path, defaults: dict[str, int], most: int) -> None:
+    (folder / "darkroom.json").write_text(json.dumps({"defaults": defaults}))
+    message = refusal(folder)
+    assert message.startswith(f"{folder / 'darkroom.json'}: defaults.{next(iter(defaults))}: ")
+    assert message.endswith(f" {most}.")
+
+
+def test_a_size_beyond_every_request_is_refused(folder: Path) -> None:
+    change(folder / "unet/config.json", sample_size=2**19)
+    words = "sample_size is for images of 1048576 pixels; must be for 2048 or less."
+    assert refusal(folder) == f"{folder / 'unet/config.json'}: {words}"
+
+
 @pytest.mark.parametrize("sampler", ["nope", "default"])
 def test_a_default_sampler_that_is_not_offered_is_refused_with_another_one(folder: Path, sampler: str) -> None:
     change(folder / "model_index.json", scheduler=["diffusers", "SASolverScheduler"])

@@ -111,9 +111,8 @@ def test_a_manifest_that_is_a_link_to_nothing_is_not_taken_for_none(folder: Path
 
 def test_quantised_weights_are_refused_as_what_they_are(folder: Path) -> None:
     change(folder / "unet/config.json", quantization_config={"quant_method": "bitsandbytes"})
-    assert refusal(folder) == (
-        f"{folder / 'unet/config.json'}: quantization_config: quantised weights are not read; take the original ones."
-    )
+    words = "quantization_config asks for quantised weights, which are not read; take the original ones."
+    assert refusal(folder) == f"{folder / 'unet/config.json'}: {words}"
 
 
 def test_a_pipeline_of_the_checkpoints_own_is_refused(folder: Path) -> None:
