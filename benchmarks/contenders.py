@@ -124,7 +124,7 @@ class Stages:
         self._key = self._unet.key(CARD.defaults["width"], CARD.defaults["height"], CARD.max_tokens + 2)
         self._capacity.warm_up(self._key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
-        self._engine = DenoisingEngine(self._unet, self._told.extend, capacity=self._capacity, preview=Preview(None))
+        self._engine = DenoisingEngine(self._unet, self._told.extend, capacity=self._capacity, preview=Preview(()))
         self.forward_rows: Counter[int] = Counter()
         self.engine_s = 0.0
         self.decode_s = 0.0

@@ -56,7 +56,7 @@ class Stages:
         """Median seconds of an engine's step of so many unguided rows."""
         told: list[tuple[object, StepUpdate]] = []
         engine = DenoisingEngine(
-            self._unet, told.extend, capacity=Capacity(self._unet, rows, padded=False), preview=Preview(None)
+            self._unet, told.extend, capacity=Capacity(self._unet, rows, padded=False), preview=Preview(())
         )
         spec = replace(self.spec, guidance_scale=1.0, num_inference_steps=REPEATS + 2, sampler="ddim")
         [embeds] = self._encoder.encode([spec])

@@ -28,7 +28,7 @@ def step_s(samplers: tuple[str, ...], guidance: float) -> float:
     encoder = load_text_encoder(SHAPES, CARD.family, CPU)
     latents = torch.randn(MAX_ROWS, *unet.key(CARD.defaults["width"], CARD.defaults["height"], 1).latent_shape)
     unet.predict = lambda inputs, slots=None: latents  # the forward, skipped
-    engine = DenoisingEngine(unet, lambda told: None, capacity=Capacity(unet, MAX_ROWS), preview=Preview(None))
+    engine = DenoisingEngine(unet, lambda told: None, capacity=Capacity(unet, MAX_ROWS), preview=Preview(()))
     pictures = MAX_ROWS // (2 if guidance > 1 else 1)
     specs = [a_request(k, STEPS, guidance, samplers[k % len(samplers)]) for k in range(pictures)]
     seconds = []

@@ -146,7 +146,7 @@ class Engine:
         self.capacity = Capacity(self.unet, MAX_ROWS, padded=compiled)
         self.capacity.warm_up(self.key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
-        self._engine = DenoisingEngine(self.unet, self._told.extend, capacity=self.capacity, preview=Preview(None))
+        self._engine = DenoisingEngine(self.unet, self._told.extend, capacity=self.capacity, preview=Preview(()))
         self._decoder = VaeDecoder(model.vae, model.family, model.device)
 
     @torch.inference_mode()

@@ -1,5 +1,7 @@
 """Wires the applications: `generation`, which is the Dispatcher and the HTTP API, and one for each model."""
 
+from dataclasses import replace
+
 from ray import serve
 from ray.serve import Application
 
@@ -11,7 +13,7 @@ from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.replicas import stage_replicas
 from deployments.schema import check_defaults
-from models.checkpoint import check
+from models.checkpoint import check, locate
 
 
 def build(config: AppConfig) -> Application:
@@ -47,9 +49,14 @@ def build_model(config: ModelConfig) -> Application:
     from deployments.text_encoder import TextEncoder
     from deployments.vae_decoder import VaeDecoder
     from models.card import read_card
+    from models.latent_rgb import fit_latent_rgb
+    from models.loading import choose_device
+    from models.vae_decoder import load_vae_decoder
 
     card = read_card(config.checkpoint, config.defaults, config.manifest, config.allowed_roots)
     check_defaults(card)
+    vae = load_vae_decoder(locate(config.checkpoint), card.family, choose_device("cpu"))
+    card = replace(card, latent_rgb=fit_latent_rgb(vae))
     return serve.deployment(Model).bind(
         card,
         serve.deployment(TextEncoder).bind(config, card),

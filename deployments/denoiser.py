@@ -19,7 +19,7 @@ from deployments.work import Work
 from models.checkpoint import locate_parts
 from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine, Outcome
-from models.denoiser.preview import Preview, fit_latent_rgb
+from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
@@ -27,7 +27,6 @@ from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.samplers import plan_for
 from models.spec import MOST_STEPS, SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
 from models.text_encoder import PromptEmbeds
-from models.vae_decoder import load_vae_decoder
 
 DENOISER_PARTS = ("model_index.json", "scheduler", "unet", "vae")
 MOST_MODEL_CALLS = max(model_calls(sampler, MOST_STEPS) for sampler in SAMPLERS)
@@ -44,7 +43,6 @@ class Denoiser:
         folder = locate_parts(model.checkpoint, card, *DENOISER_PARTS, allowed_roots=model.allowed_roots)
         device = choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
-        preview = Preview(fit_latent_rgb(load_vae_decoder(folder, card.family, device), self._unet.channels))
         startup.loaded()
         self._digest = card.digest
         self._work = Work(self._unet.parameter_bytes)
@@ -58,7 +56,7 @@ class Denoiser:
             self._unet.compile()
         self._usual = self._unet.key(card.defaults["width"], card.defaults["height"], card.max_tokens + 2)
         capacity = Capacity(self._unet, LEAST_ROWS, batch_invariant=model.batch_invariant, padded=config.compile)
-        self._engine = DenoisingEngine(self._unet, self._publish, capacity=capacity, preview=preview)
+        self._engine = DenoisingEngine(self._unet, self._publish, capacity=capacity, preview=Preview(card.latent_rgb))
         self._engine.start()
         self._startup = startup
         self._capacity = capacity

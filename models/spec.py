@@ -30,6 +30,7 @@ Sampler = Literal[
 ]
 OutputFormat = Literal["png", "jpeg", "webp"]
 
+LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 SAMPLER_NAMES: dict[str, str] = {
     "default": "Default",  # the checkpoint's own scheduler, where no other name means it
@@ -132,6 +133,7 @@ class ModelCard:
     styles: tuple[str, ...] = ()  # style presets that mean something to the model; empty: all
     notice: str = ""  # a plain word on what the model can draw
     examples: tuple[Mapping[str, Any], ...] = ()
+    latent_rgb: LatentRgb = ()  # for previews; empty: there are none
     files: Mapping[str, str] = field(default_factory=dict)  # each file that is read -> its SHA-256
 
     def spec(self, **fields: Any) -> ImageSpec:

@@ -55,6 +55,11 @@ class VaeDecoder:
         self._scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
 
     @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self._vae.config.latent_channels
+
+    @property
     def parameter_bytes(self) -> int:
         """What the weights take in memory."""
         return parameter_bytes(self._vae)

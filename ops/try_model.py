@@ -189,7 +189,7 @@ def denoise(unet: Any, spec: ImageSpec, embeds: PromptEmbeds) -> np.ndarray:
                 finished.set_result(outcome.latents)
 
     capacity = Capacity(unet, DenoiserKnobs().max_rows)
-    engine = DenoisingEngine(unet, publish, capacity=capacity, preview=Preview(None))
+    engine = DenoisingEngine(unet, publish, capacity=capacity, preview=Preview(()))
     engine.start()
     try:
         engine.submit(

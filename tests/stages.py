@@ -43,7 +43,7 @@ class Stages:
             self.unet,
             self.published.extend,
             capacity=Capacity(self.unet, max_rows, **options),
-            preview=Preview(None),
+            preview=Preview(()),
         )
 
     def outcomes(self, state: DenoiseState) -> list[Outcome]:

@@ -168,6 +168,6 @@ async def _problem(client: DispatcherClient) -> str | None:
 def model_body(card: ModelCard) -> dict[str, Any]:
     """Return a model as OpenAI lists it, with what it allows and prefers."""
     capabilities = asdict(card)
-    for private in ("id", "examples", "files"):
+    for private in ("id", "examples", "files", "latent_rgb"):
         del capabilities[private]
     return {"id": card.id, "object": "model", "created": 0, "owned_by": "darkroom", "capabilities": capabilities}

@@ -203,7 +203,7 @@ class DispatcherClient:
             self._tell(job_id, error)
 
     async def _job_on_disk(self, job_id: str) -> Job:
-        """Return a job's present state, however long that takes to be on disk. Raises: NotFound, Gone."""
+        """Return a job's present state, once that is on disk. Raises: NotFound, Gone, UnreadableJob."""
         while True:
             try:
                 return await self.job(job_id)

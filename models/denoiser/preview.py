@@ -1,47 +1,22 @@
-"""A glimpse of an unfinished picture: the model's guess of the finished latents, mapped to RGB by a matrix."""
+"""A glimpse of an unfinished picture: the model's guess of the finished latents, mapped to RGB by its card's matrix."""
 
 import io
 import time
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional
 
 from models.denoiser.state import DenoiseState
-from models.vae_decoder import Decoded, VaeDecoder
-
-FITTED_ON = 16  # pictures
-FITTED_SIDE = 16  # latent cells
-
-
-def fit_latent_rgb(decoder: VaeDecoder, channels: int) -> Float[Tensor, "channels_and_one 3"]:
-    """Return the map from a cell's latents to its mean colour in −1 … 1, the last row added, that fits a VAE best.
-
-    Fitted by least squares on random latents that are as smooth as pictures' are; the same for the same weights.
-    """
-    generator = torch.Generator("cpu").manual_seed(0)
-    coarse = torch.randn(FITTED_ON, channels, FITTED_SIDE // 4, FITTED_SIDE // 4, generator=generator)
-    latents = functional.interpolate(coarse, size=FITTED_SIDE, mode="bicubic")
-    latents = latents / latents.std()
-    images = decoder.decode([image.numpy() for image in latents])
-    decoded = torch.stack([torch.from_numpy(image.pixels) for image in images if isinstance(image, Decoded)])
-    colours = functional.adaptive_avg_pool2d(decoded.permute(0, 3, 1, 2).float(), FITTED_SIDE) / 127.5 - 1
-    cells = latents.permute(0, 2, 3, 1).reshape(-1, channels)
-    known = torch.cat([cells, torch.ones(len(cells), 1)], 1)
-    return torch.linalg.lstsq(known, colours.permute(0, 2, 3, 1).reshape(-1, 3)).solution
+from models.spec import LatentRgb
 
 
 class Preview:
     """Draws previews at most once in `interval_s` for each picture; never, where there is no map."""
 
-    def __init__(
-        self, latent_rgb: Float[Tensor, "channels_and_one 3"] | None, interval_s: float = 1.0, scale: int = 4
-    ) -> None:
+    def __init__(self, latent_rgb: LatentRgb, interval_s: float = 1.0, scale: int = 4) -> None:
         self.interval_s = interval_s
-        self._map = latent_rgb
+        self._map = torch.tensor(latent_rgb) if latent_rgb else None
         self._scale = scale  # preview pixels to a latent cell
 
     def due(self, state: DenoiseState) -> bytes | None:

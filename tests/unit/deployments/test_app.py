@@ -4,6 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from deployments.app import build_model
+from deployments.config import ModelConfig
+from models.latent_rgb import fit_latent_rgb
+from models.vae_decoder import load_vae_decoder
+
 ROOT = Path(__file__).parents[3]
 REFUSED = """
 import sys
@@ -22,3 +31,11 @@ def test_a_checkpoint_is_refused_before_torch_is_imported(tmp_path: Path) -> Non
     command = [sys.executable, "-c", REFUSED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path / 'model_index.json'}: missing. False\n"
+
+
+def test_a_models_card_has_the_map_of_its_previews(shapes: Path) -> None:
+    model = build_model(ModelConfig(checkpoint=str(shapes)))
+    card = model._bound_deployment.init_args[0]
+    vae = load_vae_decoder(shapes, card.family, torch.device("cpu"))
+    assert np.array(card.latent_rgb).shape == (9, 3)
+    assert np.array(card.latent_rgb) == pytest.approx(np.array(fit_latent_rgb(vae)), abs=1e-5)

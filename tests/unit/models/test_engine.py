@@ -182,7 +182,7 @@ class Running:
         self.outcomes: list = []
         self.bell = threading.Condition()
         self.engine = DenoisingEngine(
-            stages.unet, self._publish, capacity=Capacity(stages.unet, 4, **options), preview=Preview(None)
+            stages.unet, self._publish, capacity=Capacity(stages.unet, 4, **options), preview=Preview(())
         )
         self.engine.start()
 

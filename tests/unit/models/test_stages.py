@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.denoiser.preview import Preview, fit_latent_rgb
+from models.denoiser.preview import Preview
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
+from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
 from models.text_encoder import TextEncoder, _expanded, load_text_encoder
 from models.vae_decoder import Decoded, encode_image, load_vae_decoder
@@ -115,13 +116,13 @@ def test_a_preview_is_a_small_webp_and_comes_no_more_often_than_asked(stages):
     state = stages.state(stages.spec())
     state.index = 3
     state.previewed_at = 0.0
-    preview = Preview(torch.tensor([[0.1, 0.2, 0.3]] * 4 + [[0.0, 0.0, 0.0]]), interval_s=3600.0)
+    preview = Preview(((0.1, 0.2, 0.3),) * 4 + ((0.0, 0.0, 0.0),), interval_s=3600.0)
     state.joined_at = -7200.0
     state.previewed_at = -7200.0
     image = Image.open(io.BytesIO(preview.due(state) or b""))
     assert image.format == "WEBP"
     assert preview.due(state) is None
-    assert Preview(None, interval_s=0.0).due(state) is None
+    assert Preview((), interval_s=0.0).due(state) is None
 
 
 def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes):
@@ -134,7 +135,7 @@ def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes)
     latents = np.stack(stages.denoise(*(stages.state(spec) for spec in specs)))
     pictures = np.stack(stages.pixels(*latents)) / 127.5 - 1
     colours = pictures.reshape(len(specs), 16, 8, 16, 8, 3).mean((2, 4))
-    weights = fit_latent_rgb(stages.vae_decoder, stages.unet.channels).numpy()
+    weights = np.array(fit_latent_rgb(stages.vae_decoder))
     guess = (np.einsum("nchw,cd->nhwd", latents, weights[:-1]) + weights[-1]).clip(-1, 1)
     unexplained = ((guess - colours) ** 2).sum() / ((colours - colours.mean((0, 1, 2))) ** 2).sum()
     assert unexplained < 0.3
