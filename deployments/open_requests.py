@@ -17,6 +17,7 @@ from deployments.keys import Keyring
 from models.errors import Unavailable
 
 OF_ONE = 0.25  # of `max_ongoing_requests`, for one owner
+OF_ONE_ADDRESS = 0.5  # where there are no keys: a caller can make up any number of cookies
 OF_ALL = 0.9  # the rest is for probes
 CHECK_INTERVAL_S = 5.0  # between two looks at a stream's key
 RETRY_AFTER_S = 5
@@ -33,31 +34,33 @@ class OpenRequests:
     def __init__(self, max_ongoing_requests: int) -> None:
         self._most = int(OF_ALL * max_ongoing_requests)
         self._most_of_one = int(OF_ONE * max_ongoing_requests)
+        self._most_of_address = int(OF_ONE_ADDRESS * max_ongoing_requests)
         self._open = 0
         self._open_of = Counter[str]()
 
     @contextmanager
-    def counted(self, owner: str) -> Iterator[None]:
-        """Count a request of an owner while it is answered.
+    def counted(self, owner: str, address: str = "") -> Iterator[None]:
+        """Count a request of an owner while it is answered, and where one is given, of the address that it is from.
 
         Raises:
-            TooManyRequests: the owner has too many open already.
+            TooManyRequests: the owner or the address has too many open already.
             Unavailable: all owners together have.
         """
-        if self._open_of[owner] >= self._most_of_one:
-            message = f"At most {self._most_of_one} requests of yours may be open at a time: end some, or poll instead."
-            raise TooManyRequests(message, RETRY_AFTER_S)
+        for name, most in ((owner, self._most_of_one), (address, self._most_of_address)):
+            if name and self._open_of[name] >= most:
+                message = f"At most {most} requests of yours may be open at a time: end some, or poll instead."
+                raise TooManyRequests(message, RETRY_AFTER_S)
         if self._open >= self._most:
             raise Unavailable(f"{self._most} requests are open already. Try again soon.")
+        names = {owner, address} - {""}
         self._open += 1
-        self._open_of[owner] += 1
+        self._open_of.update(names)
         try:
             yield
         finally:
             self._open -= 1
-            self._open_of[owner] -= 1
-            if not self._open_of[owner]:
-                del self._open_of[owner]
+            self._open_of.subtract(names)
+            self._open_of += Counter()  # forgets who has none
 
 
 def until_removed(keys: Keyring | None, secret: str, receive: Receive) -> Receive:

@@ -20,7 +20,7 @@ from gradio_ingress.lingering import linger
 from gradio_ingress.narrow import Narrow
 from gradio_ingress.page import Page
 from gradio_ingress.theme import theme
-from gradio_ingress.uploads import MAX_UPLOAD, require_uploads, use_own_folder
+from gradio_ingress.uploads import MAX_UPLOAD, UploadRoom, require_uploads, use_own_folder
 from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
@@ -45,6 +45,7 @@ def create_app(
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
+    app.add_middleware(UploadRoom)
     app.add_middleware(
         Visitors, open_requests=OpenRequests(max_ongoing_requests), keys=keys, allowed_hosts=allowed_hosts
     )

@@ -4,6 +4,7 @@ The page asks for seventy of them, small ones mostly, and through a replica each
 They are the same for everybody, and neither secret nor ours.
 """
 
+import os
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,18 +20,22 @@ from deployments.error_responses import respond
 from deployments.errors import NotFound
 
 FRONT_END = "templates/frontend"  # in Gradio's package, which is found and not imported
+MAX_PACKED = 2**20  # bytes; 31 MB took 0.9 s of the proxy
 FOREVER = "public, max-age=31536000, immutable"
 
 
 class Assets:
-    """Answers what is asked for below `/assets` and `/static`, and passes everything else on."""
+    """Answers what is asked for below `/assets` and `/static`, and passes everything else on.
+
+    What is large is sent as it is: the page asks for none of it, and packing it would hold the proxy for a second.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._files = Starlette(
             routes=[
                 Mount("/assets", Hashed(packages=[("gradio", f"{FRONT_END}/assets")])),
-                Mount("/static", StaticFiles(packages=[("gradio", f"{FRONT_END}/static")])),
+                Mount("/static", Files(packages=[("gradio", f"{FRONT_END}/static")])),
             ],
             middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)],  # 9 takes thrice as long
             exception_handlers={404: _not_found},
@@ -46,11 +51,22 @@ def _not_found(request: Request, error: Exception) -> Response:
     return respond(NotFound("There is no such file."))
 
 
-class Hashed(StaticFiles):
+class Files(StaticFiles):
+    """Files of which the large ones are not packed."""
+
+    def file_response(self, full_path: Any, stat_result: os.stat_result, *given: Any, **named: Any) -> Response:
+        """Return the file, or that it has not changed."""
+        response = super().file_response(full_path, stat_result, *given, **named)
+        if stat_result.st_size > MAX_PACKED:
+            response.headers["Content-Encoding"] = "identity"  # the middleware packs what says nothing
+        return response
+
+
+class Hashed(Files):
     """Files whose names hold a hash of what they contain: a browser need not ask for one again."""
 
     def file_response(self, *given: Any, **named: Any) -> Response:
-        """The file, or that it has not changed, with how long that is true."""
+        """Return the file, or that it has not changed, with how long that is true."""
         response = super().file_response(*given, **named)
         response.headers["Cache-Control"] = FOREVER
         return response

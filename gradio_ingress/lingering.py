@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.server_messages import ProcessCompletedMessage
 
-LINGER_S = 60.0  # a browser has six connections for all tabs of a page: an idle one should hold none
+LINGER_S = 10.0  # a browser has six connections for all tabs of a page: an idle one should hold none
 PENDING = "lingering"  # an event that never ran
 
 

@@ -1,18 +1,15 @@
 """Of Gradio's many routes, those that this page uses, and how much each may be sent."""
 
-from contextlib import AsyncExitStack
-
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.error_responses import respond
 from deployments.errors import NotFound
-from gradio_ingress.uploads import MAX_UPLOAD, Room
+from gradio_ingress.uploads import MAX_UPLOAD, UPLOAD
 from models.errors import DarkroomError, Unavailable
 
 API = "/v1"  # where the other application is
 PREFIX = "/gradio_api/"
-UPLOAD = f"{PREFIX}upload"
 MAX_UPLOAD_BODY = MAX_UPLOAD + 2**20  # and of its envelope
 MAX_EVENT = 256 * 1024  # bytes of JSON, which is read on the event loop: a megabyte can take half a second
 USED = {
@@ -41,7 +38,6 @@ class Narrow:
         self._app = app
         self._events = RequestBodyLimitMiddleware(app, MAX_EVENT)
         self._uploads = RequestBodyLimitMiddleware(app, MAX_UPLOAD_BODY)
-        self._room = Room()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
@@ -49,16 +45,10 @@ class Narrow:
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        async with AsyncExitStack() as until_answered:
-            try:
-                if (refusal := _refusal(path)) is not None:
-                    raise refusal
-                if path == UPLOAD:
-                    await until_answered.enter_async_context(self._room.for_one())
-            except DarkroomError as error:
-                await respond(error, path.removeprefix(API))(scope, receive, send)
-                return
-            await (self._uploads if path == UPLOAD else self._events)(scope, receive, send)
+        if (refusal := _refusal(path)) is not None:
+            await respond(refusal, path.removeprefix(API))(scope, receive, send)
+            return
+        await (self._uploads if path == UPLOAD else self._events)(scope, receive, send)
 
 
 def _refusal(path: str) -> DarkroomError | None:

@@ -9,20 +9,29 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio import route_utils
 from gradio.utils import get_upload_folder
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.errors import InvalidRequest, Unavailable
+from deployments.error_responses import respond
+from deployments.errors import TooManyRequests
+from deployments.keys import peer_of
+from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 MAX_UPLOAD = 32 * 2**20  # bytes of an image whose settings are read
 MAX_KEPT = 256 * 2**20  # bytes of all that was uploaded and not read yet
 MAX_COMING = 8  # uploads at a time
+MAX_COMING_OF_ONE = 2
+UPLOAD = "/gradio_api/upload"
 KEPT_FOR_S = 600.0  # the page reads an upload within seconds
 BLOCK = 64 * 1024  # bytes that a file counts at least, so that there are at most 4,096
 MAX_FILES = 16  # of one event or upload; the name of each is looked at on the event loop, for up to 4 ms
@@ -34,6 +43,16 @@ class FewParts(route_utils.GradioMultiPartParser):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named | {"max_files": MAX_FILES, "max_fields": MAX_FILES})
+
+    async def parse(self) -> Any:
+        """Return the form. Raises MultiPartException where it cannot be read, or a file has no name."""
+        try:
+            form = await super().parse()
+        except (LookupError, ValueError) as error:  # of its character set, or its boundary
+            raise MultiPartException("The form cannot be read.") from error
+        if not all(isinstance(file, UploadFile) for file in form.getlist("files")):
+            raise MultiPartException("Each of files must be a file with a name.")
+        return form
 
 
 def require_uploads(blocks: gr.Blocks) -> None:
@@ -88,27 +107,41 @@ def read_once(path: str) -> bytes:
     return content
 
 
-class Room:
-    """Room for uploads: so many at a time, and the oldest files go where all of them would be too much."""
+class UploadRoom:
+    """Makes room for uploads: so many come at a time, and the oldest files go where all would be too much. Pure ASGI.
 
-    def __init__(self) -> None:
-        self._coming = 0
+    It stands behind what finds the owner. Beyond `MAX_COMING`, and `MAX_COMING_OF_ONE` of an owner, it answers 503 or
+    429.
+    """
 
-    @asynccontextmanager
-    async def for_one(self) -> AsyncIterator[None]:
-        """Make room for an upload while it comes.
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._coming = Counter[str]()
 
-        Raises:
-            Unavailable: too many are coming.
-        """
-        if self._coming == MAX_COMING:
-            raise Unavailable(f"{MAX_COMING} uploads are coming already. Try again soon.")
-        self._coming += 1
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != UPLOAD:
+            await self._app(scope, receive, send)
+            return
+        owner = scope["state"]["owner"] or peer_of(scope)
         try:
-            await asyncio.to_thread(_sweep, MAX_KEPT - self._coming * MAX_UPLOAD)
-            yield
+            self._check(owner)
+        except DarkroomError as error:
+            await respond(error)(scope, receive, send)
+            return
+        self._coming[owner] += 1
+        try:
+            await asyncio.to_thread(_sweep, MAX_KEPT - self._coming.total() * MAX_UPLOAD)
+            await self._app(scope, receive, send)
         finally:
-            self._coming -= 1
+            self._coming[owner] -= 1
+            self._coming += Counter()  # forgets who has none
+
+    def _check(self, owner: str) -> None:
+        if self._coming[owner] >= MAX_COMING_OF_ONE:
+            raise TooManyRequests(f"{MAX_COMING_OF_ONE} uploads of yours are coming already. Try again soon.", 5)
+        if self._coming.total() >= MAX_COMING:
+            raise Unavailable(f"{MAX_COMING} uploads are coming already. Try again soon.")
 
 
 def _delete(path: Path) -> None:

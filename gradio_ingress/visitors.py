@@ -68,7 +68,8 @@ class Visitors:
                 elif owner is None or path == LOGIN:
                     await (await self._asked(Request(scope, receive), path))(scope, receive, send)
                     return
-                while_open.enter_context(self._open_requests.counted(owner or peer_of(scope)))
+                address = peer_of(scope) if self._keys is None else ""
+                while_open.enter_context(self._open_requests.counted(owner or address, address))
             except DarkroomError as error:
                 await respond(error)(scope, receive, send)
                 return
@@ -85,7 +86,7 @@ class Visitors:
         try:
             async with request.form(max_files=0, max_fields=1) as form:
                 key = str(form.get("key", "")).strip()
-        except (HTTPException, MultiPartException):  # no such form
+        except (HTTPException, MultiPartException, LookupError, ValueError):  # no such form, or none of its characters
             return _form(WRONG, 400)
         if owner_of_cookie(key, self._keys) is None:
             return _form(WRONG, 401)

@@ -15,31 +15,47 @@ from deployments.error_responses import respond
 from models.errors import InvalidRequest
 
 MAX_HEAD = 64 * 1024  # bytes in memory; above 16 KiB of headers the door explains, above this the connection ends
-HEAD_WITHIN_S = 10.0
+HEAD_WITHIN_S = 10.0  # and so long a body may go on behind its answer
 MAX_CONNECTIONS = 4000  # of a proxy; with the bound above, 256 MiB
 NOT_HTTP = f"This is not valid HTTP/1.1, or its request line and headers have more than {MAX_HEAD // 1024} KiB."
 
 
 class Connection(H11Protocol):
-    """One connection: it ends where a request's head is too large or too slow, or where there are too many of it."""
+    """One connection: it ends where a request's head is too large, or what is to come of a request too slow.
+
+    Where there are too many connections, the one that has been idle for longest makes room for a new one.
+    """
 
     def __init__(self, config: Any, *given: Any, **named: Any) -> None:
         config.h11_max_incomplete_event_size = MAX_HEAD
         config.ws_protocol_class = None  # nothing here speaks WebSocket: a handshake is a request like any other
         super().__init__(config, *given, **named)
         self._deadline: asyncio.TimerHandle | None = None
+        self._answered_at = 0.0  # on the event loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, if there is room."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.close()
-        self._watch_head()
+            idle = [each for each in self.connections if isinstance(each, Connection) and each.is_idle]
+            min(idle, key=lambda each: each._answered_at, default=self).transport.close()
+        self._watch(has_begun=True)
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
         super().data_received(data)
-        self._watch_head()
+        self._watch(has_begun=True)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._answered_at = self.loop.time()
+        super().on_response_complete()
+        self._watch(has_begun=bool(self.conn.trailing_data[0]))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a request was answered, and none has come since."""
+        return self._answered_at > 0 and self.cycle.response_complete and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
@@ -56,9 +72,14 @@ class Connection(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _watch_head(self) -> None:
-        """Have a deadline while a head is expected, from the connection's begin or the head's first bytes."""
-        if self.conn.their_state is not h11.IDLE:
+    def _watch(self, has_begun: bool) -> None:
+        """Have a deadline while a head is to come that `has_begun`, or a body that is answered already.
+
+        Between two requests uvicorn's keep-alive has one.
+        """
+        is_head = self.conn.their_state is h11.IDLE and has_begun
+        is_rest = self.conn.their_state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+        if not (is_head or is_rest):
             self._forget_deadline()
         elif self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(HEAD_WITHIN_S, self.transport.close)

@@ -8,14 +8,14 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.limits import MAX_BODY
 from deployments.error_responses import respond, status_of
-from deployments.errors import HeadersTooLarge, RequestTimeout, TooLarge
+from deployments.errors import HeadersTooLarge, NotFound, RequestTimeout, TooLarge
 from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 BODY_WITHIN_S = 30.0  # its first `MAX_BODY` bytes; uvicorn would wait for ever
@@ -27,9 +27,16 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into logs
 OBEYED = ("x-request-timeout-seconds", "x-request-disconnect-disabled")  # by Serve, whoever sends them
 IN_OUR_WORDS: dict[int, DarkroomError] = {  # Serve's errors, and those of Gradio's that are plain text
     400: InvalidRequest("The request cannot be read."),
-    404: Unavailable("The service is starting or stopping. Try again soon."),  # Serve knows no application yet, or more
+    404: NotFound("There is no such path."),
+    405: InvalidRequest("This path does not take the method."),
     413: TooLarge("The body is larger than is read here."),
     503: Unavailable("No replica can take the request now."),
+}
+
+SERVES_NOT_FOUND = b"Path '"  # what Serve's own 404 begins with
+ON_EVERY_ANSWER = {  # unless it says otherwise
+    "Content-Security-Policy": "frame-ancestors 'self'",  # a click in a frame would be the page's own
+    "X-Content-Type-Options": "nosniff",
 }
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -40,7 +47,7 @@ class Door:
 
     Headers of more than `MAX_HEADERS` bytes are answered 431, and a body that takes longer than `BODY_WITHIN_S` or
     `UPLOAD_WITHIN_S` is answered 408. Serve answers in plain text, with what an exception said: that stays here, and
-    its log has it. No application may answer 404 in plain text: Serve does, where it has none for a path.
+    its log has it. Every answer has the request's id, and is kept out of other sites' frames.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -53,7 +60,8 @@ class Door:
             await self._app(scope, receive, send)
             return
         headers = MutableHeaders(scope=scope)
-        size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
+        size = len(scope["path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
         for name in OBEYED:
             del headers[name]
         if not REQUEST_ID.fullmatch(headers.get("x-request-id", "")):
@@ -61,7 +69,9 @@ class Door:
         body, answer = _Body(receive, self._hold), _Answer(scope, receive, send)
         try:
             if size > MAX_HEADERS:
-                raise HeadersTooLarge(f"The headers must be at most {MAX_HEADERS} bytes in all.")
+                raise HeadersTooLarge(f"Path, query and headers must be at most {MAX_HEADERS} bytes in all.")
+            if not scope["path"].startswith("/"):
+                raise InvalidRequest("The request's target must be a path that begins with /.")
             await body.begin()
             await self._app(scope, body.receive, answer.send)
             if not answer.started:
@@ -134,35 +144,46 @@ class _Answer:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
+        self._plain_status: int | None = None  # of an error in plain text
         self._is_replaced = False
         self.started = False
 
     async def send(self, message: Message) -> None:
-        """Send a message, or drop it."""
+        """Send a message; of an error in plain text, keep the status and replace the first part."""
         if message["type"] == "http.response.start":
             self.started = True
-            headers = Headers(raw=list(message["headers"]))
+            headers = MutableHeaders(scope=message)
             if message["status"] >= 400 and headers.get("content-type", "").startswith("text/plain"):
-                self._is_replaced = True
-                await self._replace(message["status"], headers)
-        if not self._is_replaced:
-            await self._send(message)
+                self._plain_status = message["status"]
+                return
+            self._complete(headers)
+        elif self._plain_status is not None:
+            await self._replace(self._plain_status, message.get("body", b""))
+            return
+        await self._send(message)
 
     async def refuse(self, error: DarkroomError) -> None:
         """Answer with an error, and end the connection, as not all of the body was read."""
-        refusal = respond(error, self._path)
-        refusal.headers["x-request-id"] = Headers(scope=self._scope)["x-request-id"]
-        refusal.headers["connection"] = "close"
-        await refusal(self._scope, self._receive, self._send)
+        await self._respond(error, status_of(error), {"connection": "close"})
 
-    async def _replace(self, status: int, headers: Headers) -> None:
-        error = IN_OUR_WORDS.get(status)
-        ours = respond(error or DarkroomError(), self._path)
-        ours.status_code = status_of(error) if error else status
-        if "x-request-id" in headers:
-            ours.headers["x-request-id"] = headers["x-request-id"]
-        await ours(self._scope, self._receive, self._send)
+    async def _replace(self, status: int, said: bytes) -> None:
+        if self._is_replaced:
+            return
+        self._is_replaced = True
+        if status == 404 and said.startswith(SERVES_NOT_FOUND):  # it has no application for the path, or not yet
+            error: DarkroomError = Unavailable("The service is starting or stopping. Try again soon.")
+            await self._respond(error, status_of(error), {})
+        else:
+            await self._respond(IN_OUR_WORDS.get(status, DarkroomError()), status, {})
 
-    @property
-    def _path(self) -> str:
-        return self._scope["path"].removeprefix(PREFIX)
+    async def _respond(self, error: DarkroomError, status: int, headers: Mapping[str, str]) -> None:
+        answer = respond(error, self._scope["path"].removeprefix(PREFIX))
+        answer.status_code = status
+        answer.headers.update(headers)
+        self._complete(answer.headers)
+        await answer(self._scope, self._receive, self._send)
+
+    def _complete(self, headers: MutableHeaders) -> None:
+        for name, value in ON_EVERY_ANSWER.items():
+            headers.setdefault(name, value)
+        headers.setdefault("x-request-id", Headers(scope=self._scope)["x-request-id"])

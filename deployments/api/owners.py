@@ -14,7 +14,7 @@ from deployments.open_requests import OpenRequests, until_removed
 from deployments.origins import check_host, check_origin
 from models.errors import DarkroomError
 
-PROBES = ("/health", "/ready")  # they have no key, and always get an answer
+PROBES = ("/health", "/ready")  # they have no key, and room where no other request has
 SAFE = ("GET", "HEAD")
 
 
@@ -54,7 +54,8 @@ class Owners:
                 if path not in PROBES:
                     if owner is None:
                         raise Unauthorized
-                    while_open.enter_context(self._open_requests.counted(owner))
+                    address = peer_of(scope) if self._keys is None else ""
+                    while_open.enter_context(self._open_requests.counted(owner, address))
             except DarkroomError as error:
                 await respond(error, path)(scope, receive, send)
                 return

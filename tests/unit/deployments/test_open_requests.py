@@ -51,6 +51,19 @@ def test_all_owners_leave_room_for_probes() -> None:
         pass
 
 
+def test_one_address_may_have_half_open_under_any_names() -> None:
+    requests = OpenRequests(40)
+    with ExitStack() as open_now:
+        for number in range(20):
+            open_now.enter_context(requests.counted(f"browser:{number}", "peer:10.0.0.1"))
+        with pytest.raises(TooManyRequests, match="At most 20"), requests.counted("browser:20", "peer:10.0.0.1"):
+            pass
+        with requests.counted("browser:20", "peer:10.0.0.2"):
+            pass
+    with requests.counted("peer:10.0.0.1", "peer:10.0.0.1"):
+        assert requests._open_of["peer:10.0.0.1"] == 1
+
+
 def test_whoever_leaves_is_forgotten() -> None:
     requests = OpenRequests(40)
     for number in range(100):

@@ -27,6 +27,12 @@ async def page() -> str:
         return (await client.get("/")).text
 
 
+async def test_what_is_large_is_not_packed(caller: httpx.AsyncClient) -> None:
+    async with caller.stream("GET", "/static/ffmpeg/ffmpeg-core.wasm") as answer:
+        assert (answer.status_code, answer.headers["content-encoding"]) == (200, "identity")
+    assert (await caller.get("/static/nothing.js")).json()["error"]["code"] == "not_found"
+
+
 async def test_what_the_page_begins_with_is_sent_packed_and_kept_for_ever(caller: httpx.AsyncClient) -> None:
     names = re.findall(r"\./(assets/[^\"]+)", await page())
     assert len(names) >= 2

@@ -329,17 +329,48 @@ async def test_so_many_uploads_may_come_at_a_time(http: httpx.AsyncClient, folde
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     coming = [
-        asyncio.create_task(http.post("/gradio_api/upload", content=slow(number), headers=headers))
+        asyncio.create_task(
+            http.post(
+                "/gradio_api/upload",
+                content=slow(number),
+                headers=headers | {"Cookie": f"darkroom=owner-{number // 2}"},
+            )
+        )
         for number in range(uploads.MAX_COMING)
     ]
     while begun < uploads.MAX_COMING:
         await asyncio.sleep(0.01)
-    refused = await upload(http)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert "8 uploads are coming" in refused.json()["error"]["message"]
+    for owner, status, words in (("0", 429, "2 uploads of yours"), ("new", 503, "8 uploads are coming")):
+        http.cookies.set("darkroom", f"owner-{owner}")
+        refused = await upload(http)
+        assert (refused.status_code, refused.headers["retry-after"]) == (status, "5")
+        assert words in refused.json()["error"]["message"]
     go.set()
     assert {(await one).status_code for one in coming} == {200}
     assert (await upload(http)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\na\r\n--x--\r\n',
+        ),
+        (f"multipart/form-data; boundary={'x' * 300}", b"--" + b"x" * 300 + b"--\r\n"),
+        (
+            "multipart/form-data; boundary=x; charset=undefined",
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\na\r\n--x--\r\n',
+        ),
+        ("multipart/form-data", b""),
+        ("text/plain", b"a"),
+    ],
+)
+async def test_an_upload_that_is_no_form_of_files_is_a_400(
+    http: httpx.AsyncClient, content_type: str, body: bytes
+) -> None:
+    answer = await http.post("/gradio_api/upload", content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 400, answer.text
 
 
 async def test_another_site_uploads_nothing(http: httpx.AsyncClient, folder: Path) -> None:

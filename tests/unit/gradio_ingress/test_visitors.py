@@ -104,6 +104,14 @@ async def test_no_character_set_breaks_the_form(keys: tuple[Keyring, str], chars
             assert answer.status_code in (400, 401), (charset, key)
 
 
+@pytest.mark.parametrize("charset", ["undefined", "utf-7", "no-such-charset"])
+async def test_no_character_set_of_a_form_in_parts_breaks_it(keys: tuple[Keyring, str], charset: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    body = b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\na\r\n--x--\r\n'
+    async with browser(keys[0]) as one:
+        assert (await one.post("/login", content=body, headers=headers)).status_code in (400, 401)
+
+
 @pytest.mark.parametrize("data", [{}, {"key": ""}, {"key": "wrong"}, {"other": "x"}])
 async def test_what_is_no_key_is_refused_in_words(keys: tuple[Keyring, str], data: Any) -> None:
     async with browser(keys[0]) as one:

@@ -57,7 +57,7 @@ def edge(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Edge]:
     threading.Thread(target=behind.serve_forever, daemon=True).start()
     server = CONFIG.read_text(encoding="utf-8")
     for was, becomes in (
-        ("listen 443 ssl;", f"listen 127.0.0.1:{edge.port};"),
+        ("listen 443 ssl http2;", f"listen 127.0.0.1:{edge.port};"),
         ("server 127.0.0.1:8000;", f"server 127.0.0.1:{behind.server_port};"),
         ("/var/log/nginx/darkroom.log", f"{edge.log}"),
         ("/var/log/nginx/darkroom-error.log", f"{edge.error_log}"),

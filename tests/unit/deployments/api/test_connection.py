@@ -147,19 +147,56 @@ async def test_an_answered_request_does_not_end_its_connection(server: Server, m
     writer.close()
 
 
-async def test_more_connections_than_there_may_be_are_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_there_are_too_many_connections_the_one_idle_for_longest_makes_room(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
     first, second = await server.connect(), await server.connect()
     for reader, writer in (first, second):
         writer.write(request(body=b"a"))
         assert b"200 OK" in await reader.readuntil(b"}")
-    assert await server.answer(request(body=b"a")) == (0, None)
-    first[1].close()
-    await first[1].wait_closed()
-    while len(server.uvicorn.server_state.connections) > 1:
-        await asyncio.sleep(0.01)
     assert (await server.answer(request(body=b"a")))[0] == 200
+    assert await first[0].read() == b""  # ended
+    second[1].write(request(body=b"a"))
+    assert b"200 OK" in await second[0].readuntil(b"}")
     second[1].close()
+
+
+async def test_where_none_is_idle_a_new_connection_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    busy = [await server.connect() for _ in range(2)]
+    for _, writer in busy:
+        writer.write(request(body=b"abc")[:-1])
+    while len([one for one in server.uvicorn.server_state.connections if one.cycle]) < 2:
+        await asyncio.sleep(0.01)
+    assert await server.answer(request(body=b"a")) == (0, None)
+    for reader, writer in busy:
+        writer.write(b"c")
+        assert b"200 OK" in await reader.readuntil(b"}")
+        writer.close()
+
+
+async def test_a_body_that_drips_behind_its_answer_ends_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.3)
+    reader, writer = await server.connect()
+    writer.write(request(b"n: " + b"v" * 20_000).replace(b"Content-Length: 0", b"Content-Length: 99999"))
+    assert b"431" in await reader.readuntil(b"}}")
+    with suppress(ConnectionError):
+        async with asyncio.timeout(WITHIN_S):
+            while not reader.at_eof():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+
+async def test_a_second_head_has_the_time_of_the_first(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.1)
+    reader, writer = await server.connect()
+    writer.write(request(body=b"a") + b"GET /v1/he")
+    async with asyncio.timeout(WITHIN_S):
+        assert (await reader.read()).count(b"200 OK") == 1
 
 
 async def test_a_request_that_offers_another_protocol_keeps_its_body(server: Server) -> None:

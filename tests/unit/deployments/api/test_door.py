@@ -135,7 +135,7 @@ async def test_headers_that_are_too_large_are_a_431_and_reach_nobody(
     assert {b"x-request-id", b"connection"} <= {name for name, _ in refused[0]["headers"]}
     assert (b'"code":"headers_too_large"' in refused[1]["body"]) == is_ours
     assert b"at most 16384 bytes" in refused[1]["body"]
-    assert (await answer(door.MAX_HEADERS))[0]["status"] == 200
+    assert (await answer(door.MAX_HEADERS - len(path)))[0]["status"] == 200
     assert behind.reached == 1
 
 
@@ -147,6 +147,8 @@ def test_the_door_is_before_everything_that_the_proxy_serves() -> None:
     ("status", "code"),
     [
         (400, "invalid_value"),
+        (404, "not_found"),
+        (405, "invalid_value"),
         (413, "body_too_large"),
         (500, "internal_error"),
         (503, "unavailable"),
@@ -155,10 +157,8 @@ def test_the_door_is_before_everything_that_the_proxy_serves() -> None:
 async def test_serves_own_errors_come_in_our_words(
     behind: Behind, caller: httpx.AsyncClient, status: int, code: str
 ) -> None:
-    behind.answer = PlainTextResponse(
-        'Traceback (most recent call last):\n  File "/secret/x.py"', status, {"x-request-id": "abc"}
-    )
-    answer = await caller.get("/v1/x")
+    behind.answer = PlainTextResponse('Traceback (most recent call last):\n  File "/secret/x.py"', status)
+    answer = await caller.get("/v1/x", headers={"X-Request-ID": "abc"})
     assert problem(answer, status)["code"] == code
     assert answer.headers["x-request-id"] == "abc"
 
@@ -249,6 +249,33 @@ async def test_all_bodies_together_are_bounded_and_given_back(
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         assert (await caller.post("/v1/jobs", content=b"x" * MAX_BODY)).status_code == 200
+
+
+async def test_a_path_and_a_query_count_with_the_headers(behind: Behind, caller: httpx.AsyncClient) -> None:
+    for path in ("/v1/" + "a" * door.MAX_HEADERS, "/v1/queue?" + "a" * door.MAX_HEADERS):
+        assert problem(await caller.get(path), 431)["code"] == "headers_too_large"
+    assert behind.reached == 0
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1/v1/queue", "*", "v1/queue", "evil:443", ""])
+async def test_a_target_that_is_no_path_is_refused(behind: Behind, path: str) -> None:
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    sender = Sender()
+    await Door(behind)(scope, sender.receive, sender.send)
+    assert (behind.reached, sender.sent[0]["status"]) == (0, 400)
+    assert b"begins with /" in sender.sent[1]["body"]
+
+
+async def test_every_answer_has_the_requests_id_and_stays_out_of_other_sites_frames(
+    behind: Behind, caller: httpx.AsyncClient
+) -> None:
+    for behind.answer in (JSONResponse({}), PlainTextResponse("no", 404), PlainTextResponse("all well")):
+        answer = await caller.get("/", headers={"X-Request-ID": "abc"})
+        assert answer.headers["x-request-id"] == "abc"
+        assert answer.headers["content-security-policy"] == "frame-ancestors 'self'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    behind.answer = JSONResponse({}, headers={"Content-Security-Policy": "default-src 'none'"})
+    assert (await caller.get("/")).headers["content-security-policy"] == "default-src 'none'"
 
 
 async def test_errors_of_the_applications_pass(behind: Behind, caller: httpx.AsyncClient) -> None:
