@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish
-from models.checkpoint_files import read_json
+from models.configs import read_json
 from models.denoiser.capacity import Capacity
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview

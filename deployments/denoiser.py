@@ -28,7 +28,6 @@ from models.samplers import plan_for
 from models.spec import MOST_STEPS, SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
 from models.text_encoder import PromptEmbeds
 
-DENOISER_PARTS = ("model_index.json", "scheduler", "unet", "vae")
 MOST_MODEL_CALLS = max(model_calls(sampler, MOST_STEPS) for sampler in SAMPLERS)
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
@@ -40,7 +39,7 @@ class Denoiser:
         startup = Startup("Denoiser")
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder = locate_parts(model.checkpoint, card, *DENOISER_PARTS, allowed_roots=model.allowed_roots)
+        folder = locate_parts(model.checkpoint, card, "latents", allowed_roots=model.allowed_roots)
         device = choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
         startup.loaded()

@@ -19,8 +19,6 @@ from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import PromptEmbeds, load_text_encoder
 
-TEXT_PARTS = ("model_index.json", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
-
 
 class TextEncoder:
     """One replica: the text encoders of a checkpoint, with their tokenizers."""
@@ -31,7 +29,7 @@ class TextEncoder:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
-            locate_parts(model.checkpoint, card, *TEXT_PARTS, allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, "text", allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),

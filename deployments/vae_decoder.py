@@ -36,7 +36,7 @@ class VaeDecoder:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._decoder = load_vae_decoder(
-            locate_parts(model.checkpoint, card, "vae", allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, "pixels", allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),

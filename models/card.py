@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import (
-    UNET,
     check_components,
     check_numbers,
     locate,
     pipeline_class,
-    read_entry,
     read_own_word,
     read_scheduler,
-    sample_size,
     unused_components,
 )
 from models.checkpoint_files import (
@@ -24,12 +21,11 @@ from models.checkpoint_files import (
     file_sums,
     find_weights,
     ignored_files,
-    read_json,
 )
-from models.errors import UnusableCheckpoint
-from models.families.known import COMPONENTS, FAMILIES
+from models.families.base import Facts, Family
+from models.families.registry import PIPELINES
 from models.samplers import Samplers, choose_samplers
-from models.spec import MOST_SIDE, ModelCard
+from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 
@@ -53,25 +49,23 @@ def read_card(
         UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
     """
     folder = locate(checkpoint)
-    family = FAMILIES[pipeline_class(folder)]
+    pipeline = pipeline_class(folder)
+    family = PIPELINES[pipeline]
     check_components(folder)
-    sums = file_sums(folder, family, allowed_roots)
+    sums = file_sums(folder, family.name, allowed_roots)
     check_numbers(folder)
     if manifest or (folder / MANIFEST).exists() or (folder / MANIFEST).is_symlink():
         check_manifest(manifest or folder / MANIFEST, sums)
     own = read_own_word(folder)
-    scale = 2 ** (len(read_entry(folder, "vae/config.json", "block_out_channels", list)) - 1)
-    side = sample_size(folder) * scale
-    if side > MOST_SIDE:
-        raise UnusableCheckpoint(
-            f"{folder / UNET}: sample_size is for images of {side} pixels; must be for {MOST_SIDE} or less."
-        )
+    facts = family.facts(folder, pipeline)
+    scale, side = facts.latent_scale, facts.side
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
-    defaults = _defaults(folder, side) | chosen
-    samplers = choose_samplers(folder, read_scheduler(folder), defaults)
+    scheduler = read_scheduler(folder)
+    defaults = _defaults(facts, scheduler["_class_name"]) | chosen
+    samplers = choose_samplers(folder, scheduler, defaults)
     return ModelCard(
         id=Path(checkpoint.partition("@")[0]).name,
-        family=family,
+        family=family.name,
         digest=digest(sums),
         files=sums,
         defaults=defaults | {"sampler": samplers.default},
@@ -79,8 +73,8 @@ def read_card(
         size_multiple=own.size_multiple or scale,
         samplers=samplers.names,
         min_steps=samplers.min_steps,
-        max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
-        embedded_guidance=_embedded_guidance(folder),
+        max_tokens=facts.max_tokens,
+        embedded_guidance=facts.embedded_guidance,
         styles=own.styles,
         notice=own.notice,
         examples=own.examples,
@@ -88,35 +82,32 @@ def read_card(
     )
 
 
-def _embedded_guidance(folder: Path) -> bool:
-    return read_json(folder, "unet/config.json").get("time_cond_proj_dim") is not None
+def _defaults(facts: Facts, scheduler: str) -> dict[str, Any]:
+    """Return what a request that leaves everything open gets of a checkpoint that says nothing of its own.
 
-
-def _defaults(folder: Path, side: int) -> dict[str, Any]:
-    """What the configs say. Models that were distilled for few steps show it by their scheduler or their UNet."""
-    defaults = {
+    Models that were distilled for few steps may show it by their scheduler alone.
+    """
+    distilled = {"num_inference_steps": 4, "guidance_scale": 1.0} if scheduler in FEW_STEP_SCHEDULERS else {}
+    return {
         "negative_prompt": "",
-        "width": side,
-        "height": side,
+        "width": facts.side,
+        "height": facts.side,
         "num_inference_steps": 20,
         "guidance_scale": 7.5,
         "output_format": "png",
+        **distilled,
+        **facts.defaults,
     }
-    if _embedded_guidance(folder):
-        return defaults | {"num_inference_steps": 4, "guidance_scale": 8.0}
-    if read_scheduler(folder)["_class_name"] in FEW_STEP_SCHEDULERS:
-        return defaults | {"num_inference_steps": 4, "guidance_scale": 1.0}
-    return defaults
 
 
-def _warnings(folder: Path, family: str, sums: Mapping[str, str], samplers: Samplers) -> tuple[str, ...]:
+def _warnings(folder: Path, family: Family, sums: Mapping[str, str], samplers: Samplers) -> tuple[str, ...]:
     """Say what of the checkpoint is not used, or not as it says; an operator finds it in the log too."""
     warnings = [f"{name} of model_index.json is not used." for name in unused_components(folder)]
-    for name, component in COMPONENTS[family].items():
+    for name, component in family.components.items():
         variant = find_weights(folder / name, component).variant if component.weights else None
         if variant:
             warnings.append(f"{name}: the weights of variant {variant} are read, as there are no others.")
-    if ignored := ignored_files(folder, family, sums):
+    if ignored := ignored_files(folder, family.name, sums):
         more = len(ignored) - NAMED_IGNORED_FILES
         shown = ", ".join(ignored[:NAMED_IGNORED_FILES]) + (f" and {more} more" if more > 0 else "")
         warnings.append(f"Files that are not read: {shown}.")

@@ -1,19 +1,18 @@
 """A diffusers folder or hub id: where it is, and what its configs say. No torch."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from models.checkpoint_files import DESCRIPTION, check_parts, checked_files, find_weights, read_json
+from models.checkpoint_files import DESCRIPTION, check_parts, checked_files, find_weights
+from models.configs import read_json
 from models.errors import UnusableCheckpoint
-from models.families.known import ADDITION_EMBED_TYPE, COMPONENTS, FAMILIES, SCHEDULER_REPAIRS
+from models.families.base import Stage
+from models.families.registry import FAMILIES, PIPELINES
 from models.spec import MOST_SIDE, MOST_STEPS, ModelCard, OutputFormat
-
-Entry = TypeVar("Entry")
 
 ROOT = Path(__file__).parents[1]
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -22,7 +21,6 @@ HUB_IGNORED = ["safety_checker/*", "feature_extractor/*"]
 HUB_VARIANTS = ["*.fp16*", "*non_ema*"]  # fetched only where a component has no other weights
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
-UNET = "unet/config.json"
 
 
 class OwnDefaults(BaseModel):
@@ -87,9 +85,9 @@ def locate(checkpoint: str) -> Path:
 
 def _has_weights(folder: Path) -> bool:
     """Whether every component that is loaded has weights here."""
-    family = FAMILIES[pipeline_class(folder)]
+    family = PIPELINES[pipeline_class(folder)]
     try:
-        for name, component in COMPONENTS[family].items():
+        for name, component in family.components.items():
             if component.weights:
                 find_weights(folder / name, component)
     except UnusableCheckpoint:
@@ -109,32 +107,20 @@ def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
         return
     _checked_snapshot(folder)
     check_components(folder)
-    for _ in checked_files(folder, FAMILIES[pipeline_class(folder)], allowed_roots):
+    for _ in checked_files(folder, PIPELINES[pipeline_class(folder)].name, allowed_roots):
         pass  # it is checked before it is yielded
     check_numbers(folder)
 
 
-def locate_parts(checkpoint: str, card: ModelCard, *parts: str, allowed_roots: Sequence[Path] = ()) -> Path:
-    """Return the folder of a checkpoint, some parts of which are those that the card was read from.
+def locate_parts(checkpoint: str, card: ModelCard, stage: Stage, allowed_roots: Sequence[Path] = ()) -> Path:
+    """Return the folder of a checkpoint whose files for a stage are those that the card was read from.
 
     Raises:
         UnusableCheckpoint: names the file that another machine, or another moment, has differently.
     """
     folder = locate(checkpoint)
-    check_parts(folder, card.family, card.files, parts, allowed_roots)
+    check_parts(folder, card.family, card.files, FAMILIES[card.family].parts(stage), allowed_roots)
     return folder
-
-
-def read_entry(folder: Path, name: str, key: str, kind: type[Entry]) -> Entry:
-    """Return one entry of a JSON object of the checkpoint.
-
-    Raises:
-        UnusableCheckpoint: the file is missing or broken, or has no such entry of this kind; names the file.
-    """
-    value = read_json(folder, name).get(key)
-    if not isinstance(value, kind):
-        raise UnusableCheckpoint(f"{folder / name}: has no {key}, or one that is no {kind.__name__}.")
-    return value
 
 
 def pipeline_class(folder: Path) -> str:
@@ -144,8 +130,8 @@ def pipeline_class(folder: Path) -> str:
         UnusableCheckpoint: it is none that is served here.
     """
     pipeline = str(read_json(folder, INDEX).get("_class_name"))
-    if pipeline not in FAMILIES:
-        known = ", ".join(FAMILIES)
+    if pipeline not in PIPELINES:
+        known = ", ".join(PIPELINES)
         raise UnusableCheckpoint(f"{folder / INDEX}: {pipeline} is not served here; known: {known}.")
     return pipeline
 
@@ -156,8 +142,8 @@ def check_components(folder: Path) -> None:
     Raises:
         UnusableCheckpoint: names the entry that is not.
     """
-    index, family = read_json(folder, INDEX), FAMILIES[pipeline_class(folder)]
-    for name, component in COMPONENTS[family].items():
+    index, family = read_json(folder, INDEX), PIPELINES[pipeline_class(folder)]
+    for name, component in family.components.items():
         library, class_name = _class_entry(index.get(name))
         if library != component.library or class_name not in component.classes:
             known = " or ".join(component.classes)
@@ -174,48 +160,13 @@ def check_numbers(folder: Path) -> None:
         UnusableCheckpoint: names the entry that does not.
     """
     pipeline = pipeline_class(folder)
-    for file, entry, found, wanted, reason in _fits(folder, FAMILIES[pipeline]):
-        if found != wanted:
-            raise UnusableCheckpoint(f"{folder / file}: {entry} is {found}, and must be {wanted}: {reason}.")
-    takes_guidance = read_json(folder, UNET).get("time_cond_proj_dim") is not None
-    if pipeline == "LatentConsistencyModelPipeline" and not takes_guidance:
-        raise UnusableCheckpoint(f"{folder / UNET}: has no time_cond_proj_dim, so it is a StableDiffusionPipeline's.")
-
-
-def _fits(folder: Path, family: str) -> Iterator[tuple[str, str, Any, Any, str]]:
-    """Yield numbers of the configs that have to agree: file, entry, what it is and must be, and why."""
-    unet, vae = read_json(folder, UNET), read_json(folder, "vae/config.json")
-    channels = vae.get("latent_channels", 4)
-    images = "an inpainting or image-editing UNet has more"
-    yield UNET, "in_channels", unet.get("in_channels", 4), channels, f"the VAE's latent_channels; {images}"
-    for name in ("latents_mean", "latents_std"):
-        if vae.get(name) is not None:
-            length = len(read_entry(folder, "vae/config.json", name, list))
-            yield "vae/config.json", f"the length of {name}", length, channels, "latent_channels"
-    for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
-        yield UNET, name, unet.get(name), None, "the pipeline has nothing to feed it with"
-    extra = ADDITION_EMBED_TYPE[family]
-    yield UNET, "addition_embed_type", unet.get("addition_embed_type"), extra, "what the pipeline feeds"
-    texts = [f"{name}/config.json" for name in COMPONENTS[family] if name.startswith("text_encoder")]
-    width = sum(read_entry(folder, text, "hidden_size", int) for text in texts)
-    yield UNET, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, "the text encoders' hidden_size"
-    if extra:
-        sizes = 6 * read_entry(folder, UNET, "addition_time_embed_dim", int)
-        pooled = read_entry(folder, texts[-1], "projection_dim", int) + sizes
-        entry = "projection_class_embeddings_input_dim"
-        yield UNET, entry, unet.get(entry), pooled, "the pooled text's width and six sizes"
-    longest = min(read_entry(folder, text, "max_position_embeddings", int) for text in texts)
-    for text in texts:
-        file = text.replace("text_encoder", "tokenizer").replace("config", "tokenizer_config")
-        length = read_entry(folder, file, "model_max_length", int)
-        longest = min(longest, length) if text == texts[0] else longest
-        yield file, "model_max_length", length, longest, "the same in both, and no more than max_position_embeddings"
+    PIPELINES[pipeline].check(folder, pipeline)
 
 
 def unused_components(folder: Path) -> list[str]:
     """Return the components that `model_index.json` names and nothing here loads."""
     index = read_json(folder, INDEX)
-    loaded = {"scheduler", *COMPONENTS[FAMILIES[pipeline_class(folder)]]}
+    loaded = {"scheduler", *PIPELINES[pipeline_class(folder)].components}
     return sorted(name for name, entry in index.items() if name not in loaded and _class_entry(entry)[1])
 
 
@@ -240,24 +191,9 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
         raise UnusableCheckpoint(
             f"{folder / INDEX}: scheduler is {class_name or 'missing'}; known: those of diffusers."
         )
-    repairs = SCHEDULER_REPAIRS.get(pipeline_class(folder), {})
+    pipeline = pipeline_class(folder)
+    repairs = PIPELINES[pipeline].scheduler_repairs.get(pipeline, {})
     return {**read_json(folder, SCHEDULER), **repairs, "_class_name": class_name}
-
-
-def sample_size(folder: Path) -> int:
-    """Return the side in latent cells that the UNet was trained for.
-
-    Source: `StableDiffusionPipeline.__init__`, which takes less than 64 for a mistake of configs before 0.9.
-    """
-    size = read_entry(folder, UNET, "sample_size", int)
-    written_by = read_json(folder, UNET).get("_diffusers_version")
-    try:
-        is_old = isinstance(written_by, str) and Version(Version(written_by).base_version) < Version("0.9.0.dev0")
-    except InvalidVersion as error:
-        raise UnusableCheckpoint(f"{folder / UNET}: _diffusers_version: {error}") from error
-    if size < 1:
-        raise UnusableCheckpoint(f"{folder / UNET}: sample_size must be 1 or more, got {size}.")
-    return 64 if is_old and pipeline_class(folder) == "StableDiffusionPipeline" and size < 64 else size
 
 
 def _checked_snapshot(folder: Path) -> Path:

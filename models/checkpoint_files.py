@@ -1,63 +1,24 @@
 """The files of a checkpoint that are read: which, whether they are safe to open, and their SHA-256. No torch."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.checkpoint_guard import check_entries, check_model, check_neighbours, check_scheduler, check_tokenizer_file
+from models.configs import LARGEST_JSON, check_file, read_json
 from models.errors import UnusableCheckpoint
-from models.families.known import COMPONENTS, Component
+from models.families.base import Component
+from models.families.registry import FAMILIES
 
 MANIFEST = "SHA256SUMS"
 DESCRIPTION = "darkroom.json"  # what the model prefers; it does not make the pictures, so the digest leaves it out
-LARGEST_JSON = 2**20  # bytes, of a config
 LARGEST_WORDS = 2**23  # bytes, of a file of a tokenizer's words; CLIP's have up to 2.2 MB
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".py")  # formats that can run code, and code
 PREFERRED_VARIANT = "fp16"
 WORDS = ("vocab.json", "merges.txt")
 TOKENIZER_FILES = (*WORDS, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-
-
-def read_json(folder: Path, name: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
-    """Return a JSON object of the checkpoint.
-
-    Raises:
-        UnusableCheckpoint: missing, larger than `largest` bytes, or not a JSON object; names the file.
-    """
-    path = folder / name
-    try:
-        _check_file(path, largest)
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_infinite)
-    except FileNotFoundError as error:
-        raise UnusableCheckpoint(f"{path}: missing.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnusableCheckpoint(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UnusableCheckpoint(f"{path}: not a JSON object.")
-    return content
-
-
-def _check_file(path: Path, largest: int | None) -> None:
-    """Check that a file can be read to its end: a device or a pipe may have none.
-
-    Raises:
-        OSError: it is no file, missing, or larger than `largest` bytes.
-    """
-    size = path.stat().st_size
-    if not path.is_file():
-        raise OSError("not a file")
-    if largest is not None and size > largest:
-        raise OSError(f"more than {largest} bytes; no such file is so large")
-
-
-def _infinite(name: str) -> float:
-    """Return the number that JSON of Python may have beyond JSON's own."""
-    if name == "NaN":
-        raise ValueError("NaN is no number.")
-    return float(name)
 
 
 def file_sums(folder: Path, family: str, allowed_roots: Sequence[Path] = ()) -> dict[str, str]:
@@ -75,7 +36,7 @@ def ignored_files(folder: Path, family: str, read: Mapping[str, str]) -> list[st
     suffixes = (*UNREAD, ".safetensors")
     found = (
         path.relative_to(folder).as_posix()
-        for place in (folder, *(folder / name for name in COMPONENTS[family]))
+        for place in (folder, *(folder / name for name in FAMILIES[family].components))
         for path in place.glob("*")
         if path.suffix in suffixes and not path.name.startswith(".")
     )
@@ -103,7 +64,7 @@ def check_manifest(manifest: Path, sums: Mapping[str, str]) -> None:
         UnusableCheckpoint: the manifest cannot be read; or names the file that it does not have or says otherwise of.
     """
     try:
-        _check_file(manifest, LARGEST_JSON)
+        check_file(manifest, LARGEST_JSON)
         lines = manifest.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableCheckpoint(f"{manifest}: cannot be read: {error}") from error
@@ -141,7 +102,7 @@ def checked_files(folder: Path, family: str, allowed_roots: Sequence[Path] = ())
     yield _checked(roots, folder, "scheduler/scheduler_config.json", check_scheduler)
     if (folder / DESCRIPTION).exists():
         yield _inside(roots, folder / DESCRIPTION, LARGEST_JSON)
-    for name, component in COMPONENTS[family].items():
+    for name, component in FAMILIES[family].components.items():
         if component.weights:
             yield from _model_files(roots, folder / name, component)
         else:
@@ -259,7 +220,7 @@ def _inside(roots: Sequence[Path], path: Path, largest: int | None = None) -> Pa
     """Return `path`, a file of `largest` bytes or less, unless a link leads out of the checkpoint."""
     try:
         target = path.resolve(strict=True)
-        _check_file(target, largest)
+        check_file(target, largest)
     except FileNotFoundError as error:
         raise UnusableCheckpoint(f"{path}: missing.") from error
     except (OSError, RuntimeError) as error:  # links that lead to each other

@@ -1,7 +1,6 @@
 """Load one part of a checkpoint, from safetensors only, or say which file is at fault."""
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
@@ -9,11 +8,9 @@ import torch
 
 from models.checkpoint_files import find_weights
 from models.errors import UnusableCheckpoint
-from models.families import sd, sdxl
-from models.families.known import COMPONENTS
+from models.families.registry import FAMILIES
 
 CGROUP = Path("/sys/fs/cgroup")
-FAMILY_MODULES: dict[str, ModuleType] = {"sd": sd, "sdxl": sdxl}
 
 
 def choose_device(name: str) -> torch.device:
@@ -71,7 +68,7 @@ def load_component(loader: Any, folder: Path, family: str, name: str, device: to
     model, info = load(
         loader,
         part,
-        variant=find_weights(part, COMPONENTS[family][name]).variant,
+        variant=find_weights(part, FAMILIES[family].components[name]).variant,
         use_safetensors=True,
         torch_dtype=dtype,
         device_map={"": device},

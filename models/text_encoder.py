@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from models.checkpoint_files import read_json
-from models.loading import FAMILY_MODULES, load, load_component, parameter_bytes
+from models.configs import read_json
+from models.families.registry import FAMILIES
+from models.loading import load, load_component, parameter_bytes
 from models.spec import ImageSpec, Tokens
 
 CACHED_TEXTS = 256
-ZEROS_ENTRY = "force_zeros_for_empty_prompt"  # missing, it is what the XL pipeline takes for its default: true
+ZEROS_ENTRY = "force_zeros_for_empty_prompt"  # of the index; missing, it is the family's
 
 
 class TextEmbeds(NamedTuple):
@@ -54,7 +56,7 @@ class TextEncoder:
         empty_is_zero: bool = False,
         batch_invariant: bool = False,
     ) -> None:
-        self._family = FAMILY_MODULES[family]
+        self._family = FAMILIES[family]
         self._encoders = encoders
         self._device = device
         self._empty_is_zero = empty_is_zero
@@ -138,7 +140,7 @@ class TextEncoder:
         for tokenizer, model in self._encoders:
             expanded = [_expanded(text, tokenizer) for text in texts]
             read = tokenizer(expanded, padding="max_length", truncation=True, return_tensors="pt").to(self._device)
-            masked = self._family.MASKS_PADDING and getattr(model.config, "use_attention_mask", False)
+            masked = self._family.masks_padding and getattr(model.config, "use_attention_mask", False)
             mask = read.attention_mask if masked else None
             outputs.append(model(read.input_ids, attention_mask=mask, output_hidden_states=True))
         hidden, pooled = self._family.embed(outputs)
@@ -176,8 +178,8 @@ def load_text_encoder(
         UnusableCheckpoint: names the file.
     """
     encoders = []
-    for tokenizer, encoder, encoder_class in FAMILY_MODULES[family].TEXT_ENCODERS:
-        model = load_component(encoder_class, folder, family, encoder, device, dtype)
+    for tokenizer, encoder, encoder_class in FAMILIES[family].text_readers:
+        model = load_component(getattr(transformers, encoder_class), folder, family, encoder, device, dtype)
         encoders.append((load(CLIPTokenizer, folder / tokenizer), model))
-    empty_is_zero = bool(read_json(folder, "model_index.json").get(ZEROS_ENTRY, family == "sdxl"))
+    empty_is_zero = bool(read_json(folder, "model_index.json").get(ZEROS_ENTRY, FAMILIES[family].empty_is_zero))
     return TextEncoder(family, encoders, device, empty_is_zero=empty_is_zero, batch_invariant=batch_invariant)

@@ -13,9 +13,10 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from models.checkpoint_files import read_json
+from models.configs import read_json
 from models.errors import NonFinite, OutOfMemory
-from models.loading import FAMILY_MODULES, available_bytes, load_component, parameter_bytes
+from models.families.registry import FAMILIES
+from models.loading import available_bytes, load_component, parameter_bytes
 from models.settings_text import settings_text
 from models.spec import ImageSpec
 
@@ -48,7 +49,7 @@ class VaeDecoder:
         max_pixels: int | None = None,
     ) -> None:
         self._vae: Any = vae
-        self._family = FAMILY_MODULES[family]
+        self._family = FAMILIES[family]
         self._device = device
         self._batch_invariant = batch_invariant
         self._max_pixels = max_pixels
@@ -102,7 +103,7 @@ class VaeDecoder:
         """Decode latents of one shape; None where the device has too little memory."""
         self._vae.use_tiling = tiled
         try:
-            scaled = self._family.vae_input(latents.to(self._device, self._vae.dtype), self._vae.config)
+            scaled = self._family.to_vae(latents.to(self._device, self._vae.dtype), self._vae.config)
             decoded = self._vae.decode(scaled, return_dict=False)[0].float()
             finite = decoded.isfinite().flatten(1).all(1).tolist()
             unit = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
@@ -128,9 +129,10 @@ def load_vae_decoder(
     Raises:
         UnusableCheckpoint: names the file.
     """
-    if read_json(folder, "vae/config.json").get("force_upcast"):  # the class's own default would be yes
+    name = FAMILIES[family].vae
+    if read_json(folder, f"{name}/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_component(AutoencoderKL, folder, family, "vae", device, dtype)
+    vae = load_component(AutoencoderKL, folder, family, name, device, dtype)
     vae.encoder = vae.quant_conv = None
     max_pixels = _max_pixels_on_cpu(vae) if device.type == "cpu" else None
     return VaeDecoder(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)

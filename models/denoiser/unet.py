@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.checkpoint import read_scheduler
-from models.checkpoint_files import read_json
-from models.loading import FAMILY_MODULES, load_component, parameter_bytes
+from models.configs import read_json
+from models.families.registry import FAMILIES
+from models.loading import load_component, parameter_bytes
 
 
 class BatchKey(NamedTuple):
@@ -50,7 +51,7 @@ class UNet:
     ) -> None:
         self._model: Any = model
         self._forward: Any = model
-        self._family = FAMILY_MODULES[family]
+        self._family = FAMILIES[family]
         self.scheduler_config = scheduler
         self.channels: int = self._model.config.in_channels
         self.scale = scale  # pixels to a latent cell
@@ -78,7 +79,7 @@ class UNet:
             inputs = inputs.rows(torch.arange(slots, device=self.device).clamp(max=rows - 1))
         latents, hidden = inputs.latents.to(self.dtype), inputs.hidden.to(self.dtype)
         pooled = None if inputs.pooled is None else inputs.pooled.to(self.dtype)
-        extra = self._family.unet_inputs(latents, hidden, pooled, self.scale)
+        extra = self._family.model_inputs(latents, hidden, pooled, self.scale)
         if inputs.guidance is not None:
             extra["timestep_cond"] = inputs.guidance.to(self.dtype)
         return self._forward(latents, inputs.timesteps, return_dict=False, **extra)[0][:rows].float()
@@ -121,6 +122,6 @@ def load_unet(folder: Path, family: str, device: torch.device, dtype: torch.dtyp
     Raises:
         UnusableCheckpoint: names the file.
     """
-    model = load_component(UNet2DConditionModel, folder, family, "unet", device, dtype)
+    model = load_component(UNet2DConditionModel, folder, family, FAMILIES[family].denoiser, device, dtype)
     scale = 2 ** (len(read_json(folder, "vae/config.json")["block_out_channels"]) - 1)
     return UNet(model, family, read_scheduler(folder), scale, device)

@@ -1,36 +1,134 @@
-"""Stable Diffusion 1.x and 2.x: one text encoder, and nothing else besides it.
+"""Stable Diffusion 1.x and 2.x, and latent consistency models of them: one text encoder and a UNet.
 
-Source: diffusers `pipelines/stable_diffusion/pipeline_stable_diffusion.py`.
+Source: diffusers `pipelines/stable_diffusion/pipeline_stable_diffusion.py`, and `pipelines/latent_consistency_models`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-from transformers import CLIPTextModel
+from packaging.version import InvalidVersion, Version
 
-MASKS_PADDING = True  # where a text encoder's config says `use_attention_mask`
-TEXT_ENCODERS: tuple[tuple[str, str, type], ...] = (("tokenizer", "text_encoder", CLIPTextModel),)
+from models.configs import read_entry, read_json
+from models.errors import UnusableCheckpoint
+from models.families.base import Component, Facts, Family, TextReader
+from models.spec import MOST_SIDE
 
+TOKENIZER = Component("text", "transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
+TEXT_ENCODER = Component("text", "transformers", ("CLIPTextModel",), "model")
+UNET = Component("latents", "diffusers", ("UNet2DConditionModel",), "diffusion_pytorch_model")
+VAE = Component("pixels", "diffusers", ("AutoencoderKL",), "diffusion_pytorch_model")
 
-def embed(outputs: Sequence[Any]) -> tuple[Float[Tensor, "texts tokens width"], None]:
-    """What the UNet attends to, and no pooled embedding, from the text encoder's output."""
-    return outputs[0].last_hidden_state, None
+UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
 
-
-def unet_inputs(
-    latents: Float[Tensor, "rows C h w"], hidden: Float[Tensor, "rows tokens width"], pooled: None, scale: int
-) -> dict[str, Any]:
-    """What the UNet takes besides latents and timesteps."""
-    return {"encoder_hidden_states": hidden}
+Fit = tuple[str, str, Any, Any, str]  # file, entry, what it is and must be, and why
 
 
-def pooled_width(config: Any) -> int:
-    """No pooled embedding."""
-    return 0
+class StableDiffusion(Family):
+    """One text encoder, and nothing else besides it."""
+
+    name = "sd"
+    pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    scheduler_repairs = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}  # noqa: RUF012
+    components = {"tokenizer": TOKENIZER, "text_encoder": TEXT_ENCODER, "unet": UNET, "vae": VAE}  # noqa: RUF012
+    text_readers = (TextReader("tokenizer", "text_encoder", "CLIPTextModel"),)
+    denoiser = "unet"
+    masks_padding = True
+    empty_is_zero = False
+
+    def check(self, folder: Path, pipeline: str) -> None:
+        """Check that the components fit each other. Raises UnusableCheckpoint, which names the entry that does not."""
+        for file, entry, found, wanted, reason in self._fits(folder):
+            if found != wanted:
+                raise UnusableCheckpoint(f"{folder / file}: {entry} is {found}, and must be {wanted}: {reason}.")
+        if pipeline == "LatentConsistencyModelPipeline" and not _takes_guidance(folder):
+            raise UnusableCheckpoint(
+                f"{folder / UNET_CONFIG}: has no time_cond_proj_dim, so it is a StableDiffusionPipeline's."
+            )
+
+    def facts(self, folder: Path, pipeline: str) -> Facts:
+        """Return what the configs say. A UNet that takes guidance as an input was distilled for few steps."""
+        scale = 2 ** (len(read_entry(folder, VAE_CONFIG, "block_out_channels", list)) - 1)
+        side = _sample_size(folder, pipeline) * scale
+        if side > MOST_SIDE:
+            raise UnusableCheckpoint(
+                f"{folder / UNET_CONFIG}: sample_size is for images of {side} pixels; must be for {MOST_SIDE} or less."
+            )
+        distilled = {"num_inference_steps": 4, "guidance_scale": 8.0}
+        return Facts(
+            latent_scale=scale,
+            side=side,
+            max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
+            defaults=distilled if _takes_guidance(folder) else {},
+            embedded_guidance=_takes_guidance(folder),
+        )
+
+    def embed(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
+        """Return the last hidden state, and no pooled embedding."""
+        return outputs[0].last_hidden_state, None
+
+    def model_inputs(self, latents: Any, hidden: Any, pooled: Any, scale: int) -> dict[str, Any]:
+        """Return what the UNet takes besides latents and timesteps."""
+        return {"encoder_hidden_states": hidden}
+
+    def pooled_width(self, config: Any) -> int:
+        """Return 0: there is no pooled embedding."""
+        return 0
+
+    def to_vae(self, latents: Any, config: Any) -> Any:
+        """Return what the VAE decodes."""
+        return latents / config.scaling_factor
+
+    def _fits(self, folder: Path) -> Iterator[Fit]:
+        """Yield numbers of the configs that have to agree."""
+        unet, vae = read_json(folder, UNET_CONFIG), read_json(folder, VAE_CONFIG)
+        channels = vae.get("latent_channels", 4)
+        images = "an inpainting or image-editing UNet has more"
+        yield UNET_CONFIG, "in_channels", unet.get("in_channels", 4), channels, f"the VAE's latent_channels; {images}"
+        for name in ("latents_mean", "latents_std"):
+            if vae.get(name) is not None:
+                length = len(read_entry(folder, VAE_CONFIG, name, list))
+                yield VAE_CONFIG, f"the length of {name}", length, channels, "latent_channels"
+        for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
+            yield UNET_CONFIG, name, unet.get(name), None, "the pipeline has nothing to feed it with"
+        yield from self._fits_additions(folder)
+        width = sum(read_entry(folder, f"{each.encoder}/config.json", "hidden_size", int) for each in self.text_readers)
+        reason = "the text encoders' hidden_size"
+        yield UNET_CONFIG, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, reason
+        yield from self._fits_tokens(folder)
+
+    def _fits_additions(self, folder: Path) -> Iterator[Fit]:
+        """Yield what the UNet must take besides the text."""
+        found = read_json(folder, UNET_CONFIG).get("addition_embed_type")
+        yield UNET_CONFIG, "addition_embed_type", found, None, "what the pipeline feeds"
+
+    def _fits_tokens(self, folder: Path) -> Iterator[Fit]:
+        """Yield how long texts may be: the same for all text encoders."""
+        encoders = [f"{each.encoder}/config.json" for each in self.text_readers]
+        longest = min(read_entry(folder, file, "max_position_embeddings", int) for file in encoders)
+        for number, each in enumerate(self.text_readers):
+            file = f"{each.tokenizer}/tokenizer_config.json"
+            length = read_entry(folder, file, "model_max_length", int)
+            longest = longest if number else min(longest, length)
+            reason = "the same in both, and no more than max_position_embeddings"
+            yield file, "model_max_length", length, longest, reason
 
 
-def vae_input(latents: Float[Tensor, "images C h w"], config: Any) -> Float[Tensor, "images C h w"]:
-    """What the VAE decodes."""
-    return latents / config.scaling_factor
+def _takes_guidance(folder: Path) -> bool:
+    return read_json(folder, UNET_CONFIG).get("time_cond_proj_dim") is not None
+
+
+def _sample_size(folder: Path, pipeline: str) -> int:
+    """Return the side in latent cells that the UNet was trained for.
+
+    Source: `StableDiffusionPipeline.__init__`, which takes less than 64 for a mistake of configs before 0.9.
+    """
+    size = read_entry(folder, UNET_CONFIG, "sample_size", int)
+    written_by = read_json(folder, UNET_CONFIG).get("_diffusers_version")
+    try:
+        is_old = isinstance(written_by, str) and Version(Version(written_by).base_version) < Version("0.9.0.dev0")
+    except InvalidVersion as error:
+        raise UnusableCheckpoint(f"{folder / UNET_CONFIG}: _diffusers_version: {error}") from error
+    if size < 1:
+        raise UnusableCheckpoint(f"{folder / UNET_CONFIG}: sample_size must be 1 or more, got {size}.")
+    return 64 if is_old and pipeline == "StableDiffusionPipeline" and size < 64 else size

@@ -275,8 +275,10 @@ def test_a_manifest_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, c
 
 def test_a_part_that_has_changed_since_the_card_was_read_is_not_loaded(folder: Path) -> None:
     card = read_card(str(folder))
-    assert locate_parts(str(folder), card, "unet") == folder
+    for stage in ("text", "latents", "pixels"):
+        assert locate_parts(str(folder), card, stage) == folder
     change(folder / "vae" / "config.json", sample_size=16)
-    assert locate_parts(str(folder), card, "unet") == folder
-    with pytest.raises(UnusableCheckpoint, match=str(folder / "vae" / "config.json")):
-        locate_parts(str(folder), card, "unet", "vae")
+    assert locate_parts(str(folder), card, "text") == folder
+    for stage in ("latents", "pixels"):  # the denoiser reads from it how many pixels a cell has
+        with pytest.raises(UnusableCheckpoint, match=str(folder / "vae" / "config.json")):
+            locate_parts(str(folder), card, stage)

@@ -23,7 +23,7 @@ from models.checkpoint_files import checked_files
 from models.checkpoint_guard import MAX_HEADER_BYTES, Size, check_model, measure
 from models.denoiser.unet import load_unet
 from models.errors import UnusableCheckpoint
-from models.families.known import COMPONENTS
+from models.families.registry import FAMILIES
 from models.text_encoder import load_text_encoder
 from models.vae_decoder import load_vae_decoder
 from tests.real_checkpoints import TEXT_LAYERS, UNETS, VAES, WIDTH
@@ -439,7 +439,7 @@ def test_weights_are_measured_by_the_tensors_that_have_elements(tmp_path: Path) 
 
 def test_every_model_that_is_loaded_has_a_least_size(tmp_path: Path) -> None:
     weights("w", {})(tmp_path)
-    for components in COMPONENTS.values():
+    for components in (family.components for family in FAMILIES.values()):
         for component in filter(lambda component: component.weights, components.values()):
             for class_name in component.classes:
                 with pytest.raises(UnusableCheckpoint, match="elements or more; its weights have 0 of 0"):

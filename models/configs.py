@@ -1,0 +1,62 @@
+"""The JSON files of a checkpoint. No torch."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.errors import UnusableCheckpoint
+
+LARGEST_JSON = 2**20  # bytes, of a config
+
+Entry = TypeVar("Entry")
+
+
+def read_json(folder: Path, name: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """Return a JSON object of the checkpoint.
+
+    Raises:
+        UnusableCheckpoint: missing, larger than `largest` bytes, or not a JSON object; names the file.
+    """
+    path = folder / name
+    try:
+        check_file(path, largest)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_infinite)
+    except FileNotFoundError as error:
+        raise UnusableCheckpoint(f"{path}: missing.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableCheckpoint(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UnusableCheckpoint(f"{path}: not a JSON object.")
+    return content
+
+
+def check_file(path: Path, largest: int | None) -> None:
+    """Check that a file can be read to its end: a device or a pipe may have none.
+
+    Raises:
+        OSError: it is no file, missing, or larger than `largest` bytes.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise OSError("not a file")
+    if largest is not None and size > largest:
+        raise OSError(f"more than {largest} bytes; no such file is so large")
+
+
+def _infinite(name: str) -> float:
+    """Return the number that JSON of Python may have beyond JSON's own."""
+    if name == "NaN":
+        raise ValueError("NaN is no number.")
+    return float(name)
+
+
+def read_entry(folder: Path, name: str, key: str, kind: type[Entry]) -> Entry:
+    """Return one entry of a JSON object of the checkpoint.
+
+    Raises:
+        UnusableCheckpoint: the file is missing or broken, or has no such entry of this kind; names the file.
+    """
+    value = read_json(folder, name).get(key)
+    if not isinstance(value, kind):
+        raise UnusableCheckpoint(f"{folder / name}: has no {key}, or one that is no {kind.__name__}.")
+    return value
