@@ -1,8 +1,10 @@
 """Where finished pictures are kept: one file each, under a name that nobody can guess."""
 
+import errno
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from deployments.errors import NotFound, StorageFull
 
 NAME = re.compile(r"job_[0-9a-f]{32}-\d{1,3}-\d{1,9}-\d{1,3}\.(png|jpeg|webp)")
 FILE = re.compile(rf"{NAME.pattern}|\.{NAME.pattern}\.partial")
+RESERVED_BYTES = 64 * 2**20  # of a local disk, which pictures leave
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 
@@ -41,6 +44,7 @@ class ImageStore:
         """
         partial = f"{self._root}/.{name}.partial"
         try:
+            self._check_room(len(content))
             self._write(partial, content)
             self._files.mv(partial, f"{self._root}/{name}")
             self._sync_folder()
@@ -93,6 +97,11 @@ class ImageStore:
             file.flush()
             if isinstance(self._files, LocalFileSystem):  # elsewhere a file that has been closed is safe
                 os.fsync(file.fileno())
+
+    def _check_room(self, size: int) -> None:
+        """Raise OSError where a picture would take what the database beside it needs, to forget older ones too."""
+        if isinstance(self._files, LocalFileSystem) and shutil.disk_usage(self._root).free < size + RESERVED_BYTES:
+            raise OSError(errno.ENOSPC, f"less than {RESERVED_BYTES // 2**20} MiB would be left on the disk")
 
     def _sync_folder(self) -> None:
         """A new name is safe only once its folder is."""

@@ -14,6 +14,7 @@ from deployments.schema import first_problem
 
 OWNER = "key:"  # what the names of owners with a key begin with
 COOKIE = "darkroom"  # which the page sets: with keys on the key, else a random name for the browser
+LARGEST_FILE = 2**20  # bytes
 NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -72,6 +73,8 @@ def read_keys(path: Path) -> list[ApiKey]:
         UnusableKeys: it cannot be read, or says what it may not.
     """
     try:
+        if path.stat().st_size > LARGEST_FILE or not path.is_file():
+            raise UnusableKeys(f"api_keys_file {path}: must be a file of at most {LARGEST_FILE} bytes.")
         keys = KEYS.validate_json(path.read_bytes())
     except OSError as error:
         raise UnusableKeys(f"api_keys_file {path}: {error.strerror}.") from error
@@ -80,6 +83,10 @@ def read_keys(path: Path) -> list[ApiKey]:
         raise UnusableKeys(f"api_keys_file {path}: {words if field != 'body' else 'is no list of keys'}") from None
     if len({key.name for key in keys}) < len(keys):
         raise UnusableKeys(f"api_keys_file {path}: two keys have one name.")
+    if len({key.sha256 for key in keys}) < len(keys):
+        raise UnusableKeys(f"api_keys_file {path}: two keys have one secret.")
+    if digest_of("") in {key.sha256 for key in keys}:
+        raise UnusableKeys(f"api_keys_file {path}: a key has no secret: its sha256 is that of nothing.")
     return keys
 
 
@@ -159,9 +166,9 @@ def _new_secret() -> str:
     return f"dk_{secrets.token_urlsafe(32)}"
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

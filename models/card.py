@@ -15,12 +15,12 @@ from models.checkpoint import (
     unused_components,
 )
 from models.checkpoint_files import (
-    MANIFEST,
     check_manifest,
     digest,
     file_sums,
     find_weights,
     ignored_files,
+    own_manifest,
 )
 from models.families.base import Facts, Family
 from models.families.registry import PIPELINES
@@ -54,8 +54,8 @@ def read_card(
     check_components(folder)
     sums = file_sums(folder, family.name, allowed_roots)
     check_numbers(folder)
-    if manifest or (folder / MANIFEST).exists() or (folder / MANIFEST).is_symlink():
-        check_manifest(manifest or folder / MANIFEST, sums)
+    if manifest := manifest or own_manifest(folder, allowed_roots):
+        check_manifest(manifest, sums)
     own = read_own_word(folder)
     facts = family.facts(folder, pipeline)
     scale, side = facts.latent_scale, facts.side

@@ -57,6 +57,12 @@ def check_parts(
             raise UnusableCheckpoint(f"{path}: not the file that the model's digest is of.")
 
 
+def own_manifest(folder: Path, allowed_roots: Sequence[Path] = ()) -> Path | None:
+    """Return the list of sums in the folder, if there is one. Raises UnusableCheckpoint where it leads out."""
+    path = folder / MANIFEST
+    return _inside(_roots(folder, allowed_roots), path) if path.exists() or path.is_symlink() else None
+
+
 def check_manifest(manifest: Path, sums: Mapping[str, str]) -> None:
     """Check the files of a checkpoint against a list of SHA-256 sums, as `sha256sum` writes it.
 
@@ -69,10 +75,12 @@ def check_manifest(manifest: Path, sums: Mapping[str, str]) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableCheckpoint(f"{manifest}: cannot be read: {error}") from error
     known = dict[str, str]()
-    for line in filter(str.strip, lines):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         matched = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)
         if matched is None:
-            raise UnusableCheckpoint(f"{manifest}: not a line of sha256sum: {line[:100]!r}.")
+            raise UnusableCheckpoint(f"{manifest}: line {number} is none of sha256sum.")  # it may be of another file
         known[matched[2]] = matched[1]
     for name, found in sums.items():
         if name not in known:
@@ -97,7 +105,7 @@ def checked_files(folder: Path, family: str, allowed_roots: Sequence[Path] = ())
     Raises:
         UnusableCheckpoint: as `file_sums` does.
     """
-    roots = [root.resolve() for root in (folder, *_hub_blobs(folder), *allowed_roots)]
+    roots = _roots(folder, allowed_roots)
     yield _checked(roots, folder, "model_index.json", check_entries)
     yield _checked(roots, folder, "scheduler/scheduler_config.json", check_scheduler)
     if (folder / DESCRIPTION).exists():
@@ -214,6 +222,11 @@ def _hub_blobs(folder: Path) -> tuple[Path, ...]:
     if repository is None or not repository.name.startswith("models--"):
         return ()
     return repository / "blobs", repository.parent / "blobs"
+
+
+def _roots(folder: Path, allowed_roots: Sequence[Path]) -> list[Path]:
+    """Return the folders that links may lead to."""
+    return [root.resolve() for root in (folder, *_hub_blobs(folder), *allowed_roots)]
 
 
 def _inside(roots: Sequence[Path], path: Path, largest: int | None = None) -> Path:

@@ -25,6 +25,9 @@ MAX_LEVELS = 8  # of resolution, in UNet and VAE; real ones have 3 or 4
 MAX_TENSORS = 4096  # of a component; XL's UNet has 1680
 MAX_HEADER_BYTES = 2**22  # of a safetensors file; that of XL's UNet has 0.2 MB
 
+MAX_TOKEN = 256  # characters of an added token
+WEIGHT_TYPES = ("F16", "BF16", "F32", "F64")  # others take less in the file than once they are loaded
+
 SHOWN = 3  # entries in a message
 ANY = math.inf
 MODEL_BOUNDS = {
@@ -43,6 +46,8 @@ CODE = "asks for code that is not the library's own; none is run here."
 FILES = "names files of its own choice; give them their usual names."
 REFUSED_ENTRIES = {
     "quantization_config": "asks for quantised weights, which are not read; take the original ones.",
+    "_use_default_values": "has diffusers take other values than the config's; remove it.",
+    "precompiled_charsmap": "is of a tokenizer that is not CLIP's.",
     **dict.fromkeys(("auto_map", "custom_pipeline", "fusion_config"), CODE),
     **dict.fromkeys(("attn_implementation", "_attn_implementation"), CODE),
     **dict.fromkeys(("experts_implementation", "_experts_implementation"), CODE),
@@ -154,7 +159,7 @@ def check_tokenizer_file(path: Path, content: Mapping[str, Any]) -> None:
         case "special_tokens_map.json":
             _check_special_tokens(path, content)
         case "added_tokens.json":
-            _check_count(path, "the file", len(content), MAX_ADDED_TOKENS)
+            _check_tokens(path, "the file", content)
         case "tokenizer.json":
             _check_tokenizer(path, content)
 
@@ -171,7 +176,7 @@ def _check_tokenizer_config(path: Path, config: Mapping[str, Any]) -> None:
         )
     _check_numbers(path, config, MAX_NUMBER, {})
     for entry in (*TOKEN_LISTS, "added_tokens_decoder"):
-        _check_count(path, entry, len(_items(config.get(entry))), MAX_ADDED_TOKENS)
+        _check_tokens(path, entry, config.get(entry))
 
 
 def _check_special_tokens(path: Path, content: Mapping[str, Any]) -> None:
@@ -180,7 +185,7 @@ def _check_special_tokens(path: Path, content: Mapping[str, Any]) -> None:
     for entry, value in content.items():
         if not entry.endswith("_token") and entry not in TOKEN_LISTS:
             raise UnusableCheckpoint(f"{path}: {_named('', entry)} is no special token; remove the entry.")
-        _check_count(path, _named("", entry), len(_items(value)), MAX_ADDED_TOKENS)
+        _check_tokens(path, _named("", entry), value)
 
 
 def _check_tokenizer(path: Path, content: Mapping[str, Any]) -> None:
@@ -191,7 +196,7 @@ def _check_tokenizer(path: Path, content: Mapping[str, Any]) -> None:
         or not isinstance(model.get("vocab"), dict)
     ):
         raise UnusableCheckpoint(f"{path}: model must be of type BPE and have its vocab, as a CLIPTokenizer's is.")
-    _check_count(path, "added_tokens", len(_items(content.get("added_tokens"))), MAX_ADDED_TOKENS)
+    _check_tokens(path, "added_tokens", content.get("added_tokens"))
     rules = {entry: value for entry, value in content.items() if entry not in ("model", "added_tokens")}
     check_entries(path, rules)
     if (size := len(json.dumps(rules))) > MAX_RULES_BYTES:
@@ -205,6 +210,14 @@ def _check_tokenizer(path: Path, content: Mapping[str, Any]) -> None:
 
 def _items(value: Any) -> Sequence[Any]:
     return list(value) if isinstance(value, list | dict) else ()
+
+
+def _check_tokens(path: Path, name: str, value: Any) -> None:
+    """Refuse added tokens that are too many, or one that is too long."""
+    _check_count(path, name, len(_items(value)), MAX_ADDED_TOKENS)
+    words = [*_leaves(path, value), *(value if isinstance(value, dict) else ())]
+    if any(isinstance(word, str) and len(word) > MAX_TOKEN for word in words):
+        raise UnusableCheckpoint(f"{path}: {name} has a token of more than {MAX_TOKEN} characters.")
 
 
 # -- weights and the configs of their models
@@ -227,7 +240,8 @@ def measure(path: Path) -> Size:
         if (length := int.from_bytes(start[:8], "little")) > MAX_HEADER_BYTES:
             raise SafetensorError(f"a header of {length} bytes, the most is {MAX_HEADER_BYTES}")
         with safe_open(path, framework="numpy") as weights:
-            counts = [math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118
+            slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118
+            counts = [math.prod(each.get_shape()) for each in slices if each.get_dtype() in WEIGHT_TYPES]
     except (SafetensorError, OSError) as error:
         raise UnusableCheckpoint(f"{path}: not a safetensors file: {error}") from error
     return Size(sum(count > 0 for count in counts), sum(counts))
@@ -319,7 +333,7 @@ def _unet(config: _Sizing) -> Size:
     time = config.one("time_embedding_dim", 0) or 4 * first
     times = time * (time + config.one("projection_class_embeddings_input_dim", 0))
     texts = config.one("encoder_hid_dim", 0) * config.one("cross_attention_dim", 1280)
-    return Size(8 * len(widths) * max(layers) * max(depth, 1), convolutions + ends * first + times + texts)
+    return Size(8 * len(widths) * max(1, *layers) * max(depth, 1), convolutions + ends * first + times + texts)
 
 
 def _vae(config: _Sizing) -> Size:

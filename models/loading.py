@@ -50,7 +50,9 @@ def load(loader: Any, folder: Path, **options: Any) -> Any:
     """
     try:
         return loader.from_pretrained(folder, local_files_only=True, **options)
-    except Exception as error:  # each library raises its own kinds; the reason is what an operator needs
+    except BaseException as error:  # each library raises its own kinds, tokenizers a panic that is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnusableCheckpoint(f"{folder}: cannot be loaded: {reason}") from error
 

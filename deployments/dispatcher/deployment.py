@@ -14,7 +14,6 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from itertools import islice
-from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,11 +152,14 @@ class Dispatcher:
         """
         await asyncio.shield(self._beginning)
         self._ledger.check()
-        created = inf if after is None else (await self.job(after, owner)).timestamps.created
+        if after is not None:
+            await self.job(after, owner)
         present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
         if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
-            before = (job for job in present.values() if job.timestamps.created < created and job.status == status)
-            return list(islice(before, limit))
+            earlier = present.keys()
+            if after is not None:
+                earlier = await self._ledger.call(self._ledger.store.open_before, owner, after)
+            return list(islice((job for job in present.values() if job.id in earlier and job.status == status), limit))
         saved = await self._ledger.call(self._ledger.store.jobs, owner, status, limit, after)
         return [present.get(job.id, job) for job in saved]
 

@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 from sqlalchemy import (
     DDL,
     BigInteger,
@@ -41,7 +42,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
-from deployments.schema import Job
+from deployments.schema import MAX_IMAGES, Job
+from models.spec import MOST_SIDE, MOST_STEPS
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -49,6 +51,7 @@ SCHEMA_VERSION = 2
 BUSY_S = 10  # how long another writer is waited for
 POSTGRESQL = {"connect_timeout": "10", "tcp_user_timeout": "10000"}  # s, ms: a host that is gone says nothing
 DAY_S = 86400
+LARGEST_RECORD = MAX_IMAGES * MOST_SIDE**2 * 4  # bytes: of images that nothing can be made of but their pixels
 PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
@@ -240,11 +243,18 @@ class JobStore:
         with self._connected() as connection:
             while (wanted := limit - len(found)) > 0:
                 rows = connection.execute(chosen.limit(wanted)).all()
-                found += _readable(rows)
+                found += [job for job in _readable(rows) if job.owner == owner]
                 if len(rows) < wanted:
                     break
                 chosen = chosen.where(jobs.c.number < rows[-1].number)  # in place of those that cannot be read
         return found
+
+    def open_before(self, owner: str, after: str) -> set[str]:
+        """Return the ids of an owner's jobs that have not ended and came before another job of theirs."""
+        mark = select(jobs.c.number).where(jobs.c.id == after, jobs.c.owner == owner).scalar_subquery()
+        earlier = select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.ended.is_(None), jobs.c.number < mark)
+        with self._connected() as connection:
+            return set(connection.scalars(earlier))
 
     def expire(self, ended_before: float, most_bytes: int) -> dict[str, list[str]]:
         """Forget the results of jobs that ended before a moment, and of the oldest beyond so many bytes.
@@ -259,7 +269,7 @@ class JobStore:
         with self._in_charge() as connection:
             total, expired = 0, []
             for row in connection.execute(newest):
-                total += row.size
+                total += _bytes_of(row)
                 if row.ended < ended_before or total > most_bytes:
                     expired.append(row)
             for row in expired:
@@ -328,8 +338,27 @@ class JobStore:
             )
 
 
+def _check_specs(job: Job) -> None:
+    """Check what reckons with the images. Raises ValueError where a request could not have asked for them."""
+    for spec in job.specs:
+        sizes = {"width": MOST_SIDE, "height": MOST_SIDE, "num_inference_steps": MOST_STEPS}
+        for name, most in sizes.items():
+            if not 0 < getattr(spec, name) <= most:
+                raise ValueError(f"specs {name} must be from 1 to {most}")
+
+
 _ENDED = cast(jobs.c.ended, Float).label("ended")  # SQLite keeps any value in any column: what is no number is 0
 _SIZE = cast(jobs.c.size, BigInteger).label("size")
+
+
+def _bytes_of(row: Any) -> int:
+    """Return what a record says that its images take; 0 where no record can be so large."""
+    if 0 <= row.size <= LARGEST_RECORD:
+        return row.size
+    logger.error(
+        "the record number %d in the table jobs has a size of %d bytes: it counts nothing", row.number, row.size
+    )
+    return 0
 
 
 def _readable(rows: Iterable[Any]) -> list[Job]:
@@ -343,6 +372,8 @@ def _read(job_id: str, document: Any) -> Job | None:
         job = DOCUMENT.validate_json(document)
         if job.id != job_id or not job.specs:
             raise ValueError("it is not the document of this job")
+        from_json(document, allow_inf_nan=False)  # pydantic's dataclasses take what no answer can hold
+        _check_specs(job)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]  # no prompt in logs
         reason = " ".join([*map(str, problem["loc"]), problem["msg"]])

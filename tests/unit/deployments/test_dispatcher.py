@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from contextvars import Context, ContextVar
@@ -15,6 +16,7 @@ from deployments.dispatcher import census
 from deployments.dispatcher import client as client_module
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.client import DispatcherClient
+from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.forecaster import WAKING_S
 from deployments.dispatcher.lease import Lease
@@ -509,3 +511,31 @@ async def test_a_watch_ends_with_not_found_when_the_job_is_gone_after_a_break(mo
     calls.opens.set()
     with pytest.raises(NotFound):
         await anext(watch)
+
+
+@pytest.mark.parametrize("status", ["queued", None])
+async def test_lists_are_paged_by_the_order_of_jobs_though_the_clock_is_set_back(status: Any) -> None:
+    times = Times()
+    cluster = Cluster(clock=SteadyClock(system=times.system, monotonic=times.monotonic), max_waiting=50)
+    ids = [(await cluster.submit()).id for _ in range(6)]
+    times.ahead_s -= 30.0  # so little is followed at once
+    ids += [(await cluster.submit()).id for _ in range(6)]
+    whole = [job.id for job in await cluster.client.jobs("ada", status)]
+    assert set(ids[2:]) <= set(whole)
+    paged: list[str] = []
+    while page := await cluster.client.jobs("ada", status, 4, paged[-1] if paged else None):
+        paged += [job.id for job in page]
+    assert paged == whole
+
+
+class Times:
+    """A system clock that can be set, beside one that cannot."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def system(self) -> float:
+        return time.monotonic() + 1e9 + self.ahead_s

@@ -2,14 +2,17 @@
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from deployments import image_store
 from deployments.errors import NotFound, StorageFull
 from deployments.image_store import ImageStore
 
@@ -46,6 +49,16 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path, monkeypat
         store.put(NAME, b"12345")
     assert caught.value.code == "storage_full"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_leave_room_for_the_database_on_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ImageStore(tmp_path)
+    free = image_store.RESERVED_BYTES + 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    store.put(NAME, b"1234")
+    with pytest.raises(StorageFull, match="less than 64 MiB would be left"):
+        store.put(OTHER, b"12345")
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_removing_passes_over_what_is_gone(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is on disk, by example: the same for SQLite and, in the long tests, for PostgreSQL."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -330,11 +331,19 @@ BROKEN = {
     "no status": "$.status",
     "another job's": "$.id",
     "no images": "$.specs",
+    "no width": "#width=0",
+    "a width beyond any": "#width=100000",
+    "steps beyond any": "#num_inference_steps=1000000000",
+    "no number": "#guidance_scale=NaN",
+    "no end": "#guidance_scale=Infinity",
 }
 
 
 def spoil(store: JobStore, job: Job, how: str = BROKEN["no JSON"]) -> None:
     """Replace a job's document, or one value in it."""
+    if how.startswith("#"):  # a value of its first spec, as it is
+        name, _, value = how[1:].partition("=")
+        how = re.sub(rf'"{name}":[^,]+', f'"{name}":{value}', DOCUMENT.dump_json(job).decode(), count=1)
     if how.startswith("$."):
         how = json.dumps(json.loads(DOCUMENT.dump_json(job)) | {how[2:]: [] if how == "$.specs" else ""})
     assign(store, job, document=how)
@@ -457,3 +466,23 @@ def test_a_service_row_that_is_damaged_is_refused_in_words(tmp_path: Path, damag
         connection.execute(text(f"UPDATE service SET {damage}"))
     with pytest.raises(StoreUnavailable, match=r"is damaged: its table service must hold one row.* Restore a backup"):
         JobStore(url).begin()
+
+
+@pytest.mark.parametrize("size", [10**15, 2**63 - 1, -1])
+def test_a_size_that_no_record_can_have_expires_no_other(
+    store: JobStore, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [ended(a_job(), at=number) for number in range(3)]
+    for job in jobs:
+        store.add(job)
+    assign(store, jobs[-1], size=size)
+    assert store.expire(ended_before=-1.0, most_bytes=10 * 2**30) == {}
+    assert "counts nothing" in caplog.text
+
+
+def test_a_record_of_another_owner_is_in_no_list(store: JobStore) -> None:
+    store.add(job := a_job("ada"))
+    store.add(other := a_job("ada"))
+    assign(store, job, owner="bob")
+    assert [found.id for found in store.jobs("ada")] == [other.id]
+    assert store.jobs("bob") == []

@@ -106,7 +106,7 @@ def test_links_that_lead_to_each_other_are_refused(folder: Path) -> None:
 
 def test_a_manifest_that_is_a_link_to_nothing_is_not_taken_for_none(folder: Path) -> None:
     (folder / "SHA256SUMS").symlink_to(folder / "gone")
-    assert refusal(folder).startswith(f"{folder / 'SHA256SUMS'}: cannot be read")
+    assert refusal(folder) == f"{folder / 'SHA256SUMS'}: missing."
 
 
 def test_quantised_weights_are_refused_as_what_they_are(folder: Path) -> None:
@@ -268,6 +268,15 @@ def test_a_manifest_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, c
     if content is not None:
         (tmp_path / "sums").write_bytes(content)
     assert refusal(folder, manifest=tmp_path / "sums").startswith(f"{tmp_path / 'sums'}: ")
+
+
+def test_the_folders_own_sums_may_not_lead_out_of_it_nor_be_quoted(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("a-secret\n")
+    (folder / "SHA256SUMS").symlink_to(secret)
+    assert refusal(folder).startswith(f"{folder / 'SHA256SUMS'}: a link out of the checkpoint")
+    said = refusal(folder, manifest=secret)
+    assert (said, "a-secret" in said) == (f"{secret}: line 1 is none of sha256sum.", False)
 
 
 # -- what a replica loads is what the card was read from

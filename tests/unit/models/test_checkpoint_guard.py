@@ -105,14 +105,17 @@ def as_words_and_merges(folder: Path) -> None:
     (folder / WORDS).unlink()
 
 
-def weights(name: str, shapes: Mapping[str, tuple[int, ...]], metadata: str = "") -> Callable[[Path], None]:
-    """A safetensors file of zeros, of one byte each."""
+def weights(
+    name: str, shapes: Mapping[str, tuple[int, ...]], metadata: str = "", dtype: str = "F16"
+) -> Callable[[Path], None]:
+    """A safetensors file of zeros, of two bytes each; of one byte, they would take more once they are loaded."""
 
     def edit(folder: Path) -> None:
         header: dict[str, Any] = {"__metadata__": {"x": metadata}}
+        width = 2 if dtype == "F16" else 1
         end = 0
         for key, shape in shapes.items():
-            header[key] = {"dtype": "F8_E4M3", "shape": shape, "data_offsets": [end, end := end + prod(shape)]}
+            header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end := end + width * prod(shape)]}
         text = json.dumps(header).encode()
         (folder / name).write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
 
@@ -167,6 +170,15 @@ OTHER_FILES = [
         "configuration_files names files",
     ),
     (changed(TOKENIZER, gguf_file="evil.gguf"), TOKENIZER, "gguf_file names files"),
+    (changed(UNET, _use_default_values=["block_out_channels"]), UNET, "_use_default_values has diffusers take other"),
+    (
+        rules(normalizer={"type": "Precompiled", "precompiled_charsmap": "//////8="}),
+        WORDS,
+        "normalizer.precompiled_chars",
+    ),
+    (new("tokenizer/added_tokens.json", {"x" * 300: 5}), "tokenizer/added_tokens.json", "the file has a token of more"),
+    (new(SPECIALS, {"bos_token": "x" * 300}), SPECIALS, "bos_token has a token of more than 256"),
+    (changed(UNET, layers_per_block=0, transformer_layers_per_block=4000), UNET, "transformer_layers_per_block = 4000"),
     (changed(TOKENIZER, vocab="/vocab.json", merges="/merges.txt"), TOKENIZER, "vocab names files"),
     (changed(TOKENIZER, init_inputs=["/vocab.json"]), TOKENIZER, "init_inputs names files"),
     (new(SPECIALS, {"tokenizer_file": "/tokenizer.json"}), SPECIALS, "tokenizer_file names files"),
@@ -455,3 +467,11 @@ def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
         size = size_of(model)
         monkeypatch.setattr("models.checkpoint_guard.measure", lambda path, size=size: size)
         check_model(tmp_path, {}, type(model).__name__, [tmp_path])
+
+
+def test_weights_of_less_than_sixteen_bits_do_not_make_a_model_larger(folder: Path) -> None:
+    """A file of bytes that says it has a text encoder's elements would take four times its size once it is loaded."""
+    weights("text_encoder/model.safetensors", {"a": (4096, 64)}, dtype="U8")(folder)
+    assert measure(folder / "text_encoder/model.safetensors") == (0, 0)
+    weights("text_encoder/model.safetensors", {"a": (4096, 64)})(folder)
+    assert measure(folder / "text_encoder/model.safetensors") == (1, 4096 * 64)

@@ -1,5 +1,6 @@
 """Whose a request is, with keys and without."""
 
+import hashlib
 import http.cookies
 import json
 import os
@@ -325,6 +326,9 @@ def test_a_file_that_breaks_leaves_the_keys_known_before_in_force(tmp_path: Path
         (json.dumps([{"name": "ada", "sha256": "0" * 64, "max_waiting": 0}]), "max_waiting"),
         (json.dumps([{"name": "ada", "sha256": "0" * 64, "id": "7"}]), "id"),
         (json.dumps([{"name": "ada", "sha256": "0" * 64}] * 2), "two keys have one name"),
+        (json.dumps([{"name": name, "sha256": "0" * 64} for name in ("ada", "bob")]), "two keys have one secret"),
+        (json.dumps([{"name": "ada", "sha256": hashlib.sha256(b"").hexdigest()}]), "a key has no secret"),
+        (" " * 2**21, "at most 1048576 bytes"),
     ],
 )
 def test_a_file_that_is_no_file_of_keys_is_refused_with_the_reason(tmp_path: Path, content: str, words: str) -> None:
@@ -334,3 +338,17 @@ def test_a_file_that_is_no_file_of_keys_is_refused_with_the_reason(tmp_path: Pat
         read_keys(file)
     with pytest.raises(UnusableKeys, match=r"missing\.json: No such file"):
         read_keys(tmp_path / "missing.json")
+    for endless in ("/dev/zero", tmp_path):
+        with pytest.raises(UnusableKeys, match="must be a file"):
+            read_keys(Path(endless))
+
+
+def test_a_file_that_is_changed_in_place_with_its_old_time_is_read_again(tmp_path: Path) -> None:
+    (ada, removed), (bob, kept) = new_key("ada"), new_key("bob")
+    file = tmp_path / "keys.json"
+    file.write_bytes(KEYS.dump_json([ada, bob]))
+    before, ring = file.stat(), Keyring(file)
+    with file.open("wb") as same:
+        same.write(KEYS.dump_json([bob]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (ring.find(removed), ring.find(kept)) == (None, bob)
