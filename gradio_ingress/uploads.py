@@ -7,6 +7,7 @@ hours, however much that is, and what came of an upload that broke off for good.
 
 import asyncio
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import psutil
 from gradio import route_utils
 from gradio.utils import get_upload_folder
 from starlette.datastructures import UploadFile
@@ -32,6 +34,7 @@ MAX_KEPT = 256 * 2**20  # bytes of all that was uploaded and not read yet
 MAX_COMING = 8  # uploads at a time
 MAX_COMING_OF_ONE = 2
 UPLOAD = "/gradio_api/upload"
+OWN_FOLDER = "darkroom-uploads-"  # and the process that it is of
 KEPT_FOR_S = 600.0  # the page reads an upload within seconds
 BLOCK = 64 * 1024  # bytes that a file counts at least, so that there are at most 4,096
 MAX_FILES = 16  # of one event or upload; the name of each is looked at on the event loop, for up to 4 ms
@@ -95,8 +98,16 @@ def uploaded(path: str) -> Path:
 
 
 def use_own_folder() -> None:
-    """Make Gradio keep uploads in a new folder that nobody else uses, in `GRADIO_TEMP_DIR` or the temporary folder."""
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="darkroom-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+    """Make Gradio keep uploads in a new folder that nobody else uses, in `GRADIO_TEMP_DIR` or the temporary folder.
+
+    Those of processes that are gone, as one that was killed is, are deleted.
+    """
+    base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    for path in base.glob(f"{OWN_FOLDER}*"):
+        pid = path.name.removeprefix(OWN_FOLDER).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)  # another account's stays
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix=f"{OWN_FOLDER}{os.getpid()}-", dir=base)
 
 
 def read_once(path: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -382,7 +383,14 @@ async def test_another_site_uploads_nothing(http: httpx.AsyncClient, folder: Pat
 
 def test_uploads_have_a_folder_of_their_own(folder: Path) -> None:
     (folder / "another application's.png").write_bytes(PICTURE)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, used = (folder / f"{uploads.OWN_FOLDER}{pid}-x" for pid in (gone.pid, os.getppid()))
+    for path in (left, used):
+        path.mkdir()
+        (path / "a.png").write_bytes(PICTURE)
     uploads.use_own_folder()
+    assert (left.exists(), used.exists()) == (False, True)
     own = Path(get_upload_folder())
     assert (own.parent, own.stat().st_mode & 0o777) == (folder, 0o700)
     uploads._sweep(0)
