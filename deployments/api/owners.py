@@ -26,7 +26,7 @@ class Owners:
     address of the caller, and so a request is answered 403 whose `Host` is not allowed, or that another site's page
     sent to change something: no browser sends such a page's requests with a key of its own accord.
 
-    An owner with too many open requests is answered 429. Streams end once their key is removed.
+    An owner with too many open requests is answered 429, and can still end jobs. Streams end once their key is removed.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Owners:
                     if owner is None:
                         raise Unauthorized
                     address = peer_of(scope) if self._keys is None else ""
-                    while_open.enter_context(self._open_requests.counted(owner, address))
+                    if not _ends_a_job(scope, path):
+                        while_open.enter_context(self._open_requests.counted(owner, address))
             except DarkroomError as error:
                 await respond(error, path)(scope, receive, send)
                 return
@@ -75,6 +76,10 @@ class Owners:
             key = self._keys.find(secret)
             return key.owner if key else None, secret
         return owner_of_cookie(cookie, self._keys) if scope["method"] in SAFE else None, cookie
+
+
+def _ends_a_job(scope: Scope, path: str) -> bool:
+    return scope["method"] == "DELETE" or (scope["method"] == "POST" and path.endswith("/cancel"))
 
 
 def owner_of(request: Request) -> str:

@@ -94,6 +94,7 @@ async def test_streams_of_one_caller_keep_no_other_and_no_probe_waiting(ingress:
     assert (await other.get("/jobs")).text == "here"
     if ingress is Owners:
         assert (await greedy.get("/health")).text == "here"
+        assert (await greedy.delete("/jobs/job_1")).text == (await greedy.post("/jobs/job_1/cancel")).text == "here"
     streams.set()
     assert {(await one).status_code for one in watching} == {200}
     assert (await greedy.get("/jobs")).text == "here"
