@@ -60,7 +60,9 @@ class OpenRequests:
         finally:
             self._open -= 1
             self._open_of.subtract(names)
-            self._open_of += Counter()  # forgets who has none
+            for name in names:
+                if not self._open_of[name]:
+                    del self._open_of[name]
 
 
 def until_removed(keys: Keyring | None, secret: str, receive: Receive) -> Receive:

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.error_responses import respond
 from deployments.errors import TooManyRequests
 from deployments.keys import peer_of
+from deployments.open_requests import RETRY_AFTER_S
 from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 MAX_UPLOAD = 32 * 2**20  # bytes of an image whose settings are read
@@ -150,7 +151,8 @@ class UploadRoom:
 
     def _check(self, owner: str) -> None:
         if self._coming[owner] >= MAX_COMING_OF_ONE:
-            raise TooManyRequests(f"{MAX_COMING_OF_ONE} uploads of yours are coming already. Try again soon.", 5)
+            message = f"{MAX_COMING_OF_ONE} uploads of yours are coming already. Try again soon."
+            raise TooManyRequests(message, RETRY_AFTER_S)
         if self._coming.total() >= MAX_COMING:
             raise Unavailable(f"{MAX_COMING} uploads are coming already. Try again soon.")
 

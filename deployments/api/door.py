@@ -45,9 +45,9 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 class Door:
     """Takes off what only Serve itself may say, waits for the body, and words Serve's own errors as ours.
 
-    Headers of more than `MAX_HEADERS` bytes are answered 431, and a body that takes longer than `BODY_WITHIN_S` or
-    `UPLOAD_WITHIN_S` is answered 408. Serve answers in plain text, with what an exception said: that stays here, and
-    its log has it. Every answer has the request's id, and is kept out of other sites' frames.
+    Path, query and headers of more than `MAX_HEADERS` bytes are answered 431. A body that takes longer than
+    `BODY_WITHIN_S` or `UPLOAD_WITHIN_S` is answered 408. Serve answers in plain text, with what an exception said: that
+    stays here, and its log has it. Every answer has the request's id, and is kept out of other sites' frames.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -369,15 +369,15 @@ def _readable(rows: Iterable[Any]) -> list[Job]:
 def _read(job_id: str, document: Any) -> Job | None:
     """Return the job of a row; None, with the reason in the log, if its document is no such job."""
     try:
-        job = DOCUMENT.validate_json(document)
+        # Numbers that no answer can hold are refused here: pydantic's dataclasses take them.
+        job = DOCUMENT.validate_python(from_json(document, allow_inf_nan=False))
         if job.id != job_id or not job.specs:
             raise ValueError("it is not the document of this job")
-        from_json(document, allow_inf_nan=False)  # pydantic's dataclasses take what no answer can hold
         _check_specs(job)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]  # no prompt in logs
         reason = " ".join([*map(str, problem["loc"]), problem["msg"]])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # no text at all, or no JSON
         reason = str(error)
     else:
         return job

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.checkpoint import read_scheduler
-from models.configs import read_json
 from models.families.registry import FAMILIES
 from models.loading import load_component, parameter_bytes
 
@@ -123,5 +122,4 @@ def load_unet(folder: Path, family: str, device: torch.device, dtype: torch.dtyp
         UnusableCheckpoint: names the file.
     """
     model = load_component(UNet2DConditionModel, folder, family, FAMILIES[family].denoiser, device, dtype)
-    scale = 2 ** (len(read_json(folder, "vae/config.json")["block_out_channels"]) - 1)
-    return UNet(model, family, read_scheduler(folder), scale, device)
+    return UNet(model, family, read_scheduler(folder), FAMILIES[family].latent_scale(folder), device)

@@ -4,6 +4,7 @@ A family needs nothing outside its module but a line in `registry`. Its tensors 
 torch themselves, as the Dispatcher and the API load the other half.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Facts:
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
 
 
-class Family:
+class Family(ABC):
     """One architecture. `folder` is a checkpoint's; tensors are as the diffusers pipeline has them."""
 
     name: ClassVar[str]
@@ -60,31 +61,35 @@ class Family:
         others = {"text": (), "latents": ("scheduler", self.vae), "pixels": ()}[stage]
         return ("model_index.json", *own, *others)
 
+    @abstractmethod
     def check(self, folder: Path, pipeline: str) -> None:
         """Check that the components fit each other. Raises UnusableCheckpoint, which names the entry that does not."""
-        raise NotImplementedError
 
+    @abstractmethod
+    def latent_scale(self, folder: Path) -> int:
+        """Return how many pixels wide a latent cell is. Raises UnusableCheckpoint."""
+
+    @abstractmethod
     def facts(self, folder: Path, pipeline: str) -> Facts:
         """Return what the configs say. Raises UnusableCheckpoint."""
-        raise NotImplementedError
 
     # -- with torch
 
+    @abstractmethod
     def embed(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
         """Return what the denoiser attends to [texts, tokens, width], and a pooled embedding [texts, pooled] or None.
 
         `outputs` are those of the text encoders, with hidden states.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def model_inputs(self, latents: Any, hidden: Any, pooled: Any, scale: int) -> dict[str, Any]:
         """Return what the denoiser takes besides latents [rows, C, h, w] and timesteps; `scale` is pixels to a cell."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pooled_width(self, config: Any) -> int:
         """Return the width of the pooled embedding that a denoiser of this config takes; 0: none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_vae(self, latents: Any, config: Any) -> Any:
         """Return what a VAE of this config decodes, of latents [images, C, h, w]."""
-        raise NotImplementedError

@@ -46,9 +46,13 @@ class StableDiffusion(Family):
                 f"{folder / UNET_CONFIG}: has no time_cond_proj_dim, so it is a StableDiffusionPipeline's."
             )
 
+    def latent_scale(self, folder: Path) -> int:
+        """Return how many pixels wide a latent cell is: the VAE halves each side at all levels but one."""
+        return 2 ** (len(read_entry(folder, VAE_CONFIG, "block_out_channels", list)) - 1)
+
     def facts(self, folder: Path, pipeline: str) -> Facts:
         """Return what the configs say. A UNet that takes guidance as an input was distilled for few steps."""
-        scale = 2 ** (len(read_entry(folder, VAE_CONFIG, "block_out_channels", list)) - 1)
+        scale = self.latent_scale(folder)
         side = _sample_size(folder, pipeline) * scale
         if side > MOST_SIDE:
             raise UnusableCheckpoint(
