@@ -75,9 +75,9 @@ class Pipeline:
     async def _generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         name = lease.file_name(spec.output_format)
         with translated():
-            prompt_embeds = self._handle("TextEncoder").encode.remote(spec)  # not awaited: only a reference passes here
+            encoded = self._handle("TextEncoder").encode.remote(spec)  # not awaited: only a reference passes here
             denoiser = self._handle("Denoiser").options(stream=True)
-            updates: Any = denoiser.denoise.remote(spec, prompt_embeds, lease.epoch, own_name())
+            updates: Any = denoiser.denoise.remote(spec, encoded, lease.epoch, own_name())
             update: StepUpdate | None = None
             try:
                 async for newest in updates:

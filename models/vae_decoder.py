@@ -132,7 +132,7 @@ def load_vae_decoder(
     name = FAMILIES[family].vae
     if read_json(folder, f"{name}/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_component(AutoencoderKL, folder, family, name, device, dtype)
+    vae = load_component(folder, FAMILIES[family], name, device, dtype)
     vae.encoder = vae.quant_conv = None
     max_pixels = _max_pixels_on_cpu(vae) if device.type == "cpu" else None
     return VaeDecoder(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)

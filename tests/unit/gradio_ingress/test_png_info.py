@@ -21,8 +21,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
 from models.errors import InvalidRequest
+from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import SAMPLERS, ImageSpec
+from models.spec import ImageSpec
 from models.vae_decoder import Decoded, encode_image
 from tests.fakes import a_spec
 
