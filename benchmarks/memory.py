@@ -41,7 +41,7 @@ def held_bytes() -> dict[str, int]:
     """What the weights in each stage's replica take, asked of the replicas of the service that runs here."""
     ray.init(address="auto", namespace="serve", logging_level="ERROR", log_to_driver=False)
     held = {
-        stage: serve.get_deployment_handle(name, "shapes").broadcast("work").results()[0].parameter_bytes
+        stage: serve.get_deployment_handle(name, "shapes").broadcast("stats").results()[0].parameter_bytes
         for stage, name in STAGES.items()
     }
     ray.shutdown()

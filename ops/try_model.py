@@ -21,8 +21,8 @@ import transformers
 import yaml
 
 from deployments.config import DenoiserKnobs
-from deployments.memory import peak_bytes
 from deployments.schema import check_defaults, read_request, resolve
+from deployments.stages.memory import peak_bytes
 from models.card import read_card
 from models.checkpoint import locate
 from models.denoiser.capacity import Capacity

@@ -13,11 +13,11 @@ from ray import serve
 from deployments.config import ModelConfig
 from deployments.errors import OtherWeights
 from deployments.image_store import ImageStore, StoredImage
-from deployments.memory import give_back
 from deployments.metrics import StageMetrics
-from deployments.one_thread import OneThread
-from deployments.startup import Startup
-from deployments.work import Work
+from deployments.stages.executor import SerialExecutor
+from deployments.stages.memory import trim_heap
+from deployments.stages.startup import Startup
+from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
 from models.errors import DarkroomError
 from models.loading import allocated_bytes, choose_device, choose_dtype
@@ -44,9 +44,9 @@ class VaeDecoder:
         )
         startup.loaded()
         self._digest = card.digest
-        self._work = Work(self._decoder.parameter_bytes)
+        self._stats = StageStats(self._decoder.parameter_bytes)
         self._metrics = StageMetrics()
-        self._thread = OneThread("decoder")
+        self._thread = SerialExecutor("decoder")
         self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
@@ -72,24 +72,24 @@ class VaeDecoder:
 
     async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_heap)
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
-    def work(self) -> Work:
+    def stats(self) -> StageStats:
         """Return what this replica holds and has done."""
-        return self._work
+        return self._stats
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell the autoscaling policy what a picture takes."""
-        return {"picture_s": self._work.picture_s}
+        return {"picture_s": self._stats.picture_s}
 
     @serve.batch
     async def _decode_batch(self, items: Sequence[Item]) -> list[StoredImage | DarkroomError]:
-        self._work.count(len(items))
+        self._stats.count(len(items))
         start = time.perf_counter()
         outcomes = await self._thread.run(self._decode_and_store, items)
         seconds = time.perf_counter() - start
-        self._work.took(len(items), seconds)
+        self._stats.took(len(items), seconds)
         self._metrics.seconds.observe(seconds)
         return outcomes
 

@@ -6,7 +6,7 @@ SMOOTHING = 0.1  # weight of the newest batch
 
 
 @dataclass(slots=True)
-class Work:
+class StageStats:
     """Counts of pictures and of the batches they came in: requests for encoder and decoder, steps for the denoiser."""
 
     parameter_bytes: int  # of the weights it holds
