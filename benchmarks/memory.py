@@ -11,9 +11,10 @@ from ray import serve
 from safetensors import safe_open
 
 from benchmarks.harness import ROOT, finish, running_service
+from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 
 MIB = 2**20
-STAGES = {"text_encoder": "TextEncoder", "unet": "Denoiser", "vae": "VaeDecoder"}
+STAGES = {"text_encoder": TEXT_ENCODER.deployment, "unet": DENOISER.deployment, "vae": VAE.deployment}
 
 
 def processes(pid: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
+from deployments.stages import DENOISER
 from models.checkpoint import check
 from models.errors import UnusableCheckpoint
 
@@ -153,9 +154,9 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
             continue  # somebody's own application beside ours
         found = _wrong(kind, args_of(app), f"{name}.")
         for deployment in app.get("deployments") or []:
-            if kind is ModelConfig and deployment["name"] == "Denoiser":
+            if kind is ModelConfig and deployment["name"] == DENOISER.deployment:
                 knobs = deployment.get("user_config") or {}
-                found += _wrong(DenoiserKnobs, knobs, f"{name}.Denoiser.user_config.")
+                found += _wrong(DenoiserKnobs, knobs, f"{name}.{DENOISER.deployment}.user_config.")
         wrong = wrong or bool(found)
         yield from found
     if not wrong:

@@ -12,6 +12,7 @@ from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
 from deployments.errors import OtherWeights, Superseded
 from deployments.liveness import until_dead
 from deployments.metrics import DenoiserMetrics
+from deployments.stages import DENOISER
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup, warn_of_cuts
@@ -36,10 +37,10 @@ class Denoiser:
     """One replica: a UNet, and the pictures that share its forwards."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("Denoiser")
+        startup = Startup(DENOISER.deployment)
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder = locate_parts(model.checkpoint, card, "latents", allowed_roots=model.allowed_roots)
+        folder = locate_parts(model.checkpoint, card, DENOISER.domain, allowed_roots=model.allowed_roots)
         device = choose_device(model.device)
         self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
         startup.loaded()

@@ -10,6 +10,7 @@ from ray import serve
 
 from deployments.config import ModelConfig
 from deployments.metrics import TextEncoderMetrics
+from deployments.stages import TEXT_ENCODER
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup
@@ -24,12 +25,12 @@ class TextEncoder:
     """One replica: the text encoders of a checkpoint, with their tokenizers."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("TextEncoder")
+        startup = Startup(TEXT_ENCODER.deployment)
         config = model.text_encoder
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
-            locate_parts(model.checkpoint, card, "text", allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, TEXT_ENCODER.domain, allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),

@@ -14,6 +14,7 @@ from deployments.config import ModelConfig
 from deployments.errors import OtherWeights
 from deployments.image_store import ImageStore, StoredImage
 from deployments.metrics import StageMetrics
+from deployments.stages import VAE
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup
@@ -31,12 +32,12 @@ class VaeDecoder:
     """One replica: a VAE's decoder half."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("VaeDecoder")
+        startup = Startup(VAE.deployment)
         config = model.vae_decoder
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._decoder = load_vae_decoder(
-            locate_parts(model.checkpoint, card, "pixels", allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, VAE.domain, allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),

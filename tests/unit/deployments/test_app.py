@@ -10,6 +10,7 @@ import torch
 
 from deployments.app import build_model
 from deployments.config import ModelConfig
+from deployments.stages import STAGES
 from models.latent_rgb import fit_latent_rgb
 from models.vae_decoder import load_vae_decoder
 
@@ -31,6 +32,12 @@ def test_a_checkpoint_is_refused_before_torch_is_imported(tmp_path: Path) -> Non
     command = [sys.executable, "-c", REFUSED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path / 'model_index.json'}: missing. False\n"
+
+
+def test_a_models_application_has_the_stages_of_the_table(shapes: Path) -> None:
+    model = build_model(ModelConfig(checkpoint=str(shapes)))
+    _, *stages = model._bound_deployment.init_args
+    assert [stage._bound_deployment.name for stage in stages] == [stage.deployment for stage in STAGES]
 
 
 def test_a_models_card_has_the_map_of_its_previews(shapes: Path) -> None:
