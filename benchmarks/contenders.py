@@ -25,10 +25,11 @@ from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
+from models.image_file import encode_image
 from models.samplers import new_scheduler, plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae_decoder import load_vae_decoder
 
 SHAPES = ROOT / "models" / "checkpoints" / "shapes"
 CARD = read_card(str(SHAPES))

@@ -23,11 +23,12 @@ from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
 from models.denoiser.unet import load_unet
+from models.image_file import encode_image
 from models.loading import choose_device, choose_dtype
 from models.samplers import plan_for
 from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae_decoder import load_vae_decoder
 
 REPEATS = 9
 

@@ -31,11 +31,12 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
+from models.image_file import encode_image
 from models.loading import choose_device, choose_dtype
 from models.samplers import plan_for
 from models.spec import ImageSpec, ModelCard, OutputFormat, StepUpdate
 from models.text_encoder import PromptEmbeds, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.vae_decoder import Decoded, load_vae_decoder
 
 MIB = 2**20
 

@@ -21,9 +21,10 @@ from deployments.stages.startup import Startup
 from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
 from models.errors import DarkroomError
+from models.image_file import encode_image
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.vae_decoder import Decoded, load_vae_decoder
 
 Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and which store has it under which name
 

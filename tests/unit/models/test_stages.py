@@ -11,10 +11,11 @@ from PIL import Image
 from models.denoiser.preview import Preview
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
+from models.image_file import encode_image
 from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
 from models.text_encoder import TextEncoder, _expanded, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.vae_decoder import Decoded, load_vae_decoder
 from tests.stages import CPU, Stages
 
 BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
