@@ -29,7 +29,7 @@ from models.image_file import encode_image
 from models.samplers import new_scheduler, plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import load_vae_decoder
+from models.vae import load_vae
 
 SHAPES = ROOT / "models" / "checkpoints" / "shapes"
 CARD = read_card(str(SHAPES))
@@ -119,7 +119,7 @@ class Stages:
     def __init__(self) -> None:
         torch.set_num_threads(THREADS)
         self._text_encoder = load_text_encoder(SHAPES, CARD.family, CPU)
-        self._vae_decoder = load_vae_decoder(SHAPES, CARD.family, CPU)
+        self._vae = load_vae(SHAPES, CARD.family, CPU)
         self._unet = load_unet(SHAPES, CARD.family, CPU)
         self._capacity = Capacity(self._unet, MAX_ROWS)
         self._key = self._unet.key(CARD.defaults["width"], CARD.defaults["height"], CARD.max_tokens + 2)
@@ -152,7 +152,7 @@ class Stages:
 
     def _decode(self, finished: Sequence[tuple[ImageSpec, StepUpdate]]) -> list[bytes]:
         start = time.perf_counter()
-        pixels = self._vae_decoder.decode([update.latents for _, update in finished])
+        pixels = self._vae.decode([update.latents for _, update in finished])
         pictures = [encode_image(one, spec, CARD.digest) for one, (spec, _) in zip(pixels, finished, strict=True)]
         self.decode_s += time.perf_counter() - start
         return pictures

@@ -28,7 +28,7 @@ from models.loading import choose_device, choose_dtype
 from models.samplers import plan_for
 from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import load_vae_decoder
+from models.vae import load_vae
 
 REPEATS = 9
 
@@ -41,7 +41,7 @@ class Stages:
         self.spec = card.spec(model=card.id, prompt="a circle", seed=0, **card.defaults)
         self._encoder = load_text_encoder(folder, card.family, device, dtype)
         self._unet = load_unet(folder, card.family, device, dtype)
-        self._decoder = load_vae_decoder(folder, card.family, device, dtype)
+        self._decoder = load_vae(folder, card.family, device, dtype)
         self._latents: Any = None
 
     def encode_s(self) -> float:

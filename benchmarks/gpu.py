@@ -27,7 +27,7 @@ from models.denoiser.unet import UNet
 from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import PromptEmbeds, TextEmbeds
-from models.vae_decoder import VaeDecoder
+from models.vae import Vae
 
 STEPS = 20
 GUIDANCE = 7.5
@@ -147,7 +147,7 @@ class Engine:
         self.capacity.warm_up(self.key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
         self._engine = DenoisingEngine(self.unet, self._told.extend, capacity=self.capacity, preview=Preview(()))
-        self._decoder = VaeDecoder(model.vae, model.family, model.device)
+        self._decoder = Vae(model.vae, model.family, model.device)
 
     @torch.inference_mode()
     def draw(self, clients: int) -> None:

@@ -140,7 +140,7 @@ class Pipeline:
             except ReplicaLost:
                 if attempt == MAX_DECODES:
                     raise
-                logger.warning("lost the VaeDecoder of %s", name)
+                logger.warning("lost the Vae of %s", name)
                 attempt += 1
             except NoReplica as error:
                 logger.debug("%s waits: %s", name, error)

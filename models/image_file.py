@@ -7,7 +7,7 @@ from PIL import Image, PngImagePlugin
 
 from models.settings_text import settings_text
 from models.spec import ImageSpec
-from models.vae_decoder import Decoded
+from models.vae import Decoded
 
 
 def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:

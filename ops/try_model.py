@@ -36,7 +36,7 @@ from models.loading import choose_device, choose_dtype
 from models.samplers import plan_for
 from models.spec import ImageSpec, ModelCard, OutputFormat, StepUpdate
 from models.text_encoder import PromptEmbeds, load_text_encoder
-from models.vae_decoder import Decoded, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 MIB = 2**20
 
@@ -161,10 +161,10 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     if args.latents:
         np.save(args.latents, latents)
         print(f"latents: {args.latents}")
-    with reported("VAE decoder", device) as lap:
-        decoder = load_vae_decoder(folder, card.family, device, dtype)
-        lap("loaded", decoder.parameter_bytes)
-        [decoded] = decoder.decode([latents])
+    with reported("VAE", device) as lap:
+        vae = load_vae(folder, card.family, device, dtype)
+        lap("loaded", vae.parameter_bytes)
+        [decoded] = vae.decode([latents])
         lap("decoded")
     if not isinstance(decoded, Decoded):
         raise decoded

@@ -17,7 +17,7 @@ from models.denoiser.unet import load_unet
 from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import Decoded, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ class Stages:
         folder = locate(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.unet = load_unet(folder, self.card.family, device)
-        self.vae_decoder = load_vae_decoder(folder, self.card.family, device)
+        self.vae_decoder = load_vae(folder, self.card.family, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
             self.unet,

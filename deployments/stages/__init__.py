@@ -22,7 +22,7 @@ class Stage:
 
 TEXT_ENCODER = Stage("TextEncoder", "text_encoder", "encode", "text", "Text encoder", "Reading the prompt")
 DENOISER = Stage("Denoiser", "denoiser", "denoise", "latents", "Denoiser", "Denoising")
-VAE = Stage("VaeDecoder", "vae_decoder", "decode", "pixels", "VAE decoder", "Decoding")
+VAE = Stage("Vae", "vae", "decode", "pixels", "VAE", "Decoding")
 
 STAGES = (TEXT_ENCODER, DENOISER, VAE)  # in the order in which an image passes them
 MODEL = "Model"  # the deployment at the root of a model's application, beside the stages

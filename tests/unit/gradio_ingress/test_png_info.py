@@ -24,7 +24,7 @@ from models.errors import InvalidRequest
 from models.image_file import encode_image
 from models.settings_text import settings_text
 from models.spec import SAMPLERS, ImageSpec
-from models.vae_decoder import Decoded
+from models.vae import Decoded
 from tests.fakes import a_spec
 
 NOTHING = "This picture carries no settings."

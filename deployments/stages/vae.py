@@ -1,4 +1,4 @@
-"""Serves `models.vae_decoder`: latents in, pictures out to the image store, in batches."""
+"""Serves `models.vae`: latents in, pictures out to the image store, in batches."""
 
 import asyncio
 import time
@@ -24,20 +24,20 @@ from models.errors import DarkroomError
 from models.image_file import encode_image
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
-from models.vae_decoder import Decoded, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and which store has it under which name
 
 
-class VaeDecoder:
+class Vae:
     """One replica: a VAE's decoder half."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
         startup = Startup(VAE.deployment)
-        config = model.vae_decoder
+        config = model.vae
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
-        self._decoder = load_vae_decoder(
+        self._vae = load_vae(
             locate_parts(model.checkpoint, card, VAE.domain, allowed_roots=model.allowed_roots),
             card.family,
             self._device,
@@ -46,15 +46,15 @@ class VaeDecoder:
         )
         startup.loaded()
         self._digest = card.digest
-        self._stats = StageStats(self._decoder.parameter_bytes)
+        self._stats = StageStats(self._vae.parameter_bytes)
         self._metrics = StageMetrics()
         self._thread = SerialExecutor("decoder")
         self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
-        self._decoder.warm_up(card.defaults["width"], card.defaults["height"])
-        startup.warm(self._decoder.parameter_bytes)
+        self._vae.warm_up(card.defaults["width"], card.defaults["height"])
+        startup.warm(self._vae.parameter_bytes)
 
     async def decode(
         self, spec: ImageSpec, latents: np.ndarray, model_digest: str, images: str, name: str
@@ -96,7 +96,7 @@ class VaeDecoder:
         return outcomes
 
     def _decode_and_store(self, items: Sequence[Item]) -> list[StoredImage | DarkroomError]:
-        images = self._decoder.decode([latents for _, latents, _, _ in items])
+        images = self._vae.decode([latents for _, latents, _, _ in items])
         outcomes: list[StoredImage | DarkroomError] = []
         for (spec, _, store, name), decoded in zip(items, images, strict=True):
             try:

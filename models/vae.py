@@ -1,4 +1,4 @@
-"""The VAE decoder stage: finished latents in, pixels out."""
+"""The stage of pixels: finished latents in, pixels out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ class Decoded(NamedTuple):
     tiled: bool
 
 
-class VaeDecoder:
+class Vae:
     """An AutoencoderKL without its encoder.
 
     With `batch_invariant` an image's bits cannot depend on its neighbours, nor on how much memory was free: each is
@@ -111,14 +111,14 @@ class VaeDecoder:
         ]
 
 
-def load_vae_decoder(
+def load_vae(
     folder: Path,
     family: str,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     *,
     batch_invariant: bool = False,
-) -> VaeDecoder:
+) -> Vae:
     """Load the decoder half of a checkpoint's autoencoder; in float32 where its config says that less overflows.
 
     Raises:
@@ -130,7 +130,7 @@ def load_vae_decoder(
     vae = load_component(AutoencoderKL, folder, family, name, device, dtype)
     vae.encoder = vae.quant_conv = None
     max_pixels = _max_pixels_on_cpu(vae) if device.type == "cpu" else None
-    return VaeDecoder(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)
+    return Vae(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)
 
 
 def _max_pixels_on_cpu(vae: Any) -> int:
