@@ -25,10 +25,11 @@ from models.denoiser.engine import DenoisingEngine
 from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
+from models.image_file import encode_image
 from models.samplers import new_scheduler
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae import load_vae
 
 SHAPES = ROOT / "models" / "checkpoints" / "shapes"
 CARD = read_card(str(SHAPES))
@@ -118,7 +119,7 @@ class Stages:
     def __init__(self) -> None:
         torch.set_num_threads(THREADS)
         self._text_encoder = load_text_encoder(SHAPES, CARD.family, CPU)
-        self._vae_decoder = load_vae_decoder(SHAPES, CARD.family, CPU)
+        self._vae = load_vae(SHAPES, CARD.family, CPU)
         self._model = load_denoiser(SHAPES, CARD.family, CPU)
         self._sizer = BatchSizer(self._model, MAX_ROWS)
         self._key = self._model.expected_key(CARD.defaults["width"], CARD.defaults["height"], CARD.max_tokens)
@@ -150,7 +151,7 @@ class Stages:
 
     def _decode(self, finished: Sequence[tuple[ImageSpec, StepUpdate]]) -> list[bytes]:
         start = time.perf_counter()
-        pixels = self._vae_decoder.decode([update.latents for _, update in finished])
+        pixels = self._vae.decode([update.latents for _, update in finished])
         pictures = [encode_image(one, spec, CARD.digest) for one, (spec, _) in zip(pixels, finished, strict=True)]
         self.decode_s += time.perf_counter() - start
         return pictures

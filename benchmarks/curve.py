@@ -23,10 +23,11 @@ from models.denoiser.engine import DenoisingEngine
 from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
+from models.image_file import encode_image
 from models.loading import choose_device, choose_dtype
 from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae import load_vae
 
 REPEATS = 9
 
@@ -39,7 +40,7 @@ class Stages:
         self.spec = card.spec(model=card.id, prompt="a circle", seed=0, **card.defaults)
         self._encoder = load_text_encoder(folder, card.family, device, dtype)
         self._model = load_denoiser(folder, card.family, device, dtype)
-        self._decoder = load_vae_decoder(folder, card.family, device, dtype)
+        self._decoder = load_vae(folder, card.family, device, dtype)
         self._latents: Any = None
 
     def encode_s(self) -> float:

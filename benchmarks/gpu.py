@@ -28,7 +28,7 @@ from models.families.registry import FAMILIES
 from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import EncodedPrompt
-from models.vae_decoder import VaeDecoder
+from models.vae import Vae
 
 STEPS = 20
 GUIDANCE = 7.5
@@ -147,7 +147,7 @@ class Engine:
         self.sizer.warm_up(self.key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
         self._engine = DenoisingEngine(self.denoiser, self._told.extend, sizer=self.sizer, preview=Preview(()))
-        self._decoder = VaeDecoder(model.vae, model.family, model.device)
+        self._decoder = Vae(model.vae, model.family, model.device)
 
     @torch.inference_mode()
     def draw(self, clients: int) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
+from deployments.stages import Phase
 from deployments.styles import StyleName
 from models.errors import InvalidRequest
 from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat, Sampler
@@ -24,7 +25,6 @@ MAX_PROMPT = 4000  # characters
 MAX_IMAGES = 10  # of a request
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
-Stage = Literal["encode", "denoise", "decode"]
 
 
 def of_model(**described: Any) -> Any:
@@ -202,7 +202,7 @@ class QueuePlace:
 class Progress:
     """How far the pictures of a running job are, taken together."""
 
-    stage: Stage
+    stage: Phase
     step: int
     steps: int
     eta_s: float  # until it ends

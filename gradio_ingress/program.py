@@ -10,7 +10,7 @@ from gradio.data_classes import FileData
 from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import GenerationRequest, Job, read_request
 from gradio_ingress.native_queue import show_place
-from gradio_ingress.status import STAGES
+from gradio_ingress.status import ACTIVITIES
 from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError
 
@@ -64,7 +64,7 @@ def _tell(job: Job, progress: gr.Progress) -> None:
     if job.queue is not None:
         show_place(job.queue)
     elif job.progress is not None:
-        progress((job.progress.step, job.progress.steps), desc=STAGES[job.progress.stage], unit="steps")
+        progress((job.progress.step, job.progress.steps), desc=ACTIVITIES[job.progress.stage], unit="steps")
 
 
 def _files(job: Job) -> list[FileData]:

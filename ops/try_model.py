@@ -21,8 +21,8 @@ import transformers
 import yaml
 
 from deployments.config import DenoiserKnobs
-from deployments.memory import peak_bytes
 from deployments.schema import check_defaults, read_request, resolve
+from deployments.stages.memory import peak_bytes
 from models.card import read_card
 from models.checkpoint import locate
 from models.denoiser.batch_sizer import BatchSizer
@@ -31,11 +31,12 @@ from models.denoiser.model import DenoiserModel, load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
+from models.image_file import encode_image
 from models.loading import choose_device, choose_dtype
 from models.parameters import OutputFormat
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import EncodedPrompt, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 MIB = 2**20
 
@@ -160,10 +161,10 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     if args.latents:
         np.save(args.latents, latents)
         print(f"latents: {args.latents}")
-    with reported("VAE decoder", device) as lap:
-        decoder = load_vae_decoder(folder, card.family, device, dtype)
-        lap("loaded", decoder.parameter_bytes)
-        [decoded] = decoder.decode([latents])
+    with reported("VAE", device) as lap:
+        vae = load_vae(folder, card.family, device, dtype)
+        lap("loaded", vae.parameter_bytes)
+        [decoded] = vae.decode([latents])
         lap("decoded")
     if not isinstance(decoded, Decoded):
         raise decoded

@@ -16,7 +16,7 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import Decoded, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ class Stages:
         folder = locate(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.model = load_denoiser(folder, self.card.family, device)
-        self.vae_decoder = load_vae_decoder(folder, self.card.family, device)
+        self.vae_decoder = load_vae(folder, self.card.family, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
             self.model,

@@ -33,7 +33,8 @@ from deployments.api.deployment import create_api
 from gradio_ingress import controls, png_info, program, receipt
 from gradio_ingress.controls import to_request
 from models.settings_text import settings_text
-from models.vae_decoder import Decoded, encode_image
+from models.image_file import encode_image
+from models.vae import Decoded
 import numpy as np
 
 request = schema.read_request({"prompt": "a circle", "clip_skip": 2})

@@ -27,7 +27,7 @@ from models.families.base import Component
 from models.families.registry import FAMILIES
 from models.sizes import Size
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import load_vae_decoder
+from models.vae import load_vae
 from tests.real_checkpoints import TEXT_LAYERS, UNETS, VAES, WIDTH
 
 INDEX = "model_index.json"
@@ -361,7 +361,7 @@ def test_whatever_libraries_look_for_is_in_the_digest_or_refused(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", stat)
-        for load in (load_text_encoder, load_denoiser, load_vae_decoder):
+        for load in (load_text_encoder, load_denoiser, load_vae):
             load(folder, "sd", torch.device("cpu"))
     missing = {path for path in sought if path.is_relative_to(folder) and not path.exists()}
     assert folder / "tokenizer/added_tokens.json" in missing, "it sees what libraries look for"

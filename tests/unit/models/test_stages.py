@@ -13,10 +13,11 @@ from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
 from models.families.clip import expand_embeddings
 from models.families.registry import FAMILIES
+from models.image_file import encode_image
 from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
 from models.text_encoder import EncodedPrompt, TextEncoder, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.vae import Decoded, load_vae
 from tests.stages import CPU, Stages
 
 BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -150,7 +151,7 @@ def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes)
 
 def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_sd):
     stages = Stages(tiny_sd)
-    decoder = load_vae_decoder(tiny_sd, "sd", CPU, batch_invariant=True)
+    decoder = load_vae(tiny_sd, "sd", CPU, batch_invariant=True)
     latents = list(np.random.default_rng(0).standard_normal((5, 4, 16, 16)).astype(np.float32))
     together = decoder.decode(latents)
     for picture, item in zip(together, latents, strict=True):
@@ -164,7 +165,7 @@ def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_
 
 def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl):
     dtypes = [
-        load_vae_decoder(folder, family, CPU, torch.bfloat16)._vae.dtype
+        load_vae(folder, family, CPU, torch.bfloat16)._vae.dtype
         for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"))
     ]
     assert dtypes == [torch.bfloat16, torch.float32]

@@ -11,11 +11,12 @@ import torch
 from deployments.config import DenoiserKnobs, ModelConfig
 from deployments.errors import OtherWeights, Superseded
 from deployments.liveness import until_dead
-from deployments.memory import give_back
 from deployments.metrics import DenoiserMetrics
-from deployments.one_thread import OneThread
-from deployments.startup import Startup, warn_of_cuts
-from deployments.work import Work
+from deployments.stages import DENOISER
+from deployments.stages.executor import SerialExecutor
+from deployments.stages.memory import trim_heap
+from deployments.stages.startup import Startup, warn_of_cuts
+from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
@@ -36,17 +37,17 @@ class Denoiser:
     """One replica: a denoiser, and the images that share its forwards."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("Denoiser")
+        startup = Startup(DENOISER.deployment)
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder = locate_parts(model.checkpoint, card, "latents", allowed_roots=model.allowed_roots)
+        folder = locate_parts(model.checkpoint, card, DENOISER.domain, allowed_roots=model.allowed_roots)
         device = choose_device(model.device)
         self._model = load_denoiser(folder, card.family, device, choose_dtype(model.dtype))
         startup.loaded()
         self._digest = card.digest
-        self._work = Work(self._model.parameter_bytes)
+        self._stats = StageStats(self._model.parameter_bytes)
         self._metrics = DenoiserMetrics()
-        self._thread = OneThread("newcomers")
+        self._thread = SerialExecutor("newcomers")
         self._mailboxes: dict[DenoiseState, Mailbox] = {}
         self._epoch = 0  # of the Dispatcher that this replica works for
         self._guard: asyncio.Task[None] | None = None  # over that Dispatcher's life
@@ -124,14 +125,14 @@ class Denoiser:
 
     async def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs; give back memory it does not use."""
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_heap)
         self._metrics.gpu_memory.set(allocated_bytes(self._model.device))
         self._metrics.rows(sum(state.rows for state in self._mailboxes))
         self._engine.check_health()
 
-    def work(self) -> Work:
+    def stats(self) -> StageStats:
         """Return what this replica holds and has done."""
-        return self._work
+        return self._stats
 
     def _work_for(self, epoch: int, dispatcher: str) -> None:
         self.fence(epoch)
@@ -158,7 +159,7 @@ class Denoiser:
     def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         """Hand a step's outcomes to the event loop, in one call."""
         assert self._loop is not None
-        self._work.count(len(outcomes))
+        self._stats.count(len(outcomes))
         step = next((outcome for _, outcome in outcomes if isinstance(outcome, StepUpdate)), None)
         if step is not None:
             self._metrics.step(step)

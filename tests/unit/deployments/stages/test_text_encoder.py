@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from deployments.config import ModelConfig
-from deployments.text_encoder import TextEncoder
+from deployments.stages.text_encoder import TextEncoder
 from models.card import read_card
 from tests.fakes import a_spec
 

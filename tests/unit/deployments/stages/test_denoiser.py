@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
-from deployments.denoiser import Denoiser
 from deployments.errors import OtherWeights, Superseded
+from deployments.stages.denoiser import Denoiser
 from models.card import read_card
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec
@@ -47,7 +47,7 @@ def encoded(shapes: Path, spec: ImageSpec) -> EncodedPrompt:
 def death(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Of the Dispatcher: set, it has died."""
     death = asyncio.Event()
-    monkeypatch.setattr("deployments.denoiser.until_dead", lambda _: death.wait())
+    monkeypatch.setattr("deployments.stages.denoiser.until_dead", lambda _: death.wait())
     return death
 
 
@@ -114,7 +114,7 @@ async def test_the_death_of_one_that_was_taken_over_from_touches_nothing(
     denoiser.fence(8)
     death.set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deployments.denoiser.until_dead", lambda _: death_of_the_next.wait())
+        patch.setattr("deployments.stages.denoiser.until_dead", lambda _: death_of_the_next.wait())
         async with asyncio.timeout(PATIENCE_S):
             short = replace(spec, num_inference_steps=10)
             steps = [update.step async for update in denoiser.denoise(short, encoded, 8, "the next Dispatcher")]
