@@ -11,8 +11,8 @@ from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
 from deployments.model import Model
 from deployments.pipeline import Pipeline
-from deployments.replicas import stage_replicas
 from deployments.schema import check_defaults
+from deployments.serve.replicas import stage_replicas
 from models.checkpoint import check, locate
 
 

@@ -10,10 +10,10 @@ import torch
 
 from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
 from deployments.errors import OtherWeights, Superseded
-from deployments.liveness import until_dead
 from deployments.memory import give_back
 from deployments.metrics import DenoiserMetrics
 from deployments.one_thread import OneThread
+from deployments.serve.liveness import until_dead
 from deployments.startup import Startup, warn_of_cuts
 from deployments.work import Work
 from models.checkpoint import locate_parts

@@ -18,7 +18,7 @@ from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.keys import Keyring
 from deployments.open_requests import OpenRequests, max_ongoing_requests
-from deployments.replicas import ApplicationState, applications
+from deployments.serve.replicas import ApplicationState, applications
 
 
 class Api(FastAPI):

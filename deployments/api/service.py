@@ -15,8 +15,8 @@ from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.overview import QueueState
 from deployments.errors import NotFound
-from deployments.replicas import STAGES, ApplicationState
 from deployments.schema import GenerationRequest
+from deployments.serve.replicas import STAGES, ApplicationState
 from models.errors import DarkroomError
 from models.spec import ModelCard, Tokens
 

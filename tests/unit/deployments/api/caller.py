@@ -13,7 +13,7 @@ from deployments.api.deployment import create_api
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
 from deployments.keys import Keyring
-from deployments.replicas import ApplicationState, DeploymentState
+from deployments.serve.replicas import ApplicationState, DeploymentState
 from tests.fakes import FakePipeline, LocalCalls, a_dispatcher
 
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
