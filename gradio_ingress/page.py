@@ -15,9 +15,9 @@ from deployments.schema import Job
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.board import Board
 from gradio_ingress.layout import Layout, Update, card_of, problem
+from gradio_ingress.page_auth import owner_of
 from gradio_ingress.program import add_generate
 from gradio_ingress.uploads import read_once
-from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, ModelCard
 

@@ -10,8 +10,8 @@ from gradio.data_classes import FileData
 from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import GenerationRequest, Job, read_request
 from gradio_ingress.native_queue import show_place
+from gradio_ingress.page_auth import owner_of
 from gradio_ingress.status import STAGES
-from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError
 
 ABOUT = (

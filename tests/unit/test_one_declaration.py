@@ -28,6 +28,7 @@ schema.GenerationRequest = create_model(
 )
 
 from pathlib import Path
+from deployments.access import AccessPolicy
 from deployments.api import huggingface, openai
 from deployments.api.deployment import create_api
 from gradio_ingress import controls, png_info, program, receipt
@@ -42,7 +43,7 @@ spec = ImageSpec(
     guidance_scale=4.0, sampler="ddim", seed=7, output_format="png", clip_skip=request.clip_skip,
 )
 picture = encode_image(Decoded(np.zeros((4, 4, 3), np.uint8), False), spec, "d" * 64)
-openapi = create_api(None, None, dict, []).openapi()["components"]["schemas"]
+openapi = create_api(None, None, dict, [], AccessPolicy()).openapi()["components"]["schemas"]
 hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": {"clip_skip": 2}})
 found = {
     "the page": controls._kind("clip_skip").__name__,

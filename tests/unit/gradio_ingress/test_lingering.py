@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deployments.access import AccessPolicy
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
 from gradio_ingress.lingering import PENDING, linger
@@ -98,7 +99,7 @@ async def test_programs_streams_end_as_they_did(blocks: Any, timers: Timers) -> 
 
 async def test_gradios_queue_is_as_this_expects_it(tmp_path: Path) -> None:
     client = Cluster(ImageStore(tmp_path)).client
-    create_app(client)
+    create_app(client, AccessPolicy())
     queue: Any = Page(client).blocks._queue
     assert callable(queue.push)
     assert queue.pending_event_ids_session == {}

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from deployments.access import AccessPolicy
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
@@ -405,7 +406,7 @@ async def test_an_error_of_ours_becomes_a_plain_sentence(page: Page, monkeypatch
 
 
 def test_every_event_but_that_for_programs_is_private(page: Page) -> None:
-    create_app(page._client)
+    create_app(page._client, AccessPolicy())
     open_to_programs = [f.api_name for f in page.blocks.fns.values() if f.api_visibility != "private"]
     assert open_to_programs == ["generate"]
 

@@ -16,6 +16,7 @@ import pytest
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
 
+from deployments.access import AccessPolicy
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, resolve
@@ -46,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 async def http(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     monkeypatch.setattr(lingering, "LINGER_S", 0)  # or httpx would wait for the end of streams
-    app = create_app(Cluster(ImageStore(tmp_path / "images")).client)
+    app = create_app(Cluster(ImageStore(tmp_path / "images")).client, AccessPolicy())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         await client.get("/gradio_api/startup-events")
         yield client
