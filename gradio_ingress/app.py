@@ -16,10 +16,10 @@ from deployments.access import AccessPolicy
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.keys import read_keys
-from gradio_ingress.lingering import linger
-from gradio_ingress.narrow import Narrow
 from gradio_ingress.page import Page
 from gradio_ingress.page_auth import PageAuthMiddleware
+from gradio_ingress.route_allowlist import RouteAllowlist
+from gradio_ingress.stream_keepalive import keep_streams_open
 from gradio_ingress.theme import theme
 from gradio_ingress.uploads import MAX_UPLOAD, UploadRoom, require_uploads, use_own_folder
 
@@ -42,13 +42,13 @@ def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(UploadRoom)
     app.add_middleware(PageAuthMiddleware, access=access)
-    app.add_middleware(Narrow)
+    app.add_middleware(RouteAllowlist)
     app.get(PICTURE)(_picture)
     blocks = Page(client).blocks
     blocks.max_threads = EVENTS  # before queue(), as mounting cannot set it
     blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)
-    linger(blocks)
+    keep_streams_open(blocks)
     require_uploads(blocks)
     return gr.mount_gradio_app(
         app,

@@ -128,13 +128,13 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_is_missing(page: Page, si
 def test_on_a_phone_the_page_is_one_column_without_sideways_scrolling(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    compose, stage = page.locator("#compose").bounding_box(), page.locator("#stage").bounding_box()
+    compose, job = page.locator("#compose").bounding_box(), page.locator("#job").bounding_box()
     assert compose
     settings = page.locator("#settings").bounding_box()
-    assert stage
+    assert job
     assert settings
-    assert stage["y"] > compose["y"] + compose["height"] - 1
-    assert settings["y"] > stage["y"]
+    assert job["y"] > compose["y"] + compose["height"] - 1
+    assert settings["y"] > job["y"]
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "done"])

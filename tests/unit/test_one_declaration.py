@@ -31,7 +31,7 @@ from pathlib import Path
 from deployments.access import AccessPolicy
 from deployments.api import huggingface, openai
 from deployments.api.deployment import create_api
-from gradio_ingress import controls, png_info, program, receipt
+from gradio_ingress import client_api, controls, png_info, receipt
 from gradio_ingress.controls import to_request
 from models.settings_text import settings_text
 from models.vae_decoder import Decoded, encode_image
@@ -51,7 +51,7 @@ found = {
     "OpenAI's dialect": openai.to_request(openai.ImagesBody(prompt="a circle", clip_skip=2)).clip_skip,
     "Hugging Face's dialect": huggingface.to_request(hf, "shapes", None).clip_skip,
     "OpenAPI": sorted(name for name, body in openapi.items() if "clip_skip" in body.get("properties", ())),
-    "Gradio's clients": "clip_skip" in program.endpoint(None).__annotations__,
+    "Gradio's clients": "clip_skip" in client_api.endpoint(None).__annotations__,
     "the settings of a file": png_info.read(picture)[0]["clip_skip"],
     "the text of a file": settings_text(spec).rpartition("\\n")[2],
     "the text that is read": png_info._from_parameters(settings_text(spec))[0]["clip_skip"],

@@ -12,8 +12,8 @@ import pytest
 from deployments.access import AccessPolicy
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
-from gradio_ingress.lingering import PENDING, linger
 from gradio_ingress.page import Page
+from gradio_ingress.stream_keepalive import PENDING, keep_streams_open
 from tests.unit.gradio_ingress.fakes import Cluster
 
 
@@ -60,7 +60,7 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
 def blocks() -> Any:
     kinds = ("private", "public")
     blocks: Any = SimpleNamespace(_queue=Queue(), fns=[SimpleNamespace(api_visibility=kind) for kind in kinds])
-    linger(blocks)
+    keep_streams_open(blocks)
     return blocks
 
 

@@ -9,7 +9,7 @@ import pytest
 from deployments.access import AccessPolicy
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
-from gradio_ingress.narrow import MAX_EVENT, MAX_UPLOAD_BODY
+from gradio_ingress.route_allowlist import MAX_EVENT, MAX_UPLOAD_BODY
 from tests.unit.gradio_ingress.fakes import Cluster
 
 
