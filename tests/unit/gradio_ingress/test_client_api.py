@@ -42,7 +42,7 @@ async def test_it_returns_files_seed_and_job(cluster: Cluster) -> None:
     assert job.owner == f"tab:{sha256(b'client').hexdigest()[:32]}"
 
 
-@pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "less than or equal")])
+@pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "must be 10 or less")])
 async def test_what_is_wrong_is_said(cluster: Cluster, values: dict[str, Any], words: str) -> None:
     with pytest.raises(gr.Error, match=words):
         await client_api.endpoint(cluster.client)(CALLER, *given(prompt="a star", **values))
