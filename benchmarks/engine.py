@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish
-from models.configs import read_json
+from models.checkpoint.configs import read_json
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.model import load_denoiser

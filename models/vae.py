@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from models.configs import read_json
+from models.checkpoint.configs import read_json
+from models.checkpoint.loading import available_bytes, load_component, parameter_bytes
 from models.errors import NonFinite, OutOfMemory
 from models.families.registry import FAMILIES
-from models.loading import available_bytes, load_component, parameter_bytes
 
 MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is decoded one image at a time
 PEAK_TENSORS = 5  # of the widest layer at full size: what decoding holds at once (benchmarks/memory.py)

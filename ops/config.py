@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.stages import DENOISER, MODEL, STAGES, VAE
-from models.checkpoint import check
+from models.checkpoint.location import check
 from models.errors import UnusableCheckpoint
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.card import read_card
-from models.checkpoint import locate
+from models.checkpoint.card import read_card
+from models.checkpoint.location import resolve_checkpoint
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.model import load_denoiser
@@ -33,7 +33,7 @@ class Stages:
         **options: bool,
     ) -> None:
         self.card = replace(read_card(str(folder), allowed_roots=allowed_roots), id="model")
-        folder = locate(str(folder))
+        folder = resolve_checkpoint(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.model = load_denoiser(folder, self.card.family, device)
         self.vae_decoder = load_vae(folder, self.card.family, device)

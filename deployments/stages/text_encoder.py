@@ -15,8 +15,8 @@ from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup
 from deployments.stages.stats import StageStats
-from models.checkpoint import locate_parts
-from models.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.location import locate_parts
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import EncodedPrompt, load_text_encoder
 

@@ -19,10 +19,10 @@ from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup
 from deployments.stages.stats import StageStats
-from models.checkpoint import locate_parts
+from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.location import locate_parts
 from models.errors import DarkroomError
 from models.image_file import encode_image
-from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
 from models.vae import Decoded, load_vae
 
