@@ -1,4 +1,4 @@
-"""Serves `models.vae`: latents in, pictures out to the image store, in batches."""
+"""Serves `models.vae`: latents in, images out to the image store, in batches."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and whi
 
 
 class Vae:
-    """One replica: a VAE's decoder half."""
+    """One replica: an autoencoder, and what makes files of its pixels."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
         startup = Startup(VAE.deployment)
@@ -48,7 +48,7 @@ class Vae:
         self._digest = card.digest
         self._stats = StageStats(self._vae.parameter_bytes)
         self._metrics = StageMetrics()
-        self._thread = SerialExecutor("decoder")
+        self._thread = SerialExecutor("vae")
         self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
