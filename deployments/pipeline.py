@@ -76,11 +76,9 @@ class Pipeline:
     async def _generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         name = lease.file_name(spec.output_format)
         with translated():
-            prompt_embeds = self._handle(TEXT_ENCODER.deployment).encode.remote(
-                spec
-            )  # not awaited: only a reference passes here
+            encoded = self._handle(TEXT_ENCODER.deployment).encode.remote(spec)  # not awaited: passed by reference
             denoiser = self._handle(DENOISER.deployment).options(stream=True)
-            updates: Any = denoiser.denoise.remote(spec, prompt_embeds, lease.epoch, own_name())
+            updates: Any = denoiser.denoise.remote(spec, encoded, lease.epoch, own_name())
             update: StepUpdate | None = None
             try:
                 async for newest in updates:

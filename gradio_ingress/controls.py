@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from deployments import styles
 from deployments.schema import GenerationRequest, read_request, resolve
 from models.errors import InvalidRequest
-from models.spec import SAMPLER_NAMES, ModelCard
+from models.parameters import SAMPLER_NAMES
+from models.spec import ModelCard
 
 FIELDS: Mapping[str, FieldInfo] = {
     name: field

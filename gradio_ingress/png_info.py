@@ -13,8 +13,9 @@ from pydantic_core import from_json
 from gradio_ingress import controls
 from gradio_ingress.controls import label
 from models.errors import InvalidRequest
+from models.parameters import SAMPLER_NAMES
 from models.settings_text import SETTINGS
-from models.spec import SAMPLER_NAMES, ImageSpec
+from models.spec import ImageSpec
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours

@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from deployments.schema import GenerationRequest, ImageResult
-from models.spec import SAMPLER_NAMES, ImageSpec
+from models.parameters import SAMPLER_NAMES
+from models.spec import ImageSpec
 
 KEY = 'os.environ.get("DARKROOM_API_KEY", "unused")'
 OPENAIS = ("prompt", "model", "width", "height", "output_format", "output_compression")  # among them as `size`

@@ -196,6 +196,6 @@ def load_vae(
     name = FAMILIES[family].vae
     if read_json(folder, f"{name}/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_component(AutoencoderKL, folder, family, name, device, dtype)
+    vae = load_component(folder, FAMILIES[family], name, device, dtype)
     memory_bytes = MEMORY_SHARE * available_bytes() if device.type == "cpu" else None
     return Vae(vae, family, device, batch_invariant=batch_invariant, memory_bytes=memory_bytes)

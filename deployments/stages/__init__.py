@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from models.families.base import Stage as Domain
+from models.families.base import Domain
 
 Phase = Literal["encode", "denoise", "decode"]
 

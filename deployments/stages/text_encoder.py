@@ -18,7 +18,7 @@ from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard, Tokens
-from models.text_encoder import PromptEmbeds, load_text_encoder
+from models.text_encoder import EncodedPrompt, load_text_encoder
 
 
 class TextEncoder:
@@ -47,7 +47,7 @@ class TextEncoder:
         self._encoder.warm_up()
         startup.warm(self._encoder.parameter_bytes)
 
-    async def encode(self, spec: ImageSpec) -> PromptEmbeds:
+    async def encode(self, spec: ImageSpec) -> EncodedPrompt:
         """Encode one picture's prompts, together with those that arrive at the same time."""
         return replace(await self._encode_batch(spec), model_digest=self._digest)
 
@@ -69,11 +69,11 @@ class TextEncoder:
         return {"picture_s": self._stats.picture_s}
 
     @serve.batch
-    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
+    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt]:
         self._stats.count(len(specs))
         asked, cached = self._encoder.asked, self._encoder.cached
-        embeds = await self._thread.run(self._encoder.encode, specs)
-        self._stats.took(len(specs), embeds[0].encode_s)
+        encoded = await self._thread.run(self._encoder.encode, specs)
+        self._stats.took(len(specs), encoded[0].encode_s)
         self._metrics.prompts(self._encoder.asked - asked, self._encoder.cached - cached)
-        self._metrics.seconds.observe(embeds[0].encode_s)
-        return embeds
+        self._metrics.seconds.observe(encoded[0].encode_s)
+        return encoded

@@ -22,8 +22,9 @@ from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
 from models.errors import InvalidRequest
 from models.image_file import encode_image
+from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import SAMPLERS, ImageSpec
+from models.spec import ImageSpec
 from models.vae import Decoded
 from tests.fakes import a_spec
 
