@@ -23,6 +23,7 @@ from models.checkpoint import locate_parts
 from models.errors import DarkroomError
 from models.image_file import encode_image
 from models.loading import allocated_bytes, choose_device, choose_dtype
+from models.postprocess import PostProcessors
 from models.spec import ImageSpec, ModelCard
 from models.vae import Decoded, load_vae
 
@@ -44,6 +45,7 @@ class Vae:
             choose_dtype(model.dtype),
             batch_invariant=model.batch_invariant,
         )
+        self._postprocess = PostProcessors(model.postprocess)
         startup.loaded()
         self._digest = card.digest
         self._stats = StageStats(self._vae.parameter_bytes)
@@ -62,7 +64,7 @@ class Vae:
         """Decode float32 [C, h, w] latents and put the image into the store `images` as `name`.
 
         Raises:
-            NonFinite, OutOfMemory, StorageFull: nothing was stored.
+            NonFinite, OutOfMemory, Refused, PostProcessFailed, StorageFull: nothing was stored.
             OtherWeights: the latents are of another checkpoint than the one with this digest.
         """
         if model_digest != self._digest:
@@ -108,5 +110,7 @@ class Vae:
     def _store(self, decoded: Decoded | DarkroomError, spec: ImageSpec, store: str, name: str) -> StoredImage:
         if isinstance(decoded, DarkroomError):
             raise decoded
-        size = self._store_at(store).put(name, encode_image(decoded, spec, self._digest))
+        pixels = self._postprocess.pixels(decoded.pixels, spec)
+        content = encode_image(decoded._replace(pixels=pixels), spec, self._digest)
+        size = self._store_at(store).put(name, self._postprocess.file(content, spec))
         return StoredImage(size, decoded.tiled)
