@@ -10,8 +10,8 @@ from deployments.config import AppConfig, DenoiserKnobs, ModelConfig
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
 from deployments.pipeline import Pipeline
-from deployments.replicas import stage_replicas
 from deployments.schema import check_defaults
+from deployments.serve.replicas import stage_replicas
 from deployments.stages.model import Model
 from models.checkpoint import check, locate
 

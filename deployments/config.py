@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from deployments.schema import GenerationRequest, first_problem
+from deployments.schema import GenerationRequest
+from deployments.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

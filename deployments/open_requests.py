@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray import serve
 from starlette.types import Message, Receive
 
 from deployments.errors import TooManyRequests
@@ -21,11 +20,6 @@ OF_ONE_ADDRESS = 0.5  # where there are no keys: a caller can make up any number
 OF_ALL = 0.9  # the rest is for probes
 CHECK_INTERVAL_S = 5.0  # between two looks at a stream's key
 RETRY_AFTER_S = 5
-
-
-def max_ongoing_requests() -> int:
-    """Return how many requests Serve lets this replica answer at a time."""
-    return serve.get_replica_context()._deployment_config.max_ongoing_requests
 
 
 class OpenRequests:

@@ -15,9 +15,9 @@ from deployments.autoscaling import Demand
 from deployments.dispatcher.lease import Lease
 from deployments.errors import NoReplica, OtherWeights, ReplicaLost
 from deployments.image_store import StoredImage
-from deployments.liveness import own_name
-from deployments.ray_errors import handle_of, translated
 from deployments.schema import ImageResult
+from deployments.serve.liveness import own_name
+from deployments.serve.ray_errors import handle_of, translated
 from deployments.stages import DENOISER, MODEL, TEXT_ENCODER, VAE
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 

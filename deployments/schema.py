@@ -6,7 +6,7 @@ from it. What a request leaves out is not a default but open: the model's card f
 
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 from deployments import styles
 from deployments.stages import Phase
 from deployments.styles import StyleName
+from deployments.validation import first_problem
 from models.errors import InvalidRequest
 from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat, Sampler
 from models.spec import ImageSpec, ModelCard
@@ -107,16 +108,16 @@ def fields_but(*others: str) -> dict[str, Any]:
 
 
 def read_request(values: Mapping[str, Any]) -> GenerationRequest:
-    """Return the request that somebody's values are.
+    """Return the request that some values are.
 
     Raises:
-        InvalidRequest: naming the field and its bound.
+        InvalidRequest: with the path to the value and its bound.
     """
     try:
         return GenerationRequest.model_validate(values)
     except ValidationError as error:
-        name, message = first_problem(error.errors())
-        raise InvalidRequest(message, name) from None
+        path, message = first_problem(error.errors())
+        raise InvalidRequest(message, path) from None
 
 
 def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
@@ -290,20 +291,3 @@ def job_body(job: Job) -> dict[str, Any]:
     for private in ("owner", "link"):
         del body[private]
     return body
-
-
-AROUND_FIELDS = ("body", "header", "query", "path", "parameters")  # what requests have their fields in
-
-
-def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
-    """Return field and message for the first of pydantic's errors, in words that name the field and its bound."""
-    problem = errors[0]
-    places = [str(part) for part in problem["loc"] if part not in AROUND_FIELDS] or [*problem["loc"][-1:], "body"]
-    name = str(places[0])[:100]
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    value = repr(given) if isinstance(given, int | float | str) else ""
-    shown = f" (got {value})" if 0 < len(value) < 40 else ""
-    if problem["type"] == "extra_forbidden":
-        return name, f"{name}: no such field."
-    return name, f"{name}: {message[0].lower()}{message[1:]}{shown}."

@@ -12,16 +12,16 @@ from ray.serve import Application
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
+from deployments.access import AccessPolicy
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
-from deployments.keys import Keyring, read_keys
-from deployments.open_requests import OpenRequests, max_ongoing_requests
-from gradio_ingress.lingering import linger
-from gradio_ingress.narrow import Narrow
+from deployments.keys import read_keys
 from gradio_ingress.page import Page
+from gradio_ingress.page_auth import PageAuthMiddleware
+from gradio_ingress.route_allowlist import RouteAllowlist
+from gradio_ingress.stream_keepalive import keep_streams_open
 from gradio_ingress.theme import theme
 from gradio_ingress.uploads import MAX_UPLOAD, UploadRoom, require_uploads, use_own_folder
-from gradio_ingress.visitors import Visitors
 
 FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
@@ -36,26 +36,19 @@ def build(config: UiConfig) -> Application:
     return GradioIngress.bind(config.generation_app, config.keys_path, config.allowed_hosts)
 
 
-def create_app(
-    client: DispatcherClient,
-    keys: Keyring | None = None,
-    allowed_hosts: Collection[str] = (),
-    max_ongoing_requests: int = 1000,
-) -> FastAPI:
+def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
     app.add_middleware(UploadRoom)
-    app.add_middleware(
-        Visitors, open_requests=OpenRequests(max_ongoing_requests), keys=keys, allowed_hosts=allowed_hosts
-    )
-    app.add_middleware(Narrow)
+    app.add_middleware(PageAuthMiddleware, access=access)
+    app.add_middleware(RouteAllowlist)
     app.get(PICTURE)(_picture)
     blocks = Page(client).blocks
     blocks.max_threads = EVENTS  # before queue(), as mounting cannot set it
     blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)
-    linger(blocks)
+    keep_streams_open(blocks)
     require_uploads(blocks)
     return gr.mount_gradio_app(
         app,
@@ -88,12 +81,11 @@ class GradioIngress:
 
     def __init__(self, generation_app: str, keys: Path | None = None, allowed_hosts: Collection[str] = ()) -> None:
         self._client = DispatcherClient(ServeCalls.to_app(generation_app))
-        self._keys = None if keys is None else Keyring(keys)
-        self._allowed_hosts = allowed_hosts
+        self._access = AccessPolicy.of_replica(keys, allowed_hosts)
         use_own_folder()
 
     async def check_health(self) -> None:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(self._client, self._keys, self._allowed_hosts, max_ongoing_requests())
+        return create_app(self._client, self._access)

@@ -107,9 +107,9 @@ def to_request(values: Mapping[str, Any]) -> GenerationRequest:
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
-        most = _extra(field).get("page_maximum")
-        if most is not None and getattr(request, name) > most:
-            raise InvalidRequest(f"{label(name)}: at most {most} here (got {getattr(request, name)}).", name)
+        most, value = _extra(field).get("page_maximum"), getattr(request, name)
+        if most is not None and value > most:
+            raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
     return request
 
 

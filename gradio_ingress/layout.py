@@ -8,8 +8,8 @@ import gradio as gr
 from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
-from gradio_ingress import controls, pictures, status
-from gradio_ingress.board import Board
+from gradio_ingress import controls, gallery, status
+from gradio_ingress.page_state import PageState
 from models.errors import DarkroomError
 from models.spec import ModelCard
 
@@ -35,8 +35,8 @@ class Layout:
                 self.notice = gr.HTML("", elem_id="notice", padding=False, js_on_load=None)
             with gr.Column(elem_id="compose"):
                 self._compose()
-            with gr.Column(elem_id="stage"):
-                self._stage()
+            with gr.Column(elem_id="job"):
+                self._selected_job()
             with gr.Column(elem_id="settings"):
                 self._settings()
 
@@ -48,11 +48,11 @@ class Layout:
             self.cancel = gr.Button("Cancel", elem_id="cancel", visible=False)
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
-    def _stage(self) -> None:
+    def _selected_job(self) -> None:
         told = "watch('value', () => darkroom.told(element)); darkroom.told(element);"
         waiting = status.note(status.STARTING, "starting")
         self.status = gr.HTML(waiting, elem_id="status", padding=False, js_on_load=told)
-        self.gallery = gr.HTML(pictures.empty(), elem_id="gallery", padding=False, js_on_load=CLICKED)
+        self.gallery = gr.HTML(gallery.empty(), elem_id="gallery", padding=False, js_on_load=CLICKED)
         with gr.Accordion("Why am I waiting?", open=False, visible=False, elem_id="why") as self.why_box:
             self.why = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
@@ -129,24 +129,24 @@ class Layout:
         both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
         return fitted | both
 
-    def shown(self, board: Board, back: float | None) -> Update:
-        """Return what a board looks like; `back` is when somebody came back to it."""
-        job = board.shown
-        mine = status.my_jobs(board.own, job.id if job else None, time.time())
-        said = board.said or (problem(board.problem) if board.problem else None)
+    def shown(self, state: PageState, back: float | None) -> Update:
+        """Return the components of a page's state; `back` is the time at which somebody returned to its job."""
+        job = state.selected
+        mine = status.my_jobs(state.jobs, job.id if job else None, time.time())
+        message = state.message or (problem(state.problem) if state.problem else None)
         if job is None:
-            return {self.status: said or status.note(status.READY), self.mine: mine}
-        own = job.owner == board.owner
-        waits = not job.ended and board.queue is not None
+            return {self.status: message or status.note(status.READY), self.mine: mine}
+        is_own = job.owner == state.owner
+        waits = not job.ended and state.queue is not None
         return {
-            self.status: said or status.status(job, board.queue, back=back),
+            self.status: message or status.status(job, state.queue, back=back),
             self.why_box: gr.update(visible=waits),
-            self.why: status.why(job, board.own, board.queue) if waits and board.queue else "",
-            self.gallery: pictures.gallery(job),
+            self.why: status.why(job, state.jobs, state.queue) if waits and state.queue else "",
+            self.gallery: gallery.tiles(job),
             self.receipt_box: gr.update(visible=bool(job.images)),
-            self.receipt: pictures.receipts(job),
+            self.receipt: gallery.receipts(job),
             self.mine: mine,
-            self.cancel: gr.update(visible=own and not job.ended and board.problem is None),
+            self.cancel: gr.update(visible=is_own and not job.ended and state.problem is None),
         }
 
 

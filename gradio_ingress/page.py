@@ -13,17 +13,17 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
 from deployments.schema import Job
 from gradio_ingress import controls, png_info, status
-from gradio_ingress.board import Board
+from gradio_ingress.client_api import add_generate
 from gradio_ingress.layout import Layout, Update, card_of, problem
-from gradio_ingress.program import add_generate
+from gradio_ingress.page_auth import owner_of
+from gradio_ingress.page_state import PageState
 from gradio_ingress.uploads import read_once
-from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, ModelCard
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
-ASK_AGAIN_S = 1.0
+RETRY_INTERVAL_S = 1.0
 WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
 
 
@@ -32,7 +32,7 @@ class Page:
 
     def __init__(self, client: DispatcherClient) -> None:
         self._client = client
-        self._boards: dict[str, Board] = {}  # of the pages that are being drawn, by Gradio's session
+        self._states: dict[str, PageState] = {}  # of the pages that are being rendered, by Gradio's session
         with gr.Blocks(title="Darkroom", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.parts = Layout()
             self._connect()
@@ -75,13 +75,13 @@ class Page:
         while True:
             asking = asyncio.create_task(self._client.models())
             try:
-                while not (await asyncio.wait({asking}, timeout=ASK_AGAIN_S))[0]:
+                while not (await asyncio.wait({asking}, timeout=RETRY_INTERVAL_S))[0]:
                     yield waiting
                 cards = asking.result()
                 break
             except DarkroomError:  # not there yet: that is what the page says
                 yield waiting
-                await asyncio.sleep(ASK_AGAIN_S)
+                await asyncio.sleep(RETRY_INTERVAL_S)
             finally:
                 asking.cancel()
         yield await self._reopened(cards, request) | {self.parts.generate: gr.update(interactive=True)}
@@ -96,15 +96,15 @@ class Page:
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""
-        board, shared = Board(self._client, owner_of(request)), request.query_params.get("job")
+        state, shared = PageState(self._client, owner_of(request)), request.query_params.get("job")
         try:
             if shared:
-                board.show(await self._find(shared, board.owner))
+                state.select(await self._find(shared, state.owner))
         except DarkroomError as error:
-            board.problem = error
-        if _session(request) in self._boards:  # somebody was quicker with another picture
+            state.problem = error
+        if _session(request) in self._states:  # another job was submitted first
             return
-        async with aclosing(self._draw(board, request, back=time.time() if shared else None)) as updates:
+        async with aclosing(self._render(state, request, back=time.time() if shared else None)) as updates:
             async for update in updates:
                 yield update
 
@@ -119,7 +119,7 @@ class Page:
             yield self._problem(error, request)
             return
         yield {self.parts.controls["seed"]: job.specs[0].seed}
-        async with aclosing(self._staged(job, request)) as updates:
+        async with aclosing(self._select(job, request)) as updates:
             async for update in updates:
                 yield update
 
@@ -132,16 +132,16 @@ class Page:
         except DarkroomError as error:
             yield self._problem(error, request)
             return
-        async with aclosing(self._staged(job, request)) as updates:
+        async with aclosing(self._select(job, request)) as updates:
             async for update in updates:
                 yield update
 
     async def on_cancel(self, request: gr.Request) -> Any:
-        """End the job on the stage; the page that watches it sees that it has ended."""
-        board = self._boards.get(_session(request))
+        """End the selected job; the page that follows it sees that it has ended."""
+        state = self._states.get(_session(request))
         try:
-            if board is not None and board.shown is not None:
-                await self._end(board.shown.id, owner_of(request))
+            if state is not None and state.selected is not None:
+                await self._end(state.selected.id, owner_of(request))
         except DarkroomError as error:
             return self._problem(error, request)
         return gr.skip()
@@ -218,31 +218,31 @@ class Page:
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
 
-    async def _staged(self, job: Job, request: gr.Request) -> AsyncGenerator[Update]:
-        """Put a job on the stage: of the board that is being drawn, if one is; else draw one."""
-        board = self._boards.get(_session(request))
-        if board is not None:
-            board.show(job)
+    async def _select(self, job: Job, request: gr.Request) -> AsyncGenerator[Update]:
+        """Select a job in the state that is being rendered, if there is one; else render a new one."""
+        state = self._states.get(_session(request))
+        if state is not None:
+            state.select(job)
             return
-        board = Board(self._client, owner_of(request))
-        board.show(job)
-        async with aclosing(self._draw(board, request)) as updates:
+        state = PageState(self._client, owner_of(request))
+        state.select(job)
+        async with aclosing(self._render(state, request)) as updates:
             async for update in updates:
                 yield update
 
-    async def _draw(self, board: Board, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
-        """Show a board until all its jobs have ended; a page has one at a time. What has not changed is left alone."""
+    async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
+        """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""
         drawn: Update = {}
-        self._boards[_session(request)] = board
+        self._states[_session(request)] = state
         try:
-            async with aclosing(board.changes()) as changes:
+            async with aclosing(state.changes()) as changes:
                 async for _ in changes:
-                    now = self.parts.shown(board, back)
+                    now = self.parts.shown(state, back)
                     yield {part: shown for part, shown in now.items() if drawn.get(part) != shown or _fragile(shown)}
                     drawn = now
         finally:
-            if self._boards.get(_session(request)) is board:
-                del self._boards[_session(request)]
+            if self._states.get(_session(request)) is state:
+                del self._states[_session(request)]
 
     async def _cards(self) -> list[ModelCard]:
         """The models served now; where that cannot be known, Gradio shows why."""
@@ -256,16 +256,16 @@ class Page:
         model = values.get("model")
         if model is not None and model not in (card.id for card in cards):
             words += f" Model “{model}” is not served here."
-        return self.parts.filled(cards, values) | self._said(status.note(words), request)
+        return self.parts.filled(cards, values) | self._message(status.note(words), request)
 
     def _problem(self, error: DarkroomError, request: gr.Request) -> Update:
-        return self._said(problem(error), request)
+        return self._message(problem(error), request)
 
-    def _said(self, note: str, request: gr.Request) -> Update:
-        """Put words where the status is; on a page that is being drawn they stay until its job is in another state."""
-        board = self._boards.get(_session(request))
-        if board is not None:
-            board.say(note)
+    def _message(self, note: str, request: gr.Request) -> Update:
+        """Show a message in place of the status, until the status of the selected job changes."""
+        state = self._states.get(_session(request))
+        if state is not None:
+            state.show_message(note)
         return {self.parts.status: note}
 
 

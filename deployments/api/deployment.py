@@ -10,15 +10,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from deployments.api import huggingface, jobs, openai, service
+from deployments.access import AccessPolicy
+from deployments.api import huggingface, jobs, openai, status
+from deployments.api.auth import AuthMiddleware
 from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.limits import BodyLimit
-from deployments.api.owners import Owners
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
-from deployments.keys import Keyring
-from deployments.open_requests import OpenRequests, max_ongoing_requests
-from deployments.replicas import ApplicationState, applications
+from deployments.serve.replicas import ApplicationState, applications
 
 
 class Api(FastAPI):
@@ -47,20 +46,18 @@ def create_api(
     images: ImageStore,
     applications: Callable[[], Mapping[str, ApplicationState]],
     models: Sequence[str],
+    access: AccessPolicy,
     app_name: str = "generation",
-    keys: Keyring | None = None,
-    allowed_hosts: Collection[str] = (),
-    max_ongoing_requests: int = 1000,
 ) -> FastAPI:
-    """Return the API over a client, a store of pictures, what Serve says of its applications, those of them that are
-    models, and keys, if on; the host names that it is called by, and how many requests it takes at a time."""
-    app = Api(
+    """Return the API over a client, a store of images, and Serve's applications, of which `models` serve a model each;
+    `app_name` is its own."""
+    app = Api(  # whose dependency is for OpenAPI alone: `AuthMiddleware` checks keys
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
         version="1",
         servers=[{"url": "/v1"}],
         root_path_in_servers=False,
-        dependencies=[Security(HTTPBearer(auto_error=False, description="With keys on."))],  # said; `Owners` checks
+        dependencies=[Security(HTTPBearer(auto_error=False, description="With keys on."))],
         docs_url="/docs",
         openapi_url="/openapi.json",
         redoc_url=None,
@@ -68,11 +65,11 @@ def create_api(
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
     # The outermost: it answers before anything is read.
-    app.add_middleware(Owners, open_requests=OpenRequests(max_ongoing_requests), keys=keys, allowed_hosts=allowed_hosts)
+    app.add_middleware(AuthMiddleware, access=access)
     app.include_router(openai.router(client, images))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
-    app.include_router(service.router(client, applications, models, app_name))
+    app.include_router(status.router(client, applications, models, app_name))
     return app
 
 
@@ -90,10 +87,9 @@ class ApiIngress:
         allowed_hosts: Collection[str] = (),
     ) -> None:
         self._models = models
-        self._allowed_hosts = allowed_hosts
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
-        self._keys = None if keys is None else Keyring(keys)
+        self._access = AccessPolicy.of_replica(keys, allowed_hosts)
 
     async def check_health(self) -> None:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
@@ -104,8 +100,6 @@ class ApiIngress:
             self._images,
             applications,
             self._models,
+            self._access,
             serve.get_replica_context().app_name,
-            self._keys,
-            self._allowed_hosts,
-            max_ongoing_requests(),
         )

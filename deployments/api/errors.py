@@ -14,7 +14,7 @@ from starlette.routing import compile_path
 
 from deployments.error_responses import body_of, path_of, respond
 from deployments.errors import StoreUnavailable
-from deployments.schema import first_problem
+from deployments.validation import first_problem
 from models.errors import DarkroomError, InvalidRequest
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Header, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from deployments.api.auth import owner_of
 from deployments.api.errors import HFError, documented
 from deployments.api.headers import allowance_headers
 from deployments.api.jobs import MEDIA_TYPES, ended
-from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore

@@ -11,10 +11,10 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
+from deployments.api.auth import owner_of
 from deployments.api.errors import documented
 from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
 from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, wait_s
-from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import BY_CODE, JobEnded, NotFound
 from deployments.image_store import ImageStore

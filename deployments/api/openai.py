@@ -11,11 +11,11 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from deployments.api.auth import owner_of
 from deployments.api.errors import documented
 from deployments.api.examples import PICTURES
 from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
-from deployments.api.owners import owner_of
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore

@@ -15,8 +15,8 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.dispatcher.overview import Allowance, QueueState
 from deployments.errors import Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, UnreadableJob
-from deployments.ray_errors import translated
 from deployments.schema import GenerationRequest, Job, Status
+from deployments.serve.ray_errors import translated
 from models.errors import DarkroomError, Unavailable
 from models.spec import ModelCard, Tokens
 

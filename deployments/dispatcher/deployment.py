@@ -33,7 +33,6 @@ from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
 from deployments.image_store import ImageStore
-from deployments.job_context import context_of
 from deployments.keys import OWNER, ApiKey, Keyring
 from deployments.schema import (
     GenerationRequest,
@@ -45,6 +44,7 @@ from deployments.schema import (
     resolve,
     words,
 )
+from deployments.serve.job_context import context_of
 from models.errors import DarkroomError, Unavailable
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 

@@ -10,8 +10,8 @@ import torch
 
 from deployments.config import DenoiserKnobs, ModelConfig
 from deployments.errors import OtherWeights, Superseded
-from deployments.liveness import until_dead
 from deployments.metrics import DenoiserMetrics
+from deployments.serve.liveness import until_dead
 from deployments.stages import DENOISER
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap

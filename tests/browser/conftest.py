@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Page
 
+from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
@@ -54,8 +55,8 @@ def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
     """The page, and the API that it fetches pictures from."""
     app = FastAPI()
 
-    app.mount("/v1", create_api(cluster.client, images, dict, [CARD.id]))
-    page = create_app(cluster.client)
+    app.mount("/v1", create_api(cluster.client, images, dict, [CARD.id], AccessPolicy()))
+    page = create_app(cluster.client, AccessPolicy())
     app.router.lifespan_context = page.router.lifespan_context
     app.mount("/", page)
     return app

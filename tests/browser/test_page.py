@@ -47,7 +47,7 @@ def test_the_downloaded_file_keeps_its_metadata(page: Page) -> None:
 
 def test_an_empty_prompt_is_refused_by_name(page: Page, site: Site) -> None:
     page.click("#generate")
-    expect(page.get_by_role("status").first).to_contain_text("Prompt:")
+    expect(page.get_by_role("status").first).to_contain_text("Prompt must")
     assert not site.pipeline.specs
 
 
@@ -57,7 +57,7 @@ def test_numbers_out_of_bounds_are_refused_on_their_field_and_not_corrected(page
     page.fill(f"#num_inference_steps {NUMBER}", "500")
     page.click("#advanced button")
     page.click("#generate")
-    words = "Inference steps: input should be less than or equal to 150"
+    words = "Inference steps must be 150 or less"
     expect(page.get_by_role("status").first).to_contain_text(words)
     expect(page.locator("#num_inference_steps .field-error")).to_contain_text(words)  # the settings have opened
     expect(page.locator(f"#num_inference_steps {NUMBER}")).to_be_focused()
@@ -66,7 +66,7 @@ def test_numbers_out_of_bounds_are_refused_on_their_field_and_not_corrected(page
     page.fill(f"#num_inference_steps {NUMBER}", "8")
     page.fill("#seed input", "-1")
     page.click("#generate")
-    expect(page.get_by_role("status").first).to_contain_text("Seed: input should be greater than or equal to 0")
+    expect(page.get_by_role("status").first).to_contain_text("Seed must be 0 or more")
     expect(page.locator(".field-error")).to_have_count(1)
     assert not site.pipeline.specs
 
@@ -128,13 +128,13 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_is_missing(page: Page, si
 def test_on_a_phone_the_page_is_one_column_without_sideways_scrolling(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    compose, stage = page.locator("#compose").bounding_box(), page.locator("#stage").bounding_box()
+    compose, job = page.locator("#compose").bounding_box(), page.locator("#job").bounding_box()
     assert compose
     settings = page.locator("#settings").bounding_box()
-    assert stage
+    assert job
     assert settings
-    assert stage["y"] > compose["y"] + compose["height"] - 1
-    assert settings["y"] > stage["y"]
+    assert job["y"] > compose["y"] + compose["height"] - 1
+    assert settings["y"] > job["y"]
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "done"])
@@ -342,7 +342,7 @@ def test_axe_finds_no_serious_violation(page: Page, site: Site, state: str, look
         site.pipeline.go.clear()
     if state != "idle":
         generate(page, "" if state == "problem" else PROMPT)
-        words = {"running": "Denoising", "done": "Done", "problem": "Prompt:"}[state]
+        words = {"running": "Denoising", "done": "Done", "problem": "Prompt must"}[state]
         expect(page.get_by_role("status").first).to_contain_text(words)
     for heading in ("Why am I waiting?", "Receipt", "My jobs", "Advanced", "PNG info"):
         if (button := page.get_by_role("button", name=heading)).is_visible():

@@ -1,4 +1,4 @@
-"""Official clients, unmodified, and the door in Serve's proxy, against the really served app."""
+"""Official clients, unmodified, and the middleware of Serve's proxy, against the really served app."""
 
 import base64
 import io
@@ -170,7 +170,7 @@ def test_gradios_client_gets_a_sentence_about_what_is_wrong(service):
         client.predict(prompt=PROMPT, width=64, api_name="/generate")
 
 
-# -- the door
+# -- the proxy's middleware
 
 
 def ask(service, path, headers=None, data=None):

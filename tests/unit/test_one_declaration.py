@@ -28,9 +28,10 @@ schema.GenerationRequest = create_model(
 )
 
 from pathlib import Path
+from deployments.access import AccessPolicy
 from deployments.api import huggingface, openai
 from deployments.api.deployment import create_api
-from gradio_ingress import controls, png_info, program, receipt
+from gradio_ingress import client_api, controls, png_info, receipt
 from gradio_ingress.controls import to_request
 from models.settings_text import settings_text
 from models.image_file import encode_image
@@ -43,7 +44,7 @@ spec = ImageSpec(
     guidance_scale=4.0, sampler="ddim", seed=7, output_format="png", clip_skip=request.clip_skip,
 )
 picture = encode_image(Decoded(np.zeros((4, 4, 3), np.uint8), False), spec, "d" * 64)
-openapi = create_api(None, None, dict, []).openapi()["components"]["schemas"]
+openapi = create_api(None, None, dict, [], AccessPolicy()).openapi()["components"]["schemas"]
 hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": {"clip_skip": 2}})
 found = {
     "the page": controls._kind("clip_skip").__name__,
@@ -51,7 +52,7 @@ found = {
     "OpenAI's dialect": openai.to_request(openai.ImagesBody(prompt="a circle", clip_skip=2)).clip_skip,
     "Hugging Face's dialect": huggingface.to_request(hf, "shapes", None).clip_skip,
     "OpenAPI": sorted(name for name, body in openapi.items() if "clip_skip" in body.get("properties", ())),
-    "Gradio's clients": "clip_skip" in program.endpoint(None).__annotations__,
+    "Gradio's clients": "clip_skip" in client_api.endpoint(None).__annotations__,
     "the settings of a file": png_info.read(picture)[0]["clip_skip"],
     "the text of a file": settings_text(spec).rpartition("\\n")[2],
     "the text that is read": png_info._from_parameters(settings_text(spec))[0]["clip_skip"],

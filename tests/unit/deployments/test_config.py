@@ -9,9 +9,9 @@ from deployments.config import AppConfig, ModelConfig, QueueConfig
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("num_inference_steps", 0, "num_inference_steps: input should be greater than or equal to 1"),
-        ("sampler", "lms", "sampler: input should be 'default', 'ddim'"),
-        ("stpes", 4, "stpes: no such field"),
+        ("num_inference_steps", 0, "num_inference_steps must be 1 or more"),
+        ("sampler", "lms", "sampler must be 'default', 'ddim'"),
+        ("stpes", 4, "stpes is not a known field"),
         ("prompt", "a circle", "prompt can have no default"),
         ("seed", 7, "seed can have no default"),
     ],

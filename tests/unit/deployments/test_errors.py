@@ -24,7 +24,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from deployments import errors
 from deployments.error_responses import status_of
 from deployments.errors import BY_CODE, NotFound, QueueFull, ReplicaLost, StoreUnavailable, UnknownModel
-from deployments.ray_errors import translate, translated
+from deployments.serve.ray_errors import translate, translated
 from models.errors import DarkroomError, InvalidRequest, NonFinite, Unavailable
 
 ROOT = Path(__file__).parents[3]

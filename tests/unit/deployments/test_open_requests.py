@@ -12,15 +12,16 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp
 
 from deployments import open_requests
-from deployments.api.owners import Owners
+from deployments.access import AccessPolicy
+from deployments.api.auth import AuthMiddleware
 from deployments.errors import TooManyRequests
 from deployments.keys import KEYS, Keyring, new_key
 from deployments.open_requests import OpenRequests
-from gradio_ingress.visitors import Visitors
+from gradio_ingress.page_auth import PageAuthMiddleware
 from models.errors import Unavailable
 
-Ingress = Callable[[ASGIApp, OpenRequests, Keyring | None], ASGIApp]
-both = pytest.mark.parametrize("ingress", [Owners, Visitors])
+Ingress = Callable[[ASGIApp, AccessPolicy], ASGIApp]
+both = pytest.mark.parametrize("ingress", [AuthMiddleware, PageAuthMiddleware])
 
 
 def caller(app: ASGIApp, address: str = "127.0.0.1") -> httpx.AsyncClient:
@@ -84,7 +85,7 @@ async def test_streams_of_one_caller_keep_no_other_and_no_probe_waiting(ingress:
         answer = StreamingResponse(stream()) if scope["path"] == "/watch" else PlainTextResponse("here")
         await answer(scope, receive, send)
 
-    served = ingress(app, OpenRequests(8), None)
+    served = ingress(app, AccessPolicy(max_ongoing_requests=8))
     greedy, other = caller(served, "10.0.0.1"), caller(served, "10.0.0.2")
     watching = [asyncio.create_task(greedy.get("/watch")) for _ in range(2)]
     await asyncio.sleep(0)
@@ -92,7 +93,7 @@ async def test_streams_of_one_caller_keep_no_other_and_no_probe_waiting(ingress:
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
     assert refused.headers["retry-after"] == "5"
     assert (await other.get("/jobs")).text == "here"
-    if ingress is Owners:
+    if ingress is AuthMiddleware:
         assert (await greedy.get("/health")).text == "here"
         assert (await greedy.delete("/jobs/job_1")).text == (await greedy.post("/jobs/job_1/cancel")).text == "here"
     streams.set()
@@ -119,7 +120,7 @@ async def test_a_stream_ends_once_its_key_is_removed(
     async def app(scope, receive, send) -> None:
         await StreamingResponse(endless(scope["state"]["owner"]))(scope, receive, send)
 
-    served = ingress(app, OpenRequests(100), Keyring(file))
+    served = ingress(app, AccessPolicy(keys=Keyring(file)))
 
     async def watch(secret: str) -> None:
         headers = [(b"authorization", f"Bearer {secret}".encode())]

@@ -6,10 +6,10 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from deployments.api.owners import Owners
+from deployments.access import AccessPolicy
+from deployments.api.auth import AuthMiddleware
 from deployments.keys import KEYS, Keyring, new_key
-from deployments.open_requests import OpenRequests
-from gradio_ingress.visitors import Visitors
+from gradio_ingress.page_auth import PageAuthMiddleware
 
 OURS = [
     "127.0.0.1",
@@ -46,7 +46,8 @@ PAGES = {  # headers -> whether they come from the service's own page, or no pag
 
 def caller(kind: str, *, keys: Keyring | None = None, allowed_hosts: tuple[str, ...] = ()) -> httpx.AsyncClient:
     app = PlainTextResponse("let in")
-    ingress = {"api": Owners, "page": Visitors}[kind](app, OpenRequests(1000), keys, allowed_hosts)
+    middleware = {"api": AuthMiddleware, "page": PageAuthMiddleware}[kind]
+    ingress = middleware(app, AccessPolicy(keys=keys, allowed_hosts=allowed_hosts))
     return httpx.AsyncClient(transport=httpx.ASGITransport(ingress), base_url="http://localhost:8000")
 
 

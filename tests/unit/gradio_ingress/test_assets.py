@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
+from deployments.access import AccessPolicy
 from gradio_ingress.app import create_app
 from gradio_ingress.assets import FOREVER, Assets
 from tests.unit.gradio_ingress.test_page import DispatcherClient, Down
@@ -22,7 +23,7 @@ def caller() -> httpx.AsyncClient:
 
 
 async def page() -> str:
-    app = create_app(DispatcherClient(Down()))
+    app = create_app(DispatcherClient(Down()), AccessPolicy())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         return (await client.get("/")).text
 

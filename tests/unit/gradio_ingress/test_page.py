@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from deployments.access import AccessPolicy
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
@@ -70,11 +71,11 @@ async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[d
     return [update async for update in page.on_generate(form(page, **values), request)]
 
 
-async def on_stage(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Job:
+async def selected_job(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Job:
     """The job that a page has begun to show."""
     async for update in updates:
         if page.parts.status in update:
-            return next(iter(page._boards.values())).shown
+            return next(iter(page._states.values())).selected
     raise AssertionError("nothing is shown")
 
 
@@ -88,7 +89,7 @@ async def test_a_prompt_ends_in_a_picture_and_the_seed_that_was_used(page: Page,
     assert 'src="/v1/files/job_' in last[page.parts.gallery]
     assert "Done" in last[page.parts.status]
     assert last[page.parts.cancel]["visible"] is False
-    assert not page._boards
+    assert not page._states
 
 
 async def test_what_has_not_changed_is_not_sent_again(page: Page, cluster: Cluster) -> None:
@@ -114,10 +115,10 @@ async def test_what_the_form_says_is_what_is_drawn(page: Page, cluster: Cluster)
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"prompt": ""}, "Prompt: "),
-        ({"prompt": "a star", "num_inference_steps": 500}, "less than or equal to 150"),
+        ({"prompt": ""}, "Prompt must"),
+        ({"prompt": "a star", "num_inference_steps": 500}, "must be 150 or less"),
         ({"prompt": "a star", "num_inference_steps": 120}, "Inference steps must be from 1 to 100"),
-        ({"prompt": "a star", "seed": -1, "randomize": False}, "Seed: "),
+        ({"prompt": "a star", "seed": -1, "randomize": False}, "Seed must"),
     ],
 )
 async def test_bad_input_shows_a_message_and_queues_nothing(
@@ -151,7 +152,7 @@ async def test_more_pictures_than_may_ever_wait_are_said_with_their_field(tmp_pa
 async def test_cancel_ends_the_job_in_the_cluster(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job = await on_stage(page, updates)
+    job = await selected_job(page, updates)
     await page.on_cancel(REQUEST)
     *_, last = [update async for update in updates]
     assert "Cancelled" in last[page.parts.status]
@@ -169,7 +170,7 @@ async def test_cancelling_what_has_ended_changes_nothing(page: Page, cluster: Cl
 async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job = await on_stage(page, updates)
+    job = await selected_job(page, updates)
     for act in ("cancel", "show"):
         seen = [u async for u in page.on_mine(a_request(None, "another"), clicked(act=act, job=job.id))]
         assert "There is no job" in seen[-1][page.parts.status]
@@ -180,9 +181,9 @@ async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, c
 async def test_leaving_the_page_does_not_end_the_job(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job = await on_stage(page, updates)
+    job = await selected_job(page, updates)
     await updates.aclose()
-    assert not page._boards
+    assert not page._states
     cluster.pipeline.go.set()
     *_, last = [state async for state in cluster.client.watch(job.id)]
     assert last.status == "succeeded"
@@ -191,10 +192,10 @@ async def test_leaving_the_page_does_not_end_the_job(page: Page, cluster: Cluste
 async def test_who_comes_back_sees_the_job_that_is_still_drawn(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job = await on_stage(page, updates)
+    job = await selected_job(page, updates)
     await updates.aclose()
     again = page.on_return(a_request("browser:ada", "another tab"))
-    assert (await on_stage(page, again)).id == job.id
+    assert (await selected_job(page, again)).id == job.id
     cluster.pipeline.go.set()
     *_, last = [update async for update in again]
     assert 'data-state="done"' in last[page.parts.gallery]
@@ -219,17 +220,17 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     assert "There is no job" in last[page.parts.status]
 
 
-async def test_a_second_job_takes_the_stage_and_the_first_can_be_recalled(page: Page, cluster: Cluster) -> None:
+async def test_a_second_job_is_selected_and_the_first_can_be_recalled(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    first = await on_stage(page, updates)
+    first = await selected_job(page, updates)
     assert len(await generated(page, prompt="a moon")) == 1  # its seed: whoever draws the page shows the rest
-    board = page._boards["tab"]
-    assert board.shown is not None
-    assert board.shown.specs[0].prompt == "a moon"
-    assert [job.specs[0].prompt for job in board.own] == ["a moon", "a star"]
+    state = page._states["tab"]
+    assert state.selected is not None
+    assert state.selected.specs[0].prompt == "a moon"
+    assert [job.specs[0].prompt for job in state.jobs] == ["a moon", "a star"]
     assert not [update async for update in page.on_mine(REQUEST, clicked(act="show", job=first.id))]
-    assert board.shown.id == first.id
+    assert state.selected.id == first.id
     cluster.pipeline.go.set()
     *_, last = [update async for update in updates]
     assert last[page.parts.mine].count("Done") == 2
@@ -241,9 +242,9 @@ async def test_who_generates_before_the_old_job_is_back_sees_the_new_one(page: P
     cluster.pipeline.go.clear()
     back = a_request("browser:ada", job=f"{old.id}.{old.link}")
     updates = page.on_generate(form(page, prompt="a moon"), back)
-    new = await on_stage(page, updates)
+    new = await selected_job(page, updates)
     assert [update async for update in page.on_return(back)] == []
-    assert page._boards["tab"].shown == new
+    assert page._states["tab"].selected == new
     await page.on_cancel(back)
     *_, last = [update async for update in updates]
     assert "Cancelled" in last[page.parts.status]
@@ -252,11 +253,11 @@ async def test_who_generates_before_the_old_job_is_back_sees_the_new_one(page: P
 async def test_a_refusal_stays_while_another_picture_is_drawn(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job = await on_stage(page, updates)
+    job = await selected_job(page, updates)
     [refused] = await generated(page, prompt="")
-    assert "Prompt:" in refused[page.parts.status]
-    page._boards["tab"]._put(job)  # a step more
-    assert "Prompt:" in (await anext(updates))[page.parts.status]
+    assert "Prompt must" in refused[page.parts.status]
+    page._states["tab"]._put(job)  # a step more
+    assert "Prompt must" in (await anext(updates))[page.parts.status]
     cluster.pipeline.go.set()
     *_, last = [update async for update in updates]
     assert "Done" in last[page.parts.status]
@@ -368,7 +369,7 @@ async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
 
 
 async def test_the_page_says_that_the_service_starts_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
+    monkeypatch.setattr(page_module, "RETRY_INTERVAL_S", 0.001)
     page = Page(DispatcherClient(Down(times=2)))
     updates = [update async for update in page.on_load(REQUEST)]
     assert ["still starting" in update.get(page.parts.status, "") for update in updates] == [True, True, False]
@@ -379,7 +380,7 @@ async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pyt
         async def call(self, method: str, *args: Any) -> Any:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(page_module, "ASK_AGAIN_S", 0.001)
+    monkeypatch.setattr(page_module, "RETRY_INTERVAL_S", 0.001)
     page = Page(DispatcherClient(Silent()))
     updates = page.on_load(REQUEST)
     assert "still starting" in (await anext(updates))[page.parts.status]
@@ -405,7 +406,7 @@ async def test_an_error_of_ours_becomes_a_plain_sentence(page: Page, monkeypatch
 
 
 def test_every_event_but_that_for_programs_is_private(page: Page) -> None:
-    create_app(page._client)
+    create_app(page._client, AccessPolicy())
     open_to_programs = [f.api_name for f in page.blocks.fns.values() if f.api_visibility != "private"]
     assert open_to_programs == ["generate"]
 

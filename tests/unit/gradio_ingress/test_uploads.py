@@ -16,10 +16,11 @@ import pytest
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
 
+from deployments.access import AccessPolicy
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, resolve
-from gradio_ingress import lingering, uploads
+from gradio_ingress import stream_keepalive, uploads
 from gradio_ingress.app import create_app
 from gradio_ingress.page import Page
 from gradio_ingress.uploads import MAX_FILES, REFUSED, uploaded
@@ -45,8 +46,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def http(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    monkeypatch.setattr(lingering, "LINGER_S", 0)  # or httpx would wait for the end of streams
-    app = create_app(Cluster(ImageStore(tmp_path / "images")).client)
+    monkeypatch.setattr(stream_keepalive, "KEEPALIVE_S", 0)  # or httpx would wait for the end of streams
+    app = create_app(Cluster(ImageStore(tmp_path / "images")).client, AccessPolicy())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         await client.get("/gradio_api/startup-events")
         yield client

@@ -46,9 +46,9 @@ def test_a_file_name_chooses_the_format(tiny_sd, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--set", "sampler=magic"], "sampler: input should be 'default', 'ddim'"),
+        (["--set", "sampler=magic"], "sampler must be 'default', 'ddim'"),
         (["--size", "64x65"], "height must be from 16 to 64 for tiny-sd, got 65."),
-        (["--set", "steps=4"], "steps: no such field."),
+        (["--set", "steps=4"], "steps is not a known field."),
     ],
 )
 def test_what_cannot_be_asked_for_ends_with_status_1_and_the_reason(tiny_sd, options, reason, capsys) -> None:

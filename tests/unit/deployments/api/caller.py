@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
 from deployments.keys import Keyring
-from deployments.replicas import ApplicationState, DeploymentState
+from deployments.serve.replicas import ApplicationState, DeploymentState
 from tests.fakes import FakePipeline, LocalCalls, a_dispatcher
 
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
@@ -32,7 +33,8 @@ class Api:
         self.dispatcher = a_dispatcher(self.pipeline, keys=keys, **queue)
         self.applications = {"generation": GENERATION, "shapes": ApplicationState("RUNNING", STAGES_RUN)}
         client = DispatcherClient(LocalCalls(self.dispatcher))
-        self.app = create_api(client, images, lambda: self.applications, ["shapes"], keys=keys and Keyring(keys))
+        access = AccessPolicy(keys=keys and Keyring(keys))
+        self.app = create_api(client, images, lambda: self.applications, ["shapes"], access)
         self.http = self.caller("127.0.0.1")
 
     def caller(self, address: str) -> httpx.AsyncClient:

@@ -58,9 +58,9 @@ async def test_the_format_is_the_first_of_ours_that_is_accepted(api: Api, accept
         ({"inputs": ""}, "inputs"),
         ({"inputs": "  "}, "prompt"),
         ({}, "inputs"),
-        ({"inputs": "a", "parameters": {"num_inference_steps": 0}}, "num_inference_steps: input"),
+        ({"inputs": "a", "parameters": {"num_inference_steps": 0}}, "num_inference_steps must be 1 or more"),
         ({"inputs": "a", "parameters": {"width": 100}}, "width must be a multiple of 64"),
-        ({"inputs": "a", "parameters": {"colour": "red"}}, "no such field"),
+        ({"inputs": "a", "parameters": {"colour": "red"}}, "is not a known field"),
         ({"inputs": "a", "parameters": {"scheduler": "magic"}}, "'ddim'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What one open page shows: the jobs of its owner, followed until all have ended, one of them on the stage."""
+"""The state of one open page: the jobs of its owner, followed until all have ended, one of them selected."""
 
 import asyncio
 import logging
@@ -12,48 +12,48 @@ from models.errors import DarkroomError
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
-JOBS = 12  # at most, newest first
-PACE_S = 0.25  # between two changes that are shown
-QUEUE_EVERY_S = 2.0
+MAX_JOBS = 12  # newest first
+UPDATE_INTERVAL_S = 0.25  # between two updates of the page, at least
+QUEUE_INTERVAL_S = 2.0
 
 
-class Board:
-    """The jobs of one page. Handlers put jobs on it; whoever draws the page iterates over `changes`."""
+class PageState:
+    """The jobs of one page. Event handlers select jobs; the one that renders the page iterates over `changes`."""
 
     def __init__(self, client: DispatcherClient, owner: str) -> None:
         self.owner = owner
-        self.shown: Job | None = None  # on the stage
+        self.selected: Job | None = None
         self.problem: DarkroomError | None = None  # why a job could not be found or followed
-        self.said: str | None = None  # by the page, in place of the status, until the job on the stage changes its own
+        self.message: str | None = None  # HTML in place of the status, until the status of the selected job changes
         self.queue: QueueState | None = None
         self._client = client
-        self._own: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._changed = asyncio.Event()
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def own(self) -> list[Job]:
+    def jobs(self) -> list[Job]:
         """The owner's jobs, newest first."""
-        return sorted(self._own.values(), key=lambda job: job.timestamps.created, reverse=True)[:JOBS]
+        return sorted(self._jobs.values(), key=lambda job: job.timestamps.created, reverse=True)[:MAX_JOBS]
 
-    def show(self, job: Job) -> None:
-        """Put a job on the stage, and follow it. It may be another's."""
-        self.shown, self.problem, self.said = job, None, None
+    def select(self, job: Job) -> None:
+        """Select a job, and follow it. It may be another owner's."""
+        self.selected, self.problem, self.message = job, None, None
         self._follow(job)
 
-    def say(self, words: str) -> None:
-        """Show words, as HTML, in place of the status."""
-        self.said = words
+    def show_message(self, html: str) -> None:
+        """Show a message in place of the status."""
+        self.message = html
         self._changed.set()
 
     async def changes(self) -> AsyncGenerator[None]:
         """Yield at once, then whenever something has changed, until every job has ended.
 
-        Where nothing is on the stage to begin with, the owner's newest job that has not ended is put there.
+        If no job is selected at first, the owner's newest job that has not ended is.
         """
-        asking = asyncio.create_task(self._ask_queue())
+        polling = asyncio.create_task(self._poll_queue())
         try:
-            await self._recall()
+            await self._load_jobs()
             while True:
                 self._changed.clear()
                 shown_at = time.monotonic()
@@ -61,22 +61,22 @@ class Board:
                 if not self._watches and not self._changed.is_set():
                     return
                 await self._changed.wait()
-                await asyncio.sleep(max(0.0, shown_at + PACE_S - time.monotonic()))
+                await asyncio.sleep(max(0.0, shown_at + UPDATE_INTERVAL_S - time.monotonic()))
         finally:
-            for task in (asking, *self._watches.values()):
+            for task in (polling, *self._watches.values()):
                 task.cancel()
 
-    async def _recall(self) -> None:
-        """Find the owner's jobs of earlier."""
+    async def _load_jobs(self) -> None:
+        """List the owner's earlier jobs."""
         try:
-            for job in await self._client.jobs(self.owner, None, JOBS):
+            for job in await self._client.jobs(self.owner, None, MAX_JOBS):
                 self._follow(job)
         except DarkroomError as error:
             logger.warning("a page's jobs cannot be listed: %s", error.message)
-            if self.shown is None and self.problem is None:
+            if self.selected is None and self.problem is None:
                 self.problem = error
-        if self.shown is None:
-            self.shown = next((job for job in self.own if not job.ended), None)
+        if self.selected is None:
+            self.selected = next((job for job in self.jobs if not job.ended), None)
 
     def _follow(self, job: Job) -> None:
         self._put(job)
@@ -84,14 +84,14 @@ class Board:
             self._watches[job.id] = asyncio.create_task(self._watch(job))
 
     def _put(self, job: Job) -> None:
-        known = self._own.get(job.id)
+        known = self._jobs.get(job.id)
         if known is not None and known.version > job.version:
             return
         if job.owner == self.owner:
-            self._own[job.id] = job
-        if self.shown is not None and self.shown.id == job.id:
-            self.said = self.said if job.status == self.shown.status else None
-            self.shown = job
+            self._jobs[job.id] = job
+        if self.selected is not None and self.selected.id == job.id:
+            self.message = self.message if job.status == self.selected.status else None
+            self.selected = job
         self._changed.set()
 
     async def _watch(self, job: Job) -> None:
@@ -108,18 +108,18 @@ class Board:
             self._changed.set()
 
     def _lose(self, job: Job, error: DarkroomError) -> None:
-        logger.warning("%s is followed no more: %s", job.id, error.message)
-        if self.shown is not None and self.shown.id == job.id:
+        logger.warning("%s is no longer followed: %s", job.id, error.message)
+        if self.selected is not None and self.selected.id == job.id:
             self.problem = error
 
-    async def _ask_queue(self) -> None:
-        """Keep `queue` young while the job on the stage waits."""
+    async def _poll_queue(self) -> None:
+        """Keep `queue` up to date while the selected job has not ended."""
         while True:
-            if self.shown is not None and not self.shown.ended:
+            if self.selected is not None and not self.selected.ended:
                 try:
                     self.queue = await self._client.queue()
                 except DarkroomError as error:
                     logger.warning("the queue cannot be shown: %s", error.message)
                     self.queue = None
                 self._changed.set()
-            await asyncio.sleep(QUEUE_EVERY_S)
+            await asyncio.sleep(QUEUE_INTERVAL_S)

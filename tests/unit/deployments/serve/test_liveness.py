@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, OutOfMemoryError
 
-from deployments import liveness
+from deployments.serve import liveness
 
 
 @pytest.mark.parametrize(

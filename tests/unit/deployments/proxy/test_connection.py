@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http import auto
 
-from deployments.api import connection
-from deployments.api.connection import MAX_HEAD, Connection
-from deployments.api.door import Door
+from deployments.proxy import connection
+from deployments.proxy.connection import MAX_HEAD, Connection
+from deployments.proxy.request_guard import RequestGuard
 from ops.proxy import middlewares
 
 WITHIN_S = 10.0
@@ -31,7 +31,7 @@ class Server:
 
     def __init__(self) -> None:
         middlewares()
-        self.uvicorn = uvicorn.Server(uvicorn.Config(Door(echo), port=0, lifespan="off", log_config=None))
+        self.uvicorn = uvicorn.Server(uvicorn.Config(RequestGuard(echo), port=0, lifespan="off", log_config=None))
 
     @property
     def port(self) -> int:
@@ -120,12 +120,12 @@ async def test_what_is_no_http_is_refused_in_the_words_of_the_api(server: Server
 async def test_a_head_that_does_not_come_ends_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch, first: bytes
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.05)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.05)
     assert await server.answer(first) == (0, None)
 
 
 async def test_a_head_that_drips_ends_the_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.3)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.3)
     reader, writer = await server.connect()
     writer.write(request()[:-2])
     with suppress(ConnectionError):
@@ -138,7 +138,7 @@ async def test_a_head_that_drips_ends_the_connection(server: Server, monkeypatch
 
 
 async def test_an_answered_request_does_not_end_its_connection(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.05)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.05)
     reader, writer = await server.connect()
     for _ in range(3):
         writer.write(request(body=b"a"))
@@ -179,7 +179,7 @@ async def test_where_none_is_idle_a_new_connection_is_closed(server: Server, mon
 async def test_a_body_that_drips_behind_its_answer_ends_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.3)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.3)
     reader, writer = await server.connect()
     writer.write(request(b"n: " + b"v" * 20_000).replace(b"Content-Length: 0", b"Content-Length: 99999"))
     assert b"431" in await reader.readuntil(b"}}")
@@ -192,7 +192,7 @@ async def test_a_body_that_drips_behind_its_answer_ends_the_connection(
 
 
 async def test_a_second_head_has_the_time_of_the_first(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.1)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.1)
     reader, writer = await server.connect()
     writer.write(request(body=b"a") + b"GET /v1/he")
     async with asyncio.timeout(WITHIN_S):

@@ -1,4 +1,4 @@
-"""Of Gradio's many routes, those that this page uses, and how much each may be sent."""
+"""The routes of Gradio that this page uses; all others are closed. Also bounds on the size of request bodies."""
 
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -8,11 +8,11 @@ from deployments.errors import NotFound
 from gradio_ingress.uploads import MAX_UPLOAD, UPLOAD
 from models.errors import DarkroomError, Unavailable
 
-API = "/v1"  # where the other application is
+API = "/v1"  # prefix of the other application
 PREFIX = "/gradio_api/"
-MAX_UPLOAD_BODY = MAX_UPLOAD + 2**20  # and of its envelope
-MAX_EVENT = 256 * 1024  # bytes of JSON, which is read on the event loop: a megabyte can take half a second
-USED = {
+MAX_UPLOAD_BODY = MAX_UPLOAD + 2**20  # with its multipart envelope
+MAX_EVENT = 256 * 1024  # bytes of JSON, parsed on the event loop: a megabyte can take half a second
+ALLOWED = {
     "app_id",
     "call",
     "cancel",
@@ -27,11 +27,11 @@ USED = {
 }
 
 
-class Narrow:
-    """Answers 404 to what no page of pictures needs: proxying, fetching addresses, recordings, histories, builders.
+class RouteAllowlist:
+    """Answers 404 to the routes that this page does not need: proxying, fetching URLs, recordings, histories, builders.
 
-    Gradio serves them whether they are used or not, and most of its advisories were about them. The API's paths are
-    answered 503. A body of more than `MAX_EVENT` bytes, or an upload's of more than `MAX_UPLOAD_BODY`, is answered 413.
+    Gradio serves them whether they are used or not, and most of its security advisories concern them. The API's paths
+    are answered 503; a body of more than `MAX_EVENT` bytes, or an upload of more than `MAX_UPLOAD_BODY`, 413.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -52,15 +52,16 @@ class Narrow:
 
 
 def _refusal(path: str) -> DarkroomError | None:
-    """Return why a path is not answered here. The API's come here only while Serve has no API."""
+    """Return why a path is refused. Paths of the API arrive here only while Serve has no API."""
     if path == API or path.startswith(f"{API}/"):
         return Unavailable("The API is starting or stopping. Try again soon.")
-    return None if _used(path) else NotFound("There is no such path.")
+    return None if _is_allowed(path) else NotFound("There is no such path.")
 
 
-def _used(path: str) -> bool:
-    """Whether the page asks for this. Of files, only those on this machine that Gradio lets it see."""
+def _is_allowed(path: str) -> bool:
+    """Whether the page needs a path. `file=` is allowed for local files only, which Gradio checks."""
     if not path.startswith(PREFIX):
         return True
-    asked = path.removeprefix(PREFIX)
-    return asked.partition("/")[0] in USED or (asked.startswith("file=") and not asked.lower().startswith("file=http"))
+    route = path.removeprefix(PREFIX)
+    is_local_file = route.startswith("file=") and not route.lower().startswith("file=http")
+    return route.partition("/")[0] in ALLOWED or is_local_file

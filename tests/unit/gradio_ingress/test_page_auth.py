@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.access import AccessPolicy
 from deployments.keys import KEYS, Keyring, new_key, owner_of_cookie
-from deployments.open_requests import OpenRequests
-from gradio_ingress.visitors import WRONG, Visitors
+from gradio_ingress.page_auth import WRONG, PageAuthMiddleware
 
 
 async def page(scope: Scope, receive: Receive, send: Send) -> None:
@@ -19,8 +19,8 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def browser(keys: Keyring | None = None, scheme: str = "http") -> httpx.AsyncClient:
-    visitors = Visitors(page, OpenRequests(1000), keys)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(visitors), base_url=f"{scheme}://localhost")
+    app = PageAuthMiddleware(page, AccessPolicy(keys=keys))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"{scheme}://localhost")
 
 
 async def test_a_browser_gets_a_name_and_keeps_it() -> None:

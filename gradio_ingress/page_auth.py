@@ -1,7 +1,6 @@
-"""Who uses the page: a cookie names the owner of a browser's jobs. With keys on, the page asks for one."""
+"""The owner of the page's requests, named by a cookie. With keys on, the page asks for a key."""
 
 import secrets
-from collections.abc import Collection
 from contextlib import ExitStack
 from html import escape
 
@@ -13,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.access import AccessPolicy
 from deployments.error_responses import respond
-from deployments.keys import COOKIE, Keyring, bearer_of, cookie_of, digest_of, owner_of_cookie, peer_of
+from deployments.keys import COOKIE, bearer_of, cookie_of, digest_of, owner_of_cookie, peer_of
 from deployments.open_requests import OpenRequests, until_removed
 from deployments.origins import check_host, check_origin
 from models.errors import DarkroomError
@@ -29,25 +29,19 @@ def owner_of(request: gr.Request) -> str:
     return request.state.owner or f"tab:{digest_of(str(request.session_hash))[:32]}"
 
 
-class Visitors:
+class PageAuthMiddleware:
     """Puts the owner into a request's state, as the API does. Pure ASGI: anything else would buffer streams.
 
-    Without keys, a browser that comes for the first time gets a name. With keys, it gets a form until it has sent one;
-    programs send theirs as `Authorization: Bearer …`. Other sites' pages may send nothing that changes something; and
-    without keys, `Host` must be one of ours. An owner's open requests are counted, and end with the owner's key.
+    Without keys, a browser gets a name at its first request. With keys, it gets a login form until it has sent a key;
+    programs send theirs as `Authorization: Bearer …`. Requests of other sites' pages that would change something are
+    refused; without keys, `Host` must be allowed. An owner's open requests are counted, and end with the owner's key.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        open_requests: OpenRequests,
-        keys: Keyring | None = None,
-        allowed_hosts: Collection[str] = (),
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: AccessPolicy) -> None:
         self._app = app
-        self._open_requests = open_requests
-        self._keys = keys
-        self._allowed_hosts = allowed_hosts
+        self._keys = access.keys
+        self._allowed_hosts = access.allowed_hosts
+        self._open_requests = OpenRequests(access.max_ongoing_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""

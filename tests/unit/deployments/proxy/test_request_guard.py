@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from deployments.api import door
-from deployments.api.door import Door
 from deployments.api.limits import MAX_BODY
+from deployments.proxy import request_guard
+from deployments.proxy.request_guard import RequestGuard
 from ops.proxy import middlewares
 from tests.unit.deployments.api.caller import problem
 
 
 class Behind:
-    """An application behind the door: what it was given, and what it answers."""
+    """An application behind the guard: what it received, and what it answers."""
 
     def __init__(self) -> None:
         self.answer: Response = JSONResponse({"ok": True})
@@ -39,7 +39,7 @@ def behind() -> Behind:
 
 @pytest.fixture
 def caller(behind: Behind) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(Door(behind)), base_url="http://test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(RequestGuard(behind)), base_url="http://test")
 
 
 async def test_what_only_serve_may_say_is_taken_off(behind: Behind, caller: httpx.AsyncClient) -> None:
@@ -82,7 +82,7 @@ async def test_a_body_arrives_whole(behind: Behind, caller: httpx.AsyncClient) -
 async def test_a_body_that_does_not_come_is_a_408_and_nobody_else_waits_for_it(
     behind: Behind, monkeypatch: pytest.MonkeyPatch, path: str, is_ours: bool
 ) -> None:
-    monkeypatch.setattr(door, "BODY_WITHIN_S", 0.01)
+    monkeypatch.setattr(request_guard, "BODY_TIMEOUT_S", 0.01)
     sent: list[dict[str, Any]] = []
     first = [{"type": "http.request", "body": b"{", "more_body": True}]
 
@@ -96,7 +96,7 @@ async def test_a_body_that_does_not_come_is_a_408_and_nobody_else_waits_for_it(
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
-    await Door(behind)(scope, receive, send)
+    await RequestGuard(behind)(scope, receive, send)
     assert (behind.reached, sent[0]["status"]) == (0, 408)
     assert {b"x-request-id", b"connection"} <= {name for name, _ in sent[0]["headers"]}
     assert (b'"code":"request_timeout"' in sent[1]["body"]) == is_ours
@@ -125,22 +125,22 @@ async def test_headers_that_are_too_large_are_a_431_and_reach_nobody(
             sent.append(message)
 
         given = headers_of(size, count)
-        await Door(behind)(
+        await RequestGuard(behind)(
             {"type": "http", "method": "GET", "path": path, "headers": given, "query_string": b""}, receive, send
         )
         return sent
 
-    refused = await answer(door.MAX_HEADERS + 1)
+    refused = await answer(request_guard.MAX_HEADERS + 1)
     assert (behind.reached, refused[0]["status"]) == (0, 431)
     assert {b"x-request-id", b"connection"} <= {name for name, _ in refused[0]["headers"]}
     assert (b'"code":"headers_too_large"' in refused[1]["body"]) == is_ours
     assert b"at most 16384 bytes" in refused[1]["body"]
-    assert (await answer(door.MAX_HEADERS - len(path)))[0]["status"] == 200
+    assert (await answer(request_guard.MAX_HEADERS - len(path)))[0]["status"] == 200
     assert behind.reached == 1
 
 
-def test_the_door_is_before_everything_that_the_proxy_serves() -> None:
-    assert middlewares()[-1].cls is Door
+def test_the_guard_is_the_outermost_middleware_of_the_proxy() -> None:
+    assert middlewares()[-1].cls is RequestGuard
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,9 @@ async def test_an_exception_of_serves_proxy_is_a_503_in_our_words(path: str) -> 
         """What Serve does when it is interrupted: uvicorn would answer 500 in plain text."""
 
     for app in (broken, silent):
-        answer = await httpx.AsyncClient(transport=httpx.ASGITransport(Door(app)), base_url="http://test").get(path)
+        answer = await httpx.AsyncClient(transport=httpx.ASGITransport(RequestGuard(app)), base_url="http://test").get(
+            path
+        )
         assert problem(answer, 503)["code"] == "unavailable"
         assert answer.headers["retry-after"] == "5"
 
@@ -194,7 +196,7 @@ async def test_an_exception_in_the_middle_of_an_answer_breaks_it() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(Door(broken)), base_url="http://test") as caller:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(RequestGuard(broken)), base_url="http://test") as caller:
         with pytest.raises(RuntimeError):
             await caller.get("/")
 
@@ -214,13 +216,13 @@ class Sender:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    async def to(self, app: Door) -> None:
+    async def to(self, app: RequestGuard) -> None:
         scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [], "query_string": b""}
         await app(scope, self.receive, self.send)
 
 
 async def test_an_upload_that_does_not_end_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "UPLOAD_WITHIN_S", 0.05)
+    monkeypatch.setattr(request_guard, "UPLOAD_TIMEOUT_S", 0.05)
     seen: list[str] = []
 
     async def reader(scope: Scope, receive: Receive, send: Send) -> None:
@@ -228,7 +230,7 @@ async def test_an_upload_that_does_not_end_is_a_408(monkeypatch: pytest.MonkeyPa
             seen.append((await receive())["type"])
 
     sender = Sender(b"x" * (MAX_BODY + 1), b"x")  # beyond what is waited for before anybody reads
-    await sender.to(Door(reader))
+    await sender.to(RequestGuard(reader))
     assert seen == ["http.request", "http.request", "http.disconnect"]
     assert sender.sent[0]["status"] == 408
     assert b"within 0.05 s" in sender.sent[1]["body"]
@@ -237,8 +239,8 @@ async def test_an_upload_that_does_not_end_is_a_408(monkeypatch: pytest.MonkeyPa
 async def test_all_bodies_together_are_bounded_and_given_back(
     behind: Behind, caller: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "MAX_HELD", MAX_BODY)
-    app = Door(behind)
+    monkeypatch.setattr(request_guard, "MAX_HELD_BYTES", MAX_BODY)
+    app = RequestGuard(behind)
     slow = Sender(b"x" * (MAX_BODY - 10))
     reading = asyncio.create_task(slow.to(app))
     await asyncio.sleep(0)
@@ -252,7 +254,7 @@ async def test_all_bodies_together_are_bounded_and_given_back(
 
 
 async def test_a_path_and_a_query_count_with_the_headers(behind: Behind, caller: httpx.AsyncClient) -> None:
-    for path in ("/v1/" + "a" * door.MAX_HEADERS, "/v1/queue?" + "a" * door.MAX_HEADERS):
+    for path in ("/v1/" + "a" * request_guard.MAX_HEADERS, "/v1/queue?" + "a" * request_guard.MAX_HEADERS):
         assert problem(await caller.get(path), 431)["code"] == "headers_too_large"
     assert behind.reached == 0
 
@@ -261,7 +263,7 @@ async def test_a_path_and_a_query_count_with_the_headers(behind: Behind, caller:
 async def test_a_target_that_is_no_path_is_refused(behind: Behind, path: str) -> None:
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
     sender = Sender()
-    await Door(behind)(scope, sender.receive, sender.send)
+    await RequestGuard(behind)(scope, sender.receive, sender.send)
     assert (behind.reached, sender.sent[0]["status"]) == (0, 400)
     assert b"begins with /" in sender.sent[1]["body"]
 
@@ -290,5 +292,5 @@ async def test_what_is_no_request_over_http_passes(behind: Behind) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scopes.append(scope)
 
-    await Door(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await RequestGuard(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert scopes == [{"type": "lifespan"}]

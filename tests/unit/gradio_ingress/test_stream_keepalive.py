@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from deployments.access import AccessPolicy
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
-from gradio_ingress.lingering import PENDING, linger
 from gradio_ingress.page import Page
+from gradio_ingress.stream_keepalive import PENDING, keep_streams_open
 from tests.unit.gradio_ingress.fakes import Cluster
 
 
@@ -59,7 +60,7 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
 def blocks() -> Any:
     kinds = ("private", "public")
     blocks: Any = SimpleNamespace(_queue=Queue(), fns=[SimpleNamespace(api_visibility=kind) for kind in kinds])
-    linger(blocks)
+    keep_streams_open(blocks)
     return blocks
 
 
@@ -98,7 +99,7 @@ async def test_programs_streams_end_as_they_did(blocks: Any, timers: Timers) -> 
 
 async def test_gradios_queue_is_as_this_expects_it(tmp_path: Path) -> None:
     client = Cluster(ImageStore(tmp_path)).client
-    create_app(client)
+    create_app(client, AccessPolicy())
     queue: Any = Page(client).blocks._queue
     assert callable(queue.push)
     assert queue.pending_event_ids_session == {}

@@ -1,4 +1,4 @@
-"""The page's one endpoint for programs: `/generate`, for gradio_client. Its arguments are the schema's fields."""
+"""The page's one endpoint for API clients: `/generate`, for gradio_client. Its arguments are the schema's fields."""
 
 from collections.abc import Callable
 from inspect import Parameter, Signature
@@ -9,24 +9,24 @@ from gradio.data_classes import FileData
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import GenerationRequest, Job, read_request
-from gradio_ingress.native_queue import show_place
+from gradio_ingress.gradio_queue import send_position
+from gradio_ingress.page_auth import owner_of
 from gradio_ingress.status import ACTIVITIES
-from gradio_ingress.visitors import owner_of
 from models.errors import DarkroomError
 
-ABOUT = (
-    "Draws pictures and returns their files, the first one's seed, and the job. What is left out, or None, is as the "
-    "model prefers. While it waits, the place in line and the estimate are those of the whole cluster."
+DESCRIPTION = (
+    "Generates images and returns their files, the first one's seed, and the job. A field that is left out, or None, "
+    "has the model's default. While the job waits, the queue position and the estimate are those of the whole cluster."
 )
 
 
 def add_generate(client: DispatcherClient) -> None:
-    """Add the endpoint to the Blocks that are being made."""
-    gr.api(endpoint(client), api_name="generate", api_description=ABOUT, concurrency_limit=None)
+    """Add the endpoint to the Blocks that are being built."""
+    gr.api(endpoint(client), api_name="generate", api_description=DESCRIPTION, concurrency_limit=None)
 
 
 def endpoint(client: DispatcherClient) -> Callable[..., Any]:
-    """Return the function, whose signature Gradio reads: the caller, then each field of the schema."""
+    """Return the endpoint's function. Gradio reads its signature: the caller, then each field of the schema."""
 
     async def generate(request: gr.Request, *given: Any) -> tuple[list[FileData], int, dict[str, Any]]:
         values, progress = dict(zip(GenerationRequest.model_fields, given, strict=True)), gr.Progress()
@@ -34,7 +34,7 @@ def endpoint(client: DispatcherClient) -> Callable[..., Any]:
             wanted = read_request({name: value for name, value in values.items() if value is not None})
             submitted = await client.submit(wanted, owner_of(request))
             async for job in client.watch(submitted.id):
-                _tell(job, progress)
+                _report(job, progress)
         except DarkroomError as error:
             raise gr.Error(error.message, print_exception=False) from error
         if job.status != "succeeded":
@@ -60,13 +60,13 @@ def _or_none(kind: Any) -> Any:
     return kind | None
 
 
-def _tell(job: Job, progress: gr.Progress) -> None:
+def _report(job: Job, progress: gr.Progress) -> None:
     if job.queue is not None:
-        show_place(job.queue)
+        send_position(job.queue)
     elif job.progress is not None:
         progress((job.progress.step, job.progress.steps), desc=ACTIVITIES[job.progress.stage], unit="steps")
 
 
 def _files(job: Job) -> list[FileData]:
-    """The pictures, where Gradio's clients look for files: `app` sends them on, with the job's read-only link."""
+    """The images, where Gradio's clients fetch files: `app` redirects them, with the job's read-only link."""
     return [FileData(path=f"{job.link}/{image.name}", orig_name=image.name, size=image.size) for image in job.images]

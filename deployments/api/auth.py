@@ -1,15 +1,15 @@
-"""Whose a request is: decided once, before anything else looks at it. Pure ASGI: anything else would buffer streams."""
+"""The owner of a request: determined once, before anything is read. Pure ASGI: anything else would buffer streams."""
 
-from collections.abc import Collection
 from contextlib import ExitStack
 
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.access import AccessPolicy
 from deployments.error_responses import path_of, respond
 from deployments.errors import Unauthorized
-from deployments.keys import Keyring, bearer_of, cookie_of, owner_of_cookie, peer_of
+from deployments.keys import bearer_of, cookie_of, owner_of_cookie, peer_of
 from deployments.open_requests import OpenRequests, until_removed
 from deployments.origins import check_host, check_origin
 from models.errors import DarkroomError
@@ -18,28 +18,22 @@ PROBES = ("/health", "/ready")  # they have no key, and room where no other requ
 SAFE = ("GET", "HEAD")
 
 
-class Owners:
-    """Puts the owner into a request's state, or answers 401 where keys are on and none was given.
+class AuthMiddleware:
+    """Puts the owner into a request's state, or answers 401 if keys are on and none was given.
 
-    With keys, the owner is the key's. A key comes as `Authorization: Bearer …`; where nothing can be changed by it,
-    also as the page's cookie, so that pages can show pictures. Without keys the owner is the page's browser, else the
-    address of the caller, and so a request is answered 403 whose `Host` is not allowed, or that another site's page
-    sent to change something: no browser sends such a page's requests with a key of its own accord.
+    With keys, the owner is the key's. A key is sent as `Authorization: Bearer …`; for reading, the page's cookie serves
+    too, so that pages can show images. Without keys the owner is the page's browser, else the caller's address, and a
+    request is answered 403 if its `Host` is not allowed, or if another site's page sent it to change something. With
+    keys that check is needless: a browser adds no `Authorization` header to such a page's requests.
 
     An owner with too many open requests is answered 429, and can still end jobs. Streams end once their key is removed.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        open_requests: OpenRequests,
-        keys: Keyring | None = None,
-        allowed_hosts: Collection[str] = (),
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: AccessPolicy) -> None:
         self._app = app
-        self._open_requests = open_requests
-        self._keys = keys
-        self._allowed_hosts = allowed_hosts
+        self._keys = access.keys
+        self._allowed_hosts = access.allowed_hosts
+        self._open_requests = OpenRequests(access.max_ongoing_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, QueuePlace
-from gradio_ingress import native_queue, program
+from gradio_ingress import client_api, gradio_queue
 from tests.unit.gradio_ingress.fakes import Cluster
 
 CALLER: Any = SimpleNamespace(state=SimpleNamespace(owner=None), session_hash="client")
@@ -26,26 +26,30 @@ def given(**values: Any) -> list[Any]:
 
 
 async def test_its_arguments_are_the_schemas_fields(cluster: Cluster) -> None:
-    hints = get_type_hints(program.endpoint(cluster.client))
+    hints = get_type_hints(client_api.endpoint(cluster.client))
     assert list(hints) == ["request", *GenerationRequest.model_fields, "return"]
     assert hints["prompt"] is str
     assert hints["width"] == int | None
 
 
 async def test_it_returns_files_seed_and_job(cluster: Cluster) -> None:
-    files, seed, about = await program.endpoint(cluster.client)(CALLER, *given(prompt="a star", seed=7, num_images=2))
+    files, seed, about = await client_api.endpoint(cluster.client)(
+        CALLER, *given(prompt="a star", seed=7, num_images=2)
+    )
     job = await cluster.client.job(about["id"])
     assert [file.path for file in files] == [f"{job.link}/{image.name}" for image in job.images]
     assert seed == 7
     assert job.owner == f"tab:{sha256(b'client').hexdigest()[:32]}"
 
 
-@pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "less than or equal")])
+@pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "must be 10 or less")])
 async def test_what_is_wrong_is_said(cluster: Cluster, values: dict[str, Any], words: str) -> None:
     with pytest.raises(gr.Error, match=words):
-        await program.endpoint(cluster.client)(CALLER, *given(prompt="a star", **values))
+        await client_api.endpoint(cluster.client)(CALLER, *given(prompt="a star", **values))
 
 
-async def test_a_place_that_gradio_does_not_take_is_logged_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    native_queue.show_place(QueuePlace(position=1, size=1, eta_s=1))
-    assert "Gradio does not take a place in line" in caplog.text
+async def test_a_position_that_gradio_does_not_accept_is_only_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gradio_queue.send_position(QueuePlace(position=1, size=1, eta_s=1))
+    assert "Gradio does not accept a queue position" in caplog.text

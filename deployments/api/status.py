@@ -15,13 +15,13 @@ from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.overview import QueueState
 from deployments.errors import NotFound
-from deployments.replicas import ApplicationState
 from deployments.schema import GenerationRequest
+from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
 from models.errors import DarkroomError
 from models.spec import ModelCard, Tokens
 
-READY_WITHIN_S = 3.0  # the Dispatcher answers, or is not ready
+READY_TIMEOUT_S = 3.0  # the Dispatcher answers, or is not ready
 _words: dict[str, Any] = {
     name: (f.annotation, f)
     for name, f in GenerationRequest.model_fields.items()
@@ -161,7 +161,7 @@ def _missing(states: Mapping[str, ApplicationState], app_name: str, needed: Iter
 async def _problem(client: DispatcherClient) -> str | None:
     """What keeps the Dispatcher from accepting jobs, if anything does."""
     try:
-        async with asyncio.timeout(READY_WITHIN_S):
+        async with asyncio.timeout(READY_TIMEOUT_S):
             return await client.problem()
     except (TimeoutError, DarkroomError):
         return "The Dispatcher does not answer."

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from deployments.schema import Progress, Timestamps
-from gradio_ingress import pictures
+from gradio_ingress import gallery
 from tests.unit.gradio_ingress.test_status import job, result
 
 
 def test_every_picture_has_a_tile_before_it_is_drawn() -> None:
-    shown = pictures.gallery(job(num_images=3))
+    shown = gallery.tiles(job(num_images=3))
     assert shown.count("<figure") == 3
     assert shown.count('data-state="waiting"') == 3
 
@@ -20,7 +20,7 @@ def test_preview_and_picture_take_the_same_tile() -> None:
         progress=Progress(stage="denoise", step=9, steps=16, eta_s=1, previews={1: "data:image/webp;base64,AA"}),
     )
     drawn = replace(drawn, images=(result(drawn),))
-    first, second = pictures.gallery(drawn).split("</figure>")[:2]
+    first, second = gallery.tiles(drawn).split("</figure>")[:2]
     assert f'src="/v1/files/0.png?link={drawn.link}" alt="a star"' in first
     assert 'download="darkroom-41.png"' in first
     assert 'src="data:image/webp;base64,AA" alt="Preview of: a star"' in second
@@ -30,7 +30,7 @@ def test_a_finished_tile_has_its_actions_and_its_file_comes_by_link() -> None:
     drawn = job(status="succeeded")
     drawn = replace(drawn, images=(result(drawn),))
     which = f'data-job="{drawn.id}.{drawn.link}" data-index="0"'
-    shown = pictures.gallery(drawn)
+    shown = gallery.tiles(drawn)
     assert f'data-act="seed" {which}' in shown
     assert f'data-act="settings" {which}' in shown
     assert f'data-copy-link="{drawn.id}.{drawn.link}"' in shown
@@ -41,13 +41,13 @@ def test_a_finished_tile_has_its_actions_and_its_file_comes_by_link() -> None:
 def test_several_pictures_can_be_downloaded_at_once() -> None:
     drawn = job(num_images=2, status="succeeded")
     drawn = replace(drawn, images=(result(drawn), result(drawn, 1)))
-    assert "data-download-all" in pictures.gallery(drawn)
+    assert "data-download-all" in gallery.tiles(drawn)
 
 
 def test_a_receipt_tells_what_a_picture_cost_and_how_programs_ask_for_it() -> None:
     drawn = job(status="succeeded", timestamps=Timestamps(created=100.0, started=101.5, ended=103.0))
     drawn = replace(drawn, images=(replace(result(drawn), denoise_s=0.731, model_digest="abcdef0123456789"),))
-    shown = pictures.receipts(drawn)
+    shown = gallery.receipts(drawn)
     for words in ("1.50 s", "0.73 s", "abcdef012345", "Copy as curl", "Copy as openai", "Copy as InferenceClient"):
         assert words in shown
 
@@ -55,6 +55,6 @@ def test_a_receipt_tells_what_a_picture_cost_and_how_programs_ask_for_it() -> No
 def test_a_prompt_cannot_become_markup() -> None:
     hostile = job(prompt='"><script>alert(1)</script>')
     hostile = replace(hostile, images=(result(hostile),))
-    assert "<script" not in pictures.gallery(hostile)
-    assert 'alt=""' not in pictures.gallery(hostile)
-    assert "<script" not in pictures.receipts(hostile)
+    assert "<script" not in gallery.tiles(hostile)
+    assert 'alt=""' not in gallery.tiles(hostile)
+    assert "<script" not in gallery.receipts(hostile)

@@ -1,4 +1,4 @@
-"""A Job's pictures as HTML: a tile each, and what made them. Pure."""
+"""A Job's images as HTML: a tile and a receipt for each. Pure."""
 
 from html import escape
 
@@ -7,24 +7,24 @@ from gradio_ingress import receipt
 from gradio_ingress.status import link_to, terms
 from models.spec import ImageSpec
 
-HERE = "http://this.page"  # stands for the service's address, which the browser knows
+HERE = "http://this.page"  # placeholder for the service's address, which the browser fills in
 
 
 def empty() -> str:
-    """Return what stands where pictures will be."""
+    """Return the placeholder of a gallery without images."""
     return '<div class="tiles" data-count="1"><div class="nothing">Your picture appears here.</div></div>'
 
 
-def gallery(job: Job) -> str:
-    """Return a tile a picture: empty while it waits, then its previews, then the picture, always in the same place."""
+def tiles(job: Job) -> str:
+    """Return a tile for each image: empty while it waits, then its previews, then the image."""
     done = {image.index: image for image in job.images}
     previews = job.progress.previews if job.progress else {}
-    tiles = [_tile(job, i, done.get(i), previews.get(i)) for i in range(len(job.specs))]
-    return f'<div class="tiles" data-count="{len(tiles)}">{"".join(tiles)}</div>{_below(job)}'
+    shown = [_tile(job, i, done.get(i), previews.get(i)) for i in range(len(job.specs))]
+    return f'<div class="tiles" data-count="{len(shown)}">{"".join(shown)}</div>{_below(job)}'
 
 
 def receipts(job: Job) -> str:
-    """Return what each picture cost, and how programs ask for the same."""
+    """Return the receipt of each image, with code that generates it again."""
     started = job.timestamps.started
     waited_s = None if started is None else started - job.timestamps.created
     return "".join(_receipt(image, waited_s) for image in job.images)

@@ -1,7 +1,7 @@
 """How Serve's HTTP proxy reads a connection: uvicorn's h11 protocol, with bounds that uvicorn has no options for.
 
-h11, and not httptools, which is uvicorn's default where it is installed: it bounds the bytes of a request's head before
-there is a request, and it reads the body of a request that offers another protocol, as `curl --http2` does.
+h11 instead of httptools, uvicorn's default if installed: h11 bounds the bytes of a request's head before the request is
+complete, and it reads the body of a request that offers another protocol, as `curl --http2` does.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from deployments.error_responses import respond
 from models.errors import InvalidRequest
 
-MAX_HEAD = 64 * 1024  # bytes in memory; above 16 KiB of headers the door explains, above this the connection ends
-HEAD_WITHIN_S = 10.0  # and so long a body may go on behind its answer
-MAX_CONNECTIONS = 4000  # of a proxy; with the bound above, 256 MiB
+MAX_HEAD = 64 * 1024  # bytes in memory; beyond 16 KiB `RequestGuard` explains, beyond this the connection ends
+HEAD_TIMEOUT_S = 10.0  # also for the rest of a body whose request is answered already
+MAX_CONNECTIONS = 4000  # to a proxy; times `MAX_HEAD`: 256 MiB
 NOT_HTTP = f"This is not valid HTTP/1.1, or its request line and headers have more than {MAX_HEAD // 1024} KiB."
 
 
 class Connection(H11Protocol):
-    """One connection: it ends where a request's head is too large, or what is to come of a request too slow.
+    """One connection. It ends when a request's head is too large, or when the request arrives too slowly.
 
-    Where there are too many connections, the one that has been idle for longest makes room for a new one.
+    Beyond `MAX_CONNECTIONS`, the one that has been idle for longest is closed for each new one.
     """
 
     def __init__(self, config: Any, *given: Any, **named: Any) -> None:
@@ -34,7 +34,7 @@ class Connection(H11Protocol):
         self._answered_at = 0.0  # on the event loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, if there is room."""
+        """Accept a connection, if there is room."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             idle = [each for each in self.connections if isinstance(each, Connection) and each.is_idle]
@@ -42,7 +42,7 @@ class Connection(H11Protocol):
         self._watch(has_begun=True)
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Read more of a request."""
         super().data_received(data)
         self._watch(has_begun=True)
 
@@ -63,7 +63,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be read, in the words of the API, and end the connection."""
+        """Answer an unreadable request with an error of the API, and end the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             refusal: Response = respond(InvalidRequest(NOT_HTTP))
             headers = [*refusal.raw_headers, (b"connection", b"close")]
@@ -73,16 +73,16 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _watch(self, has_begun: bool) -> None:
-        """Have a deadline while a head is to come that `has_begun`, or a body that is answered already.
+        """Set a deadline while a head that `has_begun` is incomplete, or the rest of a body arrives after the answer.
 
-        Between two requests uvicorn's keep-alive has one.
+        Between two requests uvicorn's keep-alive timeout applies.
         """
         is_head = self.conn.their_state is h11.IDLE and has_begun
         is_rest = self.conn.their_state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
         if not (is_head or is_rest):
             self._forget_deadline()
         elif self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(HEAD_WITHIN_S, self.transport.close)
+            self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:

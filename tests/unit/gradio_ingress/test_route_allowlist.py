@@ -6,15 +6,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.access import AccessPolicy
 from deployments.image_store import ImageStore
 from gradio_ingress.app import create_app
-from gradio_ingress.narrow import MAX_EVENT, MAX_UPLOAD_BODY
+from gradio_ingress.route_allowlist import MAX_EVENT, MAX_UPLOAD_BODY
 from tests.unit.gradio_ingress.fakes import Cluster
 
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Cluster(ImageStore(tmp_path)).client)
+    app = create_app(Cluster(ImageStore(tmp_path)).client, AccessPolicy())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         yield client
 

@@ -9,7 +9,7 @@ import pytest
 from deployments.dispatcher import client as client_module
 from deployments.error_responses import STATUSES
 from deployments.errors import BY_CODE, QueueFull, ReplicaLost, StoreUnavailable, Superseded
-from deployments.replicas import ApplicationState, DeploymentState
+from deployments.serve.replicas import ApplicationState, DeploymentState
 from models.errors import DarkroomError, Unavailable
 from tests.fakes import CARD, STEPS
 from tests.unit.deployments.api.caller import SLEEPS, STAGES_RUN, STARTS, Api, problem
