@@ -74,6 +74,6 @@ class TextEncoder:
         asked, cached = self._encoder.asked, self._encoder.cached
         encoded = await self._thread.run(self._encoder.encode, specs)
         self._stats.took(len(specs), encoded[0].encode_s)
-        self._metrics.texts(self._encoder.asked - asked, self._encoder.cached - cached)
+        self._metrics.prompts(self._encoder.asked - asked, self._encoder.cached - cached)
         self._metrics.seconds.observe(encoded[0].encode_s)
         return encoded
