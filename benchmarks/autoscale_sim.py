@@ -23,10 +23,10 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 
 from benchmarks.chart import draw_day
-from benchmarks.fleet import DECODER, ENCODER, Deployment, Fleet, Outcome, Picture, Policy, Seen
+from benchmarks.fleet import DECODER, DENOISER, ENCODER, Deployment, Fleet, Outcome, Picture, Policy, Seen
 from benchmarks.harness import ROOT, finish
 from benchmarks.plan import percentile, read_curve
-from deployments.autoscaling import DENOISER, stages
+from deployments.autoscaling import stages
 
 DAY_S = 86400.0
 MIX = ((0.25, 1, 4), (0.35, 2, 20), (0.3, 2, 30), (0.1, 2, 50))  # of pictures: share, rows, steps

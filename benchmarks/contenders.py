@@ -20,15 +20,16 @@ from ray.serve.handle import DeploymentHandle
 
 from benchmarks.harness import ROOT
 from models.card import read_card
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
+from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
-from models.denoiser.unet import load_unet
-from models.samplers import new_scheduler, plan_for
+from models.image_file import encode_image
+from models.samplers import new_scheduler
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae import load_vae
 
 SHAPES = ROOT / "models" / "checkpoints" / "shapes"
 CARD = read_card(str(SHAPES))
@@ -118,13 +119,13 @@ class Stages:
     def __init__(self) -> None:
         torch.set_num_threads(THREADS)
         self._text_encoder = load_text_encoder(SHAPES, CARD.family, CPU)
-        self._vae_decoder = load_vae_decoder(SHAPES, CARD.family, CPU)
-        self._unet = load_unet(SHAPES, CARD.family, CPU)
-        self._capacity = Capacity(self._unet, MAX_ROWS)
-        self._key = self._unet.key(CARD.defaults["width"], CARD.defaults["height"], CARD.max_tokens + 2)
-        self._capacity.warm_up(self._key)
+        self._vae = load_vae(SHAPES, CARD.family, CPU)
+        self._model = load_denoiser(SHAPES, CARD.family, CPU)
+        self._sizer = BatchSizer(self._model, MAX_ROWS)
+        self._key = self._model.expected_key(CARD.defaults["width"], CARD.defaults["height"], CARD.max_tokens)
+        self._sizer.warm_up(self._key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
-        self._engine = DenoisingEngine(self._unet, self._told.extend, capacity=self._capacity, preview=Preview(()))
+        self._engine = DenoisingEngine(self._model, self._told.extend, sizer=self._sizer, preview=Preview(()))
         self.forward_rows: Counter[int] = Counter()
         self.engine_s = 0.0
         self.decode_s = 0.0
@@ -132,9 +133,8 @@ class Stages:
     @torch.inference_mode()
     def draw(self, specs: Sequence[ImageSpec]) -> list[bytes]:
         """Return PNGs, in the order in which they were finished."""
-        for spec, embeds in zip(specs, self._text_encoder.encode(specs), strict=True):
-            plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)
-            self._engine._batcher.add(new_state(spec, embeds, plan, self._unet))
+        for spec, encoded in zip(specs, self._text_encoder.encode(specs), strict=True):
+            self._engine._batcher.add(new_state(spec, encoded, self._model.plan(spec), self._model))
         pictures: list[bytes] = []
         finished: list[tuple[ImageSpec, StepUpdate]] = []
         while len(self._engine._batcher):
@@ -151,17 +151,17 @@ class Stages:
 
     def _decode(self, finished: Sequence[tuple[ImageSpec, StepUpdate]]) -> list[bytes]:
         start = time.perf_counter()
-        pixels = self._vae_decoder.decode([update.latents for _, update in finished])
+        pixels = self._vae.decode([update.latents for _, update in finished])
         pictures = [encode_image(one, spec, CARD.digest) for one, (spec, _) in zip(pixels, finished, strict=True)]
         self.decode_s += time.perf_counter() - start
         return pictures
 
     def forward_s(self, rows: int, repeats: int = 9) -> float:
         """Median seconds of a bare forward of `rows` rows."""
-        inputs = self._unet.example(self._key, rows)
+        batch = self._model.example(self._key, rows)
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
-            self._unet.predict(inputs)
+            self._model.predict(batch)
             seconds.append(time.perf_counter() - start)
         return sorted(seconds)[repeats // 2]

@@ -18,16 +18,16 @@ import torch
 from benchmarks.harness import finish
 from models.card import read_card
 from models.checkpoint import locate
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
+from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
-from models.denoiser.unet import load_unet
+from models.image_file import encode_image
 from models.loading import choose_device, choose_dtype
-from models.samplers import plan_for
 from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import encode_image, load_vae_decoder
+from models.vae import load_vae
 
 REPEATS = 9
 
@@ -39,8 +39,8 @@ class Stages:
         self._card = card
         self.spec = card.spec(model=card.id, prompt="a circle", seed=0, **card.defaults)
         self._encoder = load_text_encoder(folder, card.family, device, dtype)
-        self._unet = load_unet(folder, card.family, device, dtype)
-        self._decoder = load_vae_decoder(folder, card.family, device, dtype)
+        self._model = load_denoiser(folder, card.family, device, dtype)
+        self._decoder = load_vae(folder, card.family, device, dtype)
         self._latents: Any = None
 
     def encode_s(self) -> float:
@@ -56,13 +56,12 @@ class Stages:
         """Median seconds of an engine's step of so many unguided rows."""
         told: list[tuple[object, StepUpdate]] = []
         engine = DenoisingEngine(
-            self._unet, told.extend, capacity=Capacity(self._unet, rows, padded=False), preview=Preview(())
+            self._model, told.extend, sizer=BatchSizer(self._model, rows, padded=False), preview=Preview(())
         )
         spec = replace(self.spec, guidance_scale=1.0, num_inference_steps=REPEATS + 2, sampler="ddim")
-        [embeds] = self._encoder.encode([spec])
+        [encoded] = self._encoder.encode([spec])
         for _ in range(rows):
-            plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)
-            engine._batcher.add(new_state(spec, embeds, plan, self._unet))
+            engine._batcher.add(new_state(spec, encoded, self._model.plan(spec), self._model))
         with torch.inference_mode():
             engine.step()  # the first one of its shape allocates
             seconds = median_s(engine.step)

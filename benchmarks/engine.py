@@ -8,13 +8,13 @@ import torch
 from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish
 from models.configs import read_json
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
+from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
-from models.denoiser.unet import load_unet
+from models.parameters import SAMPLERS
 from models.samplers import plan_for
-from models.spec import SAMPLERS
 from models.text_encoder import load_text_encoder
 
 SCHEDULER = read_json(SHAPES, "scheduler/scheduler_config.json")
@@ -24,18 +24,20 @@ ROUNDS = 7
 
 def step_s(samplers: tuple[str, ...], guidance: float) -> float:
     """Median seconds of a step of `MAX_ROWS` rows whose pictures take `samplers` in turn."""
-    unet = load_unet(SHAPES, CARD.family, CPU)
+    model = load_denoiser(SHAPES, CARD.family, CPU)
     encoder = load_text_encoder(SHAPES, CARD.family, CPU)
-    latents = torch.randn(MAX_ROWS, *unet.key(CARD.defaults["width"], CARD.defaults["height"], 1).latent_shape)
-    unet.predict = lambda inputs, slots=None: latents  # the forward, skipped
-    engine = DenoisingEngine(unet, lambda told: None, capacity=Capacity(unet, MAX_ROWS), preview=Preview(()))
+    latents = torch.randn(
+        MAX_ROWS, *model.expected_key(CARD.defaults["width"], CARD.defaults["height"], 1).latent_shape
+    )
+    model.predict = lambda batch, padded_rows=None: latents  # the forward, skipped
+    engine = DenoisingEngine(model, lambda told: None, sizer=BatchSizer(model, MAX_ROWS), preview=Preview(()))
     pictures = MAX_ROWS // (2 if guidance > 1 else 1)
     specs = [a_request(k, STEPS, guidance, samplers[k % len(samplers)]) for k in range(pictures)]
     seconds = []
     for _ in range(ROUNDS):
-        for spec, embeds in zip(specs, encoder.encode(specs), strict=True):
+        for spec, encoded in zip(specs, encoder.encode(specs), strict=True):
             plan = plan_for(SCHEDULER, spec.sampler, spec.num_inference_steps)
-            engine._batcher.add(new_state(spec, embeds, plan, unet))
+            engine._batcher.add(new_state(spec, encoded, plan, model))
         for _ in range(STEPS - 1):
             start = time.perf_counter()
             engine.step()

@@ -16,11 +16,12 @@ from ray.serve.autoscaling_policy import _apply_delay_logic
 from ray.serve.config import AutoscalingConfig
 
 from benchmarks.replica import Clock, Do, Replica
-from deployments.autoscaling import DENOISER, Demand
+from deployments.autoscaling import Demand
 from deployments.dispatcher.arrivals import Arrivals
 from deployments.dispatcher.forecast import rows_in_flight
+from deployments.stages import STAGES
 
-ENCODER, DECODER = "TextEncoder", "VaeDecoder"
+ENCODER, DENOISER, DECODER = (stage.deployment for stage in STAGES)
 SAMPLE_S = 2.0  # between two looks at what there is to do
 DECIDE_S = 10.0  # between two decisions: Serve's replicas report so often
 

@@ -19,19 +19,20 @@ from diffusers import StableDiffusionXLPipeline as SDXLPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import finish
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
+from models.denoiser.model import DenoiserModel
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
-from models.denoiser.unet import UNet
+from models.families.registry import FAMILIES
 from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
-from models.text_encoder import PromptEmbeds, TextEmbeds
-from models.vae_decoder import VaeDecoder
+from models.text_encoder import EncodedPrompt
+from models.vae import Vae
 
 STEPS = 20
 GUIDANCE = 7.5
-TOKENS = 77
+TOKENS = 75  # without start and end
 MAX_ROWS = 16
 SCHEDULER = {
     "beta_start": 0.00085,
@@ -88,14 +89,11 @@ class Model:
         """Of a picture, pixels."""
         return self.unet.config.sample_size * 8
 
-    def text(self, seed: int) -> TextEmbeds:
-        """A text's embedding, at random."""
+    def text(self, seed: int) -> dict[str, torch.Tensor]:
+        """A text's conditioning, at random."""
         generator = torch.Generator().manual_seed(seed)
-        hidden = torch.randn(TOKENS, self.unet.config.cross_attention_dim, generator=generator)
-        if self.family == "sd":
-            return TextEmbeds(hidden, None)
-        width = self.unet.config.projection_class_embeddings_input_dim - 6 * self.unet.config.addition_time_embed_dim
-        return TextEmbeds(hidden, torch.randn(width, generator=generator))
+        shapes = FAMILIES[self.family].expected_shapes(self.unet.config, TOKENS)
+        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items() if name != "time_ids"}
 
 
 def new_model(family: str, device: torch.device, *, tiny: bool) -> Model:
@@ -123,9 +121,9 @@ def by_pipeline(model: Model, clients: int, *, compiled: bool) -> Callable[[], o
     inputs: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np"}
     for sign in ("", "negative_"):
         texts = [model.text(2 * k + bool(sign)) for k in range(clients)]
-        inputs[f"{sign}prompt_embeds"] = stacked([text.hidden for text in texts], model.device)
+        inputs[f"{sign}prompt_embeds"] = stacked([text["encoder_hidden_states"] for text in texts], model.device)
         if model.family == "sdxl":
-            inputs[f"{sign}pooled_prompt_embeds"] = stacked([text.pooled for text in texts], model.device)
+            inputs[f"{sign}pooled_prompt_embeds"] = stacked([text["text_embeds"] for text in texts], model.device)
     return partial(pipeline, **inputs, height=model.side, width=model.side)
 
 
@@ -139,15 +137,17 @@ class Engine:
 
     def __init__(self, model: Model, *, compiled: bool) -> None:
         self._model = model
-        self.unet = UNet(model.unet, model.family, SCHEDULER | {"_class_name": "DDIMScheduler"}, 8, model.device)
+        self.denoiser = DenoiserModel(
+            model.unet, FAMILIES[model.family], SCHEDULER | {"_class_name": "DDIMScheduler"}, 8, model.device
+        )
         if compiled:
-            self.unet.compile()
-        self.key = self.unet.key(model.side, model.side, TOKENS)
-        self.capacity = Capacity(self.unet, MAX_ROWS, padded=compiled)
-        self.capacity.warm_up(self.key)
+            self.denoiser.compile()
+        self.key = self.denoiser.expected_key(model.side, model.side, TOKENS)
+        self.sizer = BatchSizer(self.denoiser, MAX_ROWS, padded=compiled)
+        self.sizer.warm_up(self.key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
-        self._engine = DenoisingEngine(self.unet, self._told.extend, capacity=self.capacity, preview=Preview(()))
-        self._decoder = VaeDecoder(model.vae, model.family, model.device)
+        self._engine = DenoisingEngine(self.denoiser, self._told.extend, sizer=self.sizer, preview=Preview(()))
+        self._decoder = Vae(model.vae, model.family, model.device)
 
     @torch.inference_mode()
     def draw(self, clients: int) -> None:
@@ -175,8 +175,8 @@ class Engine:
             seed=k,
             output_format="png",
         )
-        texts = PromptEmbeds(prompt_embeds=self._model.text(2 * k), negative_prompt_embeds=self._model.text(2 * k + 1))
-        return new_state(spec, texts, plan_for(self.unet.scheduler_config, "ddim", STEPS), self.unet)
+        encoded = EncodedPrompt(rows=(self._model.text(2 * k + 1), self._model.text(2 * k)))
+        return new_state(spec, encoded, plan_for(self.denoiser.scheduler_config, "ddim", STEPS), self.denoiser)
 
 
 def seconds(draw: Callable[[], object], repeats: int = 3) -> float:
@@ -202,10 +202,10 @@ def matrix_peak(device: torch.device, side: int) -> float:
     return 20 * 2 * side**3 / seconds(products)
 
 
-def operations(unet: UNet, engine: Engine, rows: int) -> int:
+def operations(engine: Engine, rows: int) -> int:
     """Operations of one forward."""
     with FlopCounterMode(display=False) as counter:
-        unet.predict(unet.example(engine.key, rows))
+        engine.denoiser.predict(engine.denoiser.example(engine.key, rows))
     return counter.get_total_flops()
 
 
@@ -217,8 +217,8 @@ def measure(family: str, device: torch.device, peak: float, *, tiny: bool) -> di
         engine = Engine(model, compiled=compiled)
         name = "compiled" if compiled else "plain"
         if not compiled:
-            row = operations(engine.unet, engine, 1)
-        curve = {rows: engine.capacity.curve.step_s(rows, engine.key.cells) for rows in (1, 2, 4, 8, 16)}
+            row = operations(engine, 1)
+        curve = {rows: engine.sizer.curve.step_s(rows, engine.key.cells) for rows in (1, 2, 4, 8, 16)}
         print(f"\n{family}, {model.side} × {model.side}, {name}")
         for rows, taken in curve.items():
             print(f"  {rows:3} rows {taken * 1000:9.2f} ms  {rows * row / taken / peak:6.1%} of the matrix peak")

@@ -17,6 +17,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.gpu import SD_15
 from benchmarks.harness import ROOT, finish
+from models.families.registry import FAMILIES
 from models.loading import load_component, parameter_bytes
 
 MIB = 2**20
@@ -55,7 +56,7 @@ def measure(folder: Path, dtype: str) -> dict[str, float]:
         with path.open("rb") as file:
             file_digest(file, "sha256")
     checked = time.perf_counter()
-    unet = load_component(UNet2DConditionModel, folder, "sd", "unet", torch.device("cpu"), getattr(torch, dtype))
+    unet = load_component(folder, FAMILIES["sd"], "unet", torch.device("cpu"), getattr(torch, dtype))
     loaded = time.perf_counter()
     done.set()
     return {

@@ -11,9 +11,10 @@ from ray import serve
 from safetensors import safe_open
 
 from benchmarks.harness import ROOT, finish, running_service
+from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 
 MIB = 2**20
-STAGES = {"text_encoder": "TextEncoder", "unet": "Denoiser", "vae": "VaeDecoder"}
+STAGES = {"text_encoder": TEXT_ENCODER.deployment, "unet": DENOISER.deployment, "vae": VAE.deployment}
 
 
 def processes(pid: int) -> dict[str, float]:
@@ -41,7 +42,7 @@ def held_bytes() -> dict[str, int]:
     """What the weights in each stage's replica take, asked of the replicas of the service that runs here."""
     ray.init(address="auto", namespace="serve", logging_level="ERROR", log_to_driver=False)
     held = {
-        stage: serve.get_deployment_handle(name, "shapes").broadcast("work").results()[0].parameter_bytes
+        stage: serve.get_deployment_handle(name, "shapes").broadcast("stats").results()[0].parameter_bytes
         for stage, name in STAGES.items()
     }
     ray.shutdown()

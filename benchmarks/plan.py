@@ -73,7 +73,7 @@ class Plan:
 
     text_encoders: int
     denoisers: int
-    vae_decoders: int
+    vaes: int
     p50_s: float
     p95_s: float
 
@@ -185,9 +185,9 @@ def main() -> int:
     except Unplannable as error:
         print(error)
         return 1
-    devices = found.text_encoders + found.denoisers + found.vae_decoders
+    devices = found.text_encoders + found.denoisers + found.vaes
     print(f"{curve.model} on {curve.device}, {args.rate:g} pictures a second, {curve.steps} steps of {curve.rows} rows")
-    print(f"  TextEncoder {found.text_encoders:4}    Denoiser {found.denoisers:4}    VaeDecoder {found.vae_decoders:4}")
+    print(f"  TextEncoder {found.text_encoders:4}    Denoiser {found.denoisers:4}    Vae {found.vaes:4}")
     print(f"  p50 {found.p50_s:.2f} s, p95 {found.p95_s:.2f} s ({args.p95_s:g} wanted); alone {curve.alone_s:.2f} s")
     print(f"  a picture keeps a device busy for {curve.busy_s:.3f} s, and pays for {devices / args.rate:.3f} s")
     print((__doc__ or "").split("\n\n")[2].strip())

@@ -11,6 +11,7 @@ from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.forecaster import Forecaster
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.schema import ImageResult, Job, new_job
+from deployments.stages import DENOISER
 from models.spec import ImageSpec, StepUpdate
 
 DENOISERS = 1000
@@ -70,7 +71,7 @@ def forecast_ms(line: int) -> float:
 def a_forecaster() -> Forecaster:
     """One that knows how many denoisers there are."""
     forecaster = Forecaster(MAX_ROWS)
-    forecaster.see_replicas({"denoiser": DENOISERS}, [], 0.0)
+    forecaster.see_replicas({DENOISER.key: DENOISERS}, [], 0.0)
     return forecaster
 
 

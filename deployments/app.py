@@ -9,10 +9,10 @@ from deployments.api.deployment import ApiIngress
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
-from deployments.model import Model
 from deployments.pipeline import Pipeline
 from deployments.schema import check_defaults
 from deployments.serve.replicas import stage_replicas
+from deployments.stages.model import Model
 from models.checkpoint import check, locate
 
 
@@ -45,21 +45,21 @@ def build_model(config: ModelConfig) -> Application:
     check(config.checkpoint, config.allowed_roots)
     # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
     # checkpoint that is refused; and Ray tries a build that fails four times.
-    from deployments.denoiser import Denoiser
-    from deployments.text_encoder import TextEncoder
-    from deployments.vae_decoder import VaeDecoder
+    from deployments.stages.denoiser import Denoiser
+    from deployments.stages.text_encoder import TextEncoder
+    from deployments.stages.vae import Vae
     from models.card import read_card
     from models.latent_rgb import fit_latent_rgb
     from models.loading import choose_device
-    from models.vae_decoder import load_vae_decoder
+    from models.vae import load_vae
 
     card = read_card(config.checkpoint, config.defaults, config.manifest, config.allowed_roots)
     check_defaults(card)
-    vae = load_vae_decoder(locate(config.checkpoint), card.family, choose_device("cpu"))
+    vae = load_vae(locate(config.checkpoint), card.family, choose_device("cpu"))
     card = replace(card, latent_rgb=fit_latent_rgb(vae))
     return serve.deployment(Model).bind(
         card,
         serve.deployment(TextEncoder).bind(config, card),
         serve.deployment(Denoiser, user_config=DenoiserKnobs().model_dump()).bind(config, card),
-        serve.deployment(VaeDecoder).bind(config, card),
+        serve.deployment(Vae).bind(config, card),
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from deployments.stages import DENOISER, MODEL
+
 if TYPE_CHECKING:  # Ray takes seconds to import
     from ray.serve._private.common import DeploymentID
     from ray.serve.config import AutoscalingContext
@@ -17,7 +19,6 @@ DRAIN_S = 30.0  # in which what waits should be done
 BUSY = 0.7  # of a replica's time, where work comes as it has come of late: more leaves no room for bursts
 STAGE_S = 0.05  # what a picture takes of a replica of another stage, until that has been measured
 A_LITTLE = 1e-3  # of a replica: not worth one more
-DENOISER = "Denoiser"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,11 @@ def stages(demand: Demand, stage_s: Mapping[str, float], most_denoisers: int) ->
     replica that a picture takes.
     """
     if not demand.pictures:  # what came of late is done: how soon a stage sleeps is for its delays to say
-        return dict.fromkeys((DENOISER, *stage_s), 0)
+        return dict.fromkeys((DENOISER.deployment, *stage_s), 0)
     wanted = demand.denoise_load / BUSY + demand.denoise_s / DRAIN_S
     possible = min(1.0, most_denoisers / wanted) if wanted else 1.0
     pictures_per_s = possible * (demand.pictures_per_s / BUSY + demand.pictures / DRAIN_S)
-    needed = {DENOISER: wanted, **{stage: pictures_per_s * seconds for stage, seconds in stage_s.items()}}
+    needed = {DENOISER.deployment: wanted, **{stage: pictures_per_s * seconds for stage, seconds in stage_s.items()}}
     return {stage: max(1, ceil(replicas - A_LITTLE)) for stage, replicas in needed.items()}
 
 
@@ -52,13 +53,13 @@ def keep_step(
     """Read what `Model` and the stages record; return replicas, and what to remember of a stage that will sleep."""
     by_name = {ctx.deployment_name: (deployment, ctx) for deployment, ctx in contexts.items()}
     told = {name: _recorded(ctx) for name, (_, ctx) in by_name.items()}
-    demand = Demand(**told.get("Model", {}))
+    demand = Demand(**told.get(MODEL, {}))
     remembered = {
         name: told[name].get("picture_s") or ctx.policy_state.get("picture_s", STAGE_S)
         for name, (_, ctx) in by_name.items()
-        if name not in ("Model", DENOISER)
+        if name not in (MODEL, DENOISER.deployment)
     }
-    most = by_name[DENOISER][1].capacity_adjusted_max_replicas if DENOISER in by_name else 1
+    most = by_name[DENOISER.deployment][1].capacity_adjusted_max_replicas if DENOISER.deployment in by_name else 1
     chosen = stages(demand, remembered, most)
     for name, (_, ctx) in by_name.items():
         if name in chosen and ctx.total_num_requests > 0:  # a call came before it was recorded

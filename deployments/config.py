@@ -80,8 +80,8 @@ class DenoiserKnobs(Settings):
     )
 
 
-class VaeDecoderConfig(Settings):
-    """One VaeDecoder replica."""
+class VaeConfig(Settings):
+    """One Vae replica."""
 
     threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
     max_batch_size: int = Field(default=4, ge=1, le=64, description="Pictures decoded together.")
@@ -117,7 +117,7 @@ class ModelConfig(Settings):
 
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
-    vae_decoder: VaeDecoderConfig = VaeDecoderConfig()
+    vae: VaeConfig = VaeConfig()
 
     @field_validator("defaults")
     @classmethod

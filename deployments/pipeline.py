@@ -18,6 +18,7 @@ from deployments.image_store import StoredImage
 from deployments.schema import ImageResult
 from deployments.serve.liveness import own_name
 from deployments.serve.ray_errors import handle_of, translated
+from deployments.stages import DENOISER, MODEL, TEXT_ENCODER, VAE
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -43,7 +44,7 @@ class Pipeline:
             Unavailable: there is no such application, or it is still starting.
         """
         with translated():
-            model = await asyncio.to_thread(self._handle, "Model")  # where there is none yet, Serve is asked each time
+            model = await asyncio.to_thread(self._handle, MODEL)  # where there is none yet, Serve is asked each time
             card = await model.meet.remote(demand)
         return replace(card, id=self._app_name)
 
@@ -75,9 +76,9 @@ class Pipeline:
     async def _generate(self, spec: ImageSpec, lease: Lease) -> AsyncGenerator[StepUpdate | ImageResult, None]:
         name = lease.file_name(spec.output_format)
         with translated():
-            prompt_embeds = self._handle("TextEncoder").encode.remote(spec)  # not awaited: only a reference passes here
-            denoiser = self._handle("Denoiser").options(stream=True)
-            updates: Any = denoiser.denoise.remote(spec, prompt_embeds, lease.epoch, own_name())
+            encoded = self._handle(TEXT_ENCODER.deployment).encode.remote(spec)  # not awaited: passed by reference
+            denoiser = self._handle(DENOISER.deployment).options(stream=True)
+            updates: Any = denoiser.denoise.remote(spec, encoded, lease.epoch, own_name())
             update: StepUpdate | None = None
             try:
                 async for newest in updates:
@@ -107,7 +108,7 @@ class Pipeline:
     async def tokens(self, text: str) -> Tokens:
         """Count the tokens of a text."""
         with translated():
-            return await self._handle("TextEncoder").tokens.remote(text)
+            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text)
 
     async def fence(self, epoch: int) -> None:
         """Have every Denoiser drop what Dispatchers before `epoch` asked for.
@@ -116,7 +117,7 @@ class Pipeline:
         fences it.
         """
         try:
-            answers = self._handle("Denoiser").broadcast("fence", epoch)
+            answers = self._handle(DENOISER.deployment).broadcast("fence", epoch)
             problems = await answers.results_async(timeout_s=FENCE_TIMEOUT_S, return_exceptions=True)
         except (DeploymentUnavailableError, NoReplica):  # no Denoiser runs
             return
@@ -132,12 +133,12 @@ class Pipeline:
         while True:
             try:
                 with translated():
-                    decode = self._handle("VaeDecoder").decode
+                    decode = self._handle(VAE.deployment).decode
                     return await decode.remote(spec, last.latents, last.model_digest, self._images, name)
             except ReplicaLost:
                 if attempt == MAX_DECODES:
                     raise
-                logger.warning("lost the VaeDecoder of %s", name)
+                logger.warning("lost the Vae of %s", name)
                 attempt += 1
             except NoReplica as error:
                 logger.debug("%s waits: %s", name, error)

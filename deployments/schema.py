@@ -18,17 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
+from deployments.stages import Phase
 from deployments.styles import StyleName
 from deployments.validation import first_problem
 from models.errors import InvalidRequest
-from models.spec import MOST_SIDE, MOST_STEPS, ImageSpec, ModelCard, OutputFormat, Sampler
+from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat, Sampler
+from models.spec import ImageSpec, ModelCard
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters
 MAX_IMAGES = 10  # of a request
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
-Stage = Literal["encode", "denoise", "decode"]
 
 
 def of_model(**described: Any) -> Any:
@@ -51,10 +52,10 @@ class GenerationRequest(BaseModel):
     negative_prompt: str | None = of_model(max_length=MAX_PROMPT, description="What the picture should not show.")
     style: StyleName | None = Field(None, description="A preset that adds words to the prompt.")
     model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
-    width: int | None = of_model(ge=64, le=MOST_SIDE, description="Width in pixels.", json_schema_extra={"step": 8})
-    height: int | None = of_model(ge=64, le=MOST_SIDE, description="Height in pixels.", json_schema_extra={"step": 8})
+    width: int | None = of_model(ge=64, le=MAX_SIDE, description="Width in pixels.", json_schema_extra={"step": 8})
+    height: int | None = of_model(ge=64, le=MAX_SIDE, description="Height in pixels.", json_schema_extra={"step": 8})
     num_inference_steps: int | None = of_model(
-        ge=1, le=MOST_STEPS, description="Denoising steps: more is slower and finer."
+        ge=1, le=MAX_STEPS, description="Denoising steps: more is slower and finer."
     )
     guidance_scale: float | None = of_model(
         ge=0,
@@ -249,7 +250,7 @@ class QueuePlace:
 class Progress:
     """How far the pictures of a running job are, taken together."""
 
-    stage: Stage
+    stage: Phase
     step: int
     steps: int
     eta_s: float  # until it ends

@@ -11,7 +11,7 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import GenerationRequest, Job, read_request
 from gradio_ingress.gradio_queue import send_position
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.status import STAGES
+from gradio_ingress.status import ACTIVITIES
 from models.errors import DarkroomError
 
 DESCRIPTION = (
@@ -64,7 +64,7 @@ def _report(job: Job, progress: gr.Progress) -> None:
     if job.queue is not None:
         send_position(job.queue)
     elif job.progress is not None:
-        progress((job.progress.step, job.progress.steps), desc=STAGES[job.progress.stage], unit="steps")
+        progress((job.progress.step, job.progress.steps), desc=ACTIVITIES[job.progress.stage], unit="steps")
 
 
 def _files(job: Job) -> list[FileData]:

@@ -14,8 +14,9 @@ from deployments.schema import nested_type
 from gradio_ingress import controls
 from gradio_ingress.scalar_controls import label, plain
 from models.errors import InvalidRequest
+from models.parameters import SAMPLER_NAMES
 from models.settings_text import SETTINGS, read_value
-from models.spec import SAMPLER_NAMES, ImageSpec
+from models.spec import ImageSpec
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours

@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from deployments.schema import ImageResult, request_data
+from models.parameters import SAMPLER_NAMES
 from models.settings_text import OTHERS, is_default
-from models.spec import SAMPLER_NAMES, ImageSpec
+from models.spec import ImageSpec
 
 KEY = 'os.environ.get("DARKROOM_API_KEY", "unused")'
 OPENAIS = ("prompt", "model", "width", "height", "output_format", "output_compression")  # among them as `size`

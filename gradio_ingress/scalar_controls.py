@@ -14,7 +14,8 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
-from models.spec import SAMPLER_NAMES, ModelCard
+from models.parameters import SAMPLER_NAMES
+from models.spec import ModelCard
 
 FORMAT_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
 NAMES = SAMPLER_NAMES | FORMAT_NAMES | {name: style.label for name, style in styles.STYLES.items()}

@@ -6,11 +6,13 @@ from typing import Any
 
 from deployments.dispatcher.overview import ModelQueue, QueueState
 from deployments.schema import ImageResult, Job, Progress
+from deployments.stages import DENOISER, STAGES
 from models.spec import ImageSpec, Tokens
 
 STARTING = "The service is still starting…"
 READY = "Ready."
-STAGES = {"encode": "Reading the prompt", "denoise": "Denoising", "decode": "Decoding"}
+ACTIVITIES = {stage.phase: stage.activity for stage in STAGES}
+LABELS = {stage.key: stage.label for stage in STAGES}
 STATES = {
     "queued": "In line",
     "running": "Drawing",
@@ -177,8 +179,8 @@ def _running(progress: Progress | None) -> tuple[str, str]:
     others = progress.batch_images - 1
     company = f"with {others} other{'s' if others > 1 else ''} in one batch" if others > 0 else ""
     left = f"{about(progress.eta_s, progress.eta_most_s)} left" if progress.eta_s else ""
-    count = f"{progress.step}/{progress.steps}" if progress.stage == "denoise" else ""
-    return STAGES[progress.stage], " · ".join(part for part in (count, left, company) if part)
+    count = f"{progress.step}/{progress.steps}" if progress.stage == DENOISER.phase else ""
+    return ACTIVITIES[progress.stage], " · ".join(part for part in (count, left, company) if part)
 
 
 def _took(job: Job) -> str:
@@ -219,12 +221,8 @@ def _line(line: ModelQueue) -> list[tuple[str, str]]:
         ("Waiting", _pictures(line.waiting)),
         ("Being drawn", _pictures(line.running)),
         ("Until all is done", about(line.eta_s, None) if line.waiting + line.running else "nothing to do"),
-        *((_stage(name), _replicas(line, name)) for name in line.replicas),
+        *((f"{LABELS[key]} replicas", _replicas(line, key)) for key in line.replicas),
     ]
-
-
-def _stage(name: str) -> str:
-    return f"{name.replace('_', ' ').capitalize().replace('Vae', 'VAE')} replicas"
 
 
 def _replicas(line: ModelQueue, stage: str) -> str:

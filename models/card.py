@@ -58,19 +58,19 @@ def read_card(
         check_manifest(manifest, sums)
     own = read_own_word(folder)
     facts = family.facts(folder, pipeline)
-    scale, side = facts.latent_scale, facts.side
+    least, side = 8 * facts.size_multiple, facts.side
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
     scheduler = read_scheduler(folder)
     defaults = _defaults(facts, scheduler["_class_name"]) | chosen
-    samplers = choose_samplers(folder, scheduler, defaults)
+    samplers = choose_samplers(folder, family, scheduler, defaults)
     return ModelCard(
         id=Path(checkpoint.partition("@")[0]).name,
         family=family.name,
         digest=digest(sums),
         files=sums,
         defaults=defaults | {"sampler": samplers.default},
-        bounds={"width": (8 * scale, 2 * side), "height": (8 * scale, 2 * side)} | own.bounds,
-        size_multiple=own.size_multiple or scale,
+        bounds={"width": (least, 2 * side), "height": (least, 2 * side)} | own.bounds,
+        size_multiple=own.size_multiple or facts.size_multiple,
         samplers=samplers.names,
         min_steps=samplers.min_steps,
         max_tokens=facts.max_tokens,

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from models.checkpoint_files import DESCRIPTION, check_parts, checked_files, find_weights
 from models.configs import read_json
 from models.errors import UnusableCheckpoint
-from models.families.base import Stage
+from models.families.base import Domain
 from models.families.registry import FAMILIES, PIPELINES
-from models.spec import MOST_SIDE, MOST_STEPS, ModelCard, OutputFormat
+from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat
+from models.spec import ModelCard
 
 ROOT = Path(__file__).parents[1]
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -29,9 +30,9 @@ class OwnDefaults(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     negative_prompt: str = ""
-    width: int = Field(default=0, ge=1, le=MOST_SIDE)
-    height: int = Field(default=0, ge=1, le=MOST_SIDE)
-    num_inference_steps: int = Field(default=0, ge=1, le=MOST_STEPS)
+    width: int = Field(default=0, ge=1, le=MAX_SIDE)
+    height: int = Field(default=0, ge=1, le=MAX_SIDE)
+    num_inference_steps: int = Field(default=0, ge=1, le=MAX_STEPS)
     guidance_scale: NonNegativeFloat = 0.0
     sampler: str = ""
     output_format: OutputFormat = "png"
@@ -112,7 +113,7 @@ def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
     check_numbers(folder)
 
 
-def locate_parts(checkpoint: str, card: ModelCard, stage: Stage, allowed_roots: Sequence[Path] = ()) -> Path:
+def locate_parts(checkpoint: str, card: ModelCard, stage: Domain, allowed_roots: Sequence[Path] = ()) -> Path:
     """Return the folder of a checkpoint whose files for a stage are those that the card was read from.
 
     Raises:
@@ -145,11 +146,11 @@ def check_components(folder: Path) -> None:
     index, family = read_json(folder, INDEX), PIPELINES[pipeline_class(folder)]
     for name, component in family.components.items():
         library, class_name = _class_entry(index.get(name))
-        if library != component.library or class_name not in component.classes:
+        if library != component.source or class_name not in component.classes:
             known = " or ".join(component.classes)
             raise UnusableCheckpoint(
                 f"{folder / INDEX}: {name} is {'.'.join(filter(None, (library, class_name))) or 'missing'}; "
-                f"{index['_class_name']} is served with {component.library}'s {known}."
+                f"{index['_class_name']} is served with {component.source}'s {known}."
             )
 
 

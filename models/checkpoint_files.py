@@ -207,7 +207,8 @@ def _model_files(roots: Sequence[Path], part: Path, component: Component) -> Ite
     weights = find_weights(part, component)
     check_neighbours(part, component.library, weights.variant)
     files = [_inside(roots, path) for path in weights.files]
-    check_model(config, content, component.classes[0], files)
+    assert component.least_size is not None, f"{part.name}: a component with weights declares its least size"
+    check_model(config, content, component.library, component.least_size, files)
     yield from (config, *files)
     if weights.index is not None:
         yield _inside(roots, weights.index)

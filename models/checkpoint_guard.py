@@ -7,28 +7,27 @@ model before they read the first weight. All functions raise `UnusableCheckpoint
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from models.configs import check_count, entries_of, entry_name, leaves, shortened
 from models.errors import UnusableCheckpoint
+from models.sizes import Size, SizeEntries
 
-MAX_DEPTH = 16  # of lists and objects in each other
 MAX_NUMBER = 2**20  # real widths and vocabularies are far below
 MAX_SCHEDULER_NUMBER = 10_000  # real ones have 1000 training steps, and sigmas up to 1348
 MAX_TOKENS = 1024  # of a text; real text encoders read 77 or 248
 MAX_ADDED_TOKENS = 4096
 MAX_RULES_BYTES = 2**13  # of a tokenizer.json without its words; 1 kB in real ones, and regexes take memory to compile
-MAX_LEVELS = 8  # of resolution, in UNet and VAE; real ones have 3 or 4
 MAX_TENSORS = 4096  # of a component; XL's UNet has 1680
 MAX_HEADER_BYTES = 2**22  # of a safetensors file; that of XL's UNet has 0.2 MB
 
 MAX_TOKEN = 256  # characters of an added token
 WEIGHT_TYPES = ("F16", "BF16", "F32", "F64")  # others take less in the file than once they are loaded
 
-SHOWN = 3  # entries in a message
 ANY = math.inf
 MODEL_BOUNDS = {
     "max_position_embeddings": MAX_TOKENS,
@@ -69,56 +68,26 @@ LFS_POINTER = b"version https://git-lfs"
 
 def check_entries(path: Path, content: Mapping[str, Any]) -> None:
     """Refuse entries that ask for code or files, at any depth of a JSON object."""
-    for name, key, value in _entries(path, content):
+    for name, key, value in entries_of(path, content):
         if key in REFUSED_ENTRIES and value is not None and value != []:
             raise UnusableCheckpoint(f"{path}: {name} {REFUSED_ENTRIES[key]}")
 
 
-def _entries(path: Path, content: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield name, key and value of each entry, those inside others too: `text_config.hidden_size`."""
-    waiting = [("", "", content, 0)]
-    while waiting:
-        name, key, value, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            raise UnusableCheckpoint(f"{path}: {name} has more than {MAX_DEPTH} lists or objects in each other.")
-        if depth:
-            yield name, key, value
-        if isinstance(value, dict):
-            waiting += reversed([(_named(name, inner), inner, item, depth + 1) for inner, item in value.items()])
-        elif isinstance(value, list):
-            waiting += reversed([(name, key, item, depth + 1) for item in value])
-
-
-def _named(outer: str, key: str) -> str:
-    """Return the name of an entry, short and printable whatever its key is."""
-    short = key[:60] if key[:60].isprintable() else ascii(key[:60])
-    return f"{outer}.{short}"[:100] if outer else short
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:100]
-
-
-def _leaves(path: Path, value: Any) -> list[Any]:
-    """Return what an entry holds in the end, lists and objects in each other as one."""
-    return [inner for _, _, inner in _entries(path, [value]) if not isinstance(inner, list | dict)]
-
-
 def _check_numbers(path: Path, content: Mapping[str, Any], greatest: int, others: Mapping[str, int | float]) -> None:
     """Refuse numbers beyond `greatest`; `others` are the bounds of entries that have their own."""
-    for name, key, value in _entries(path, content):
+    for name, key, value in entries_of(path, content):
         bound = others.get(key, greatest)
         if isinstance(value, int | float) and abs(value) > bound:
-            raise UnusableCheckpoint(f"{path}: {name} = {_shown(value)} must be from -{bound} to {bound}.")
+            raise UnusableCheckpoint(f"{path}: {name} = {shortened(value)} must be from -{bound} to {bound}.")
 
 
 def _check_objects(path: Path, config: Mapping[str, Any], allowed: Collection[str]) -> None:
     """Refuse objects in a config of transformers, which takes some, under any name, in place of the config itself."""
     for entry, value in config.items():
-        if entry not in allowed and any(isinstance(inner, dict) for _, _, inner in _entries(path, [value])):
+        if entry not in allowed and any(isinstance(inner, dict) for _, _, inner in entries_of(path, [value])):
             raise UnusableCheckpoint(
-                f"{path}: {_named('', entry)} holds an object, and here a config has none; remove the entry, or save "
-                "the component alone: its class's save_pretrained(folder)."
+                f"{path}: {entry_name('', entry)} holds an object, and here a config has none; remove the entry, or "
+                "save the component alone: its class's save_pretrained(folder)."
             )
 
 
@@ -127,12 +96,7 @@ def check_scheduler(path: Path, config: Mapping[str, Any]) -> None:
     check_entries(path, config)
     _check_numbers(path, config, MAX_SCHEDULER_NUMBER, SCHEDULER_BOUNDS)
     for entry, value in config.items():
-        _check_count(path, _named("", entry), len(_leaves(path, value)), MAX_SCHEDULER_NUMBER)
-
-
-def _check_count(path: Path, name: str, count: int, most: int) -> None:
-    if count > most:
-        raise UnusableCheckpoint(f"{path}: {name} has {count} entries, the most is {most}.")
+        check_count(path, entry_name("", entry), len(leaves(path, value)), MAX_SCHEDULER_NUMBER)
 
 
 # -- files that libraries find by themselves
@@ -184,8 +148,8 @@ def _check_special_tokens(path: Path, content: Mapping[str, Any]) -> None:
     check_entries(path, content)
     for entry, value in content.items():
         if not entry.endswith("_token") and entry not in TOKEN_LISTS:
-            raise UnusableCheckpoint(f"{path}: {_named('', entry)} is no special token; remove the entry.")
-        _check_tokens(path, _named("", entry), value)
+            raise UnusableCheckpoint(f"{path}: {entry_name('', entry)} is no special token; remove the entry.")
+        _check_tokens(path, entry_name("", entry), value)
 
 
 def _check_tokenizer(path: Path, content: Mapping[str, Any]) -> None:
@@ -214,20 +178,13 @@ def _items(value: Any) -> Sequence[Any]:
 
 def _check_tokens(path: Path, name: str, value: Any) -> None:
     """Refuse added tokens that are too many, or one that is too long."""
-    _check_count(path, name, len(_items(value)), MAX_ADDED_TOKENS)
-    words = [*_leaves(path, value), *(value if isinstance(value, dict) else ())]
+    check_count(path, name, len(_items(value)), MAX_ADDED_TOKENS)
+    words = [*leaves(path, value), *(value if isinstance(value, dict) else ())]
     if any(isinstance(word, str) and len(word) > MAX_TOKEN for word in words):
         raise UnusableCheckpoint(f"{path}: {name} has a token of more than {MAX_TOKEN} characters.")
 
 
 # -- weights and the configs of their models
-
-
-class Size(NamedTuple):
-    """How large a model is."""
-
-    tensors: int  # that have elements
-    elements: int
 
 
 def measure(path: Path) -> Size:
@@ -247,7 +204,13 @@ def measure(path: Path) -> Size:
     return Size(sum(count > 0 for count in counts), sum(counts))
 
 
-def check_model(path: Path, config: Mapping[str, Any], class_name: str, files: Sequence[Path]) -> None:
+def check_model(
+    path: Path,
+    config: Mapping[str, Any],
+    library: str,
+    least_size: Callable[[SizeEntries], Size],
+    files: Sequence[Path],
+) -> None:
     """Refuse the config of a model that would be larger than the weights in `files`, or that holds other configs.
 
     Each tensor of a model must be in its files, so nothing that can be served is refused.
@@ -256,100 +219,19 @@ def check_model(path: Path, config: Mapping[str, Any], class_name: str, files: S
     if held.tensors > MAX_TENSORS:
         raise UnusableCheckpoint(f"{files[0]}: {held.tensors} tensors in all, the most is {MAX_TENSORS}.")
     check_entries(path, config)
-    if class_name.startswith("CLIP"):
+    if library == "transformers":
         _check_objects(path, config, LABELS)
     for entry, value in config.items():
-        values = _leaves(path, value)
+        values = leaves(path, value)
         layers = [number for number in values if isinstance(number, int | float)] if "layers" in entry else []
         if len(values) > held.tensors or any(number > held.tensors for number in layers):
-            shown = f"{_named('', entry)} = {_shown(value)}"
+            shown = f"{entry_name('', entry)} = {shortened(value)}"
             raise UnusableCheckpoint(f"{path}: {shown} does not fit its {held.tensors} tensors.")
     _check_numbers(path, config, MAX_NUMBER, MODEL_BOUNDS)
-    sizing = _Sizing(path, config)
-    least = LEAST_SIZES[class_name](sizing)
+    sizing = SizeEntries(path, config)
+    least = least_size(sizing)
     if least.tensors > held.tensors or least.elements > held.elements:
         raise UnusableCheckpoint(
             f"{path}: {sizing.greatest(least.tensors > held.tensors)} make {least.tensors} tensors of {least.elements} "
             f"elements or more; its weights have {held.tensors} of {held.elements}."
         )
-
-
-class _Sizing:
-    """The entries of a config that size its model: whole numbers, one or several."""
-
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self._path = path
-        self._config = config
-        self._read = set[str]()
-
-    def all(self, entry: str, default: int) -> list[int]:
-        """Return the numbers of an entry, lists in lists as one; `default` is the library's."""
-        value = self._config.get(entry)
-        numbers = [default] if value is None else _leaves(self._path, value)
-        if not numbers or any(type(number) is not int or number < 0 for number in numbers):
-            raise UnusableCheckpoint(
-                f"{self._path}: {entry} = {_shown(value)} must be a whole number of 0 or more, or a list of such."
-            )
-        if value is not None:
-            self._read.add(entry)
-        return numbers
-
-    def one(self, entry: str, default: int) -> int:
-        """Return the greatest number of an entry."""
-        return max(self.all(entry, default))
-
-    def widths(self, default: int) -> list[int]:
-        """Return the channels of each level."""
-        widths = self.all("block_out_channels", default)
-        _check_count(self._path, "block_out_channels", len(widths), MAX_LEVELS)
-        return widths
-
-    def greatest(self, layers: bool) -> str:
-        """Return the greatest of what was read, of layers or of widths, for a message."""
-        found = [entry for entry in self._read if ("layers" in entry) == layers]
-        greatest = sorted(found, key=lambda entry: -self.one(entry, 0))[:SHOWN]
-        return ", ".join(f"{entry} = {str(self._config[entry])[:40]}" for entry in greatest)
-
-
-def _text_encoder(config: _Sizing) -> Size:
-    """Without biases. Source: transformers `models/clip/modeling_clip.py`."""
-    layers, width = config.one("num_hidden_layers", 12), config.one("hidden_size", 512)
-    rows = config.one("vocab_size", 49408) + config.one("max_position_embeddings", 77)
-    return Size(16 * layers, width * (rows + layers * (4 * width + 2 * config.one("intermediate_size", 2048))))
-
-
-def _unet(config: _Sizing) -> Size:
-    """A block for each layer and each of its transformers, one convolution a layer, and what stands before and after.
-
-    Source: diffusers `models/unets/unet_2d_condition.py`.
-    """
-    layers, widths = config.all("layers_per_block", 2), config.widths(320)
-    depth = max(config.one(f"{order}transformer_layers_per_block", 1) for order in ("", "reverse_"))
-    first = widths[0]
-    per_level = layers if len(layers) > 1 else layers * len(widths)
-    convolutions = 9 * sum(count * width**2 for count, width in zip(per_level, widths, strict=False))
-    ends = config.one("conv_in_kernel", 3) ** 2 * config.one("in_channels", 4)
-    ends += config.one("conv_out_kernel", 3) ** 2 * config.one("out_channels", 4) + config.one("time_cond_proj_dim", 0)
-    time = config.one("time_embedding_dim", 0) or 4 * first
-    times = time * (time + config.one("projection_class_embeddings_input_dim", 0))
-    texts = config.one("encoder_hid_dim", 0) * config.one("cross_attention_dim", 1280)
-    return Size(8 * len(widths) * max(1, *layers) * max(depth, 1), convolutions + ends * first + times + texts)
-
-
-def _vae(config: _Sizing) -> Size:
-    """Two convolutions a layer, in encoder and decoder, and what stands at their ends.
-
-    Source: diffusers `models/autoencoders/vae.py`.
-    """
-    layers, widths = config.one("layers_per_block", 1), config.widths(64)
-    ends = widths[0] * (config.one("in_channels", 3) + config.one("out_channels", 3))
-    ends += widths[-1] * config.one("latent_channels", 4)
-    return Size(16 * len(widths) * layers, 18 * layers * sum(width**2 for width in widths) + 9 * ends)
-
-
-LEAST_SIZES: dict[str, Callable[[_Sizing], Size]] = {
-    "CLIPTextModel": _text_encoder,
-    "CLIPTextModelWithProjection": _text_encoder,
-    "UNet2DConditionModel": _unet,
-    "AutoencoderKL": _vae,
-}

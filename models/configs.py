@@ -1,12 +1,14 @@
 """The JSON files of a checkpoint. No torch."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from models.errors import UnusableCheckpoint
 
 LARGEST_JSON = 2**20  # bytes, of a config
+MAX_DEPTH = 16  # of lists and objects in each other
 
 Entry = TypeVar("Entry")
 
@@ -60,3 +62,40 @@ def read_entry(folder: Path, name: str, key: str, kind: type[Entry]) -> Entry:
     if not isinstance(value, kind):
         raise UnusableCheckpoint(f"{folder / name}: has no {key}, or one that is no {kind.__name__}.")
     return value
+
+
+def entries_of(path: Path, content: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield name, key and value of each entry, those inside others too: `text_config.hidden_size`."""
+    waiting = [("", "", content, 0)]
+    while waiting:
+        name, key, value, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise UnusableCheckpoint(f"{path}: {name} has more than {MAX_DEPTH} lists or objects in each other.")
+        if depth:
+            yield name, key, value
+        if isinstance(value, dict):
+            waiting += reversed([(entry_name(name, inner), inner, item, depth + 1) for inner, item in value.items()])
+        elif isinstance(value, list):
+            waiting += reversed([(name, key, item, depth + 1) for item in value])
+
+
+def entry_name(outer: str, key: str) -> str:
+    """Return the name of an entry, short and printable whatever its key is."""
+    short = key[:60] if key[:60].isprintable() else ascii(key[:60])
+    return f"{outer}.{short}"[:100] if outer else short
+
+
+def shortened(value: Any) -> str:
+    """Return a value as a message may show it."""
+    return repr(value)[:100]
+
+
+def leaves(path: Path, value: Any) -> list[Any]:
+    """Return what an entry holds in the end, lists and objects in each other as one."""
+    return [inner for _, _, inner in entries_of(path, [value]) if not isinstance(inner, list | dict)]
+
+
+def check_count(path: Path, name: str, count: int, most: int) -> None:
+    """Raise UnusableCheckpoint where an entry has more than `most` values."""
+    if count > most:
+        raise UnusableCheckpoint(f"{path}: {name} has {count} entries, the most is {most}.")

@@ -1,5 +1,6 @@
 """Load one part of a checkpoint, from safetensors only, or say which file is at fault."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from models.checkpoint_files import find_weights
 from models.errors import UnusableCheckpoint
-from models.families.registry import FAMILIES
+from models.families.base import Component, Family
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -42,35 +43,22 @@ def parameter_bytes(*modules: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for each in modules for parameter in each.parameters())
 
 
-def load(loader: Any, folder: Path, **options: Any) -> Any:
-    """Call `loader.from_pretrained(folder)`.
+def load_component(folder: Path, family: Family, name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a tokenizer, or a model from safetensors straight to a device, ready to infer.
 
-    Raises:
-        UnusableCheckpoint: names the folder, with the first line of what the library said.
-    """
-    try:
-        return loader.from_pretrained(folder, local_files_only=True, **options)
-    except BaseException as error:  # each library raises its own kinds, tokenizers a panic that is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UnusableCheckpoint(f"{folder}: cannot be loaded: {reason}") from error
-
-
-def load_component(loader: Any, folder: Path, family: str, name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a model of a checkpoint from safetensors straight to a device, ready to infer.
-
-    It has `dtype` whatever its files hold. On the CPU, weights that the files hold in `dtype` stay in the files,
+    A model has `dtype` whatever its files hold. On the CPU, weights that the files hold in `dtype` stay in the files,
     mapped: replicas of one machine share them.
 
     Raises:
         UnusableCheckpoint: names the folder, and what the library said or which weights are missing.
     """
-    part = folder / name
-    model, info = load(
-        loader,
+    part, component = folder / name, family.components[name]
+    if not component.weights:
+        return _load(_loader(component), part)
+    model, info = _load(
+        _loader(component),
         part,
-        variant=find_weights(part, FAMILIES[family].components[name]).variant,
+        variant=find_weights(part, component).variant,
         use_safetensors=True,
         torch_dtype=dtype,
         device_map={"": device},
@@ -79,3 +67,17 @@ def load_component(loader: Any, folder: Path, family: str, name: str, device: to
     if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         raise UnusableCheckpoint(f"{part}: has no {missing[0]} of its config's shape, and lacks {len(missing)} in all.")
     return model.eval()
+
+
+def _loader(component: Component) -> Any:
+    return getattr(import_module(component.source), component.classes[0])
+
+
+def _load(loader: Any, folder: Path, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(folder, local_files_only=True, **options)
+    except BaseException as error:  # each library raises its own kinds, tokenizers a panic that is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnusableCheckpoint(f"{folder}: cannot be loaded: {reason}") from error

@@ -37,14 +37,15 @@ from torch import Tensor
 
 from models.checkpoint import SCHEDULER
 from models.errors import UnsupportedSampler, UnusableCheckpoint
+from models.families.base import Family
 from models.sampling import HISTORY, NOT_LINEAR, TERMS, SamplerPlan, compile_plan
-from models.spec import SAMPLERS
 
 OWN = "default"  # the checkpoint's scheduler, where no other sampler means it
 USUAL = "dpmpp_2m"
 PROBED_STEPS = 5
 COMPARED_STEPS = (PROBED_STEPS, 20)  # some options matter from 15 steps on
 NO_OTHER = "No other sampler fits its config."
+NO_OPTIONS: Mapping[str, Any] = {}
 SAME = 1e-5  # relative difference of two loops that are the same sampler
 
 BETAS = ("beta_start", "beta_end", "beta_schedule")
@@ -98,20 +99,26 @@ def _own_class(name: str) -> Any:
     return found
 
 
-def plan_for(config: Mapping[str, Any], sampler: str, steps: int) -> SamplerPlan:
+def plan_for(
+    config: Mapping[str, Any], sampler: str, steps: int, timestep_options: Mapping[str, Any] = NO_OPTIONS
+) -> SamplerPlan:
     """Return the plan of `sampler` at `steps`, compiled at the first call (3–30 ms: not on the engine's thread).
+
+    `timestep_options` are those of the scheduler's `set_timesteps`, JSON values: see `Family.timestep_options`.
 
     Raises:
         UnsupportedSampler: the scheduler refuses its config or this step count, is not linear, looks back too far, or
             is not finite.
     """
-    return _cached_plan(json.dumps(dict(config), sort_keys=True), sampler, steps)
+    return _cached_plan(
+        json.dumps(dict(config), sort_keys=True), sampler, steps, json.dumps(dict(timestep_options), sort_keys=True)
+    )
 
 
 @cache
-def _cached_plan(config: str, sampler: str, steps: int) -> SamplerPlan:
+def _cached_plan(config: str, sampler: str, steps: int, timestep_options: str) -> SamplerPlan:
     try:
-        return compile_plan(new_scheduler(json.loads(config), sampler), steps)
+        return compile_plan(new_scheduler(json.loads(config), sampler), steps, json.loads(timestep_options))
     except UnsupportedSampler:
         raise
     except Exception as error:  # schedulers refuse configs and step counts by errors of any kind
@@ -129,8 +136,8 @@ class Samplers:
     refused: Mapping[str, str]  # sampler -> why it is not offered
 
 
-def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Samplers:
-    """Compile every sampler with the config of the checkpoint's scheduler, and find which one is its own.
+def choose_samplers(folder: Path, family: Family, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Samplers:
+    """Compile the family's samplers with the config of the checkpoint's scheduler, and find which one is its own.
 
     The checkpoint's own scheduler is the default, under the name that gives the same plan, else as `default`, unless
     `defaults` names another one.
@@ -138,8 +145,9 @@ def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
     Raises:
         UnusableCheckpoint: the scheduler cannot be served, and `defaults` names no other.
     """
-    plans, refused = _compile_all(config)
-    same = next((name for name in plans if name != OWN and OWN in plans and _is_own(config, name)), None)
+    own = _OwnScheduler(family, config, defaults["width"], defaults["height"])
+    plans, refused = _compile_all(own)
+    same = next((name for name in plans if name != OWN and OWN in plans and _is_own(own, name)), None)
     if same is not None:
         del plans[OWN]
     elif OWN in plans and len(plans[OWN]) != PROBED_STEPS:
@@ -150,7 +158,7 @@ def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
     try:
         if chosen not in plans:
             raise UnsupportedSampler(refused.get(chosen, f"there is no sampler {chosen!r}."))
-        plan_for(config, chosen, steps)
+        own.plan(chosen, steps)
     except UnsupportedSampler as error:
         others = sorted(plans.keys() - {chosen}, key=lambda name: (name != USUAL, name))
         remedy = f"Choose a sampler under `defaults`, for example sampler: {others[0]}." if others else NO_OTHER
@@ -159,40 +167,66 @@ def choose_samplers(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
     return Samplers(chosen, tuple(plans), _min_steps(config, plans, steps), refused)
 
 
-def _compile_all(config: Mapping[str, Any]) -> tuple[dict[str, SamplerPlan], dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _OwnScheduler:
+    """A checkpoint's scheduler as its family's pipelines use it, for images of one size."""
+
+    family: Family
+    config: Mapping[str, Any]
+    width: int
+    height: int
+
+    def plan(self, sampler: str, steps: int) -> SamplerPlan:
+        """Return the plan of a sampler. Raises UnsupportedSampler."""
+        return plan_for(self.config, sampler, steps, self._timestep_options(steps))
+
+    def started(self, steps: int) -> Any:
+        """Return the scheduler itself with its timesteps set, once it has what the pipelines use of it."""
+        scheduler = new_scheduler(self.config, OWN)
+        for name in self.family.scheduler_needs:
+            if not hasattr(scheduler, name):
+                raise UnsupportedSampler(f"{self.config['_class_name']} has no {name}, which the pipeline needs.")
+        scheduler.set_timesteps(steps, **self._timestep_options(steps))
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        return scheduler
+
+    def _timestep_options(self, steps: int) -> Mapping[str, Any]:
+        return self.family.timestep_options(self.width, self.height, steps)
+
+
+def _compile_all(own: _OwnScheduler) -> tuple[dict[str, SamplerPlan], dict[str, str]]:
     """Return a plan of each sampler, and of those that have none the reasons."""
     plans: dict[str, SamplerPlan] = {}
     refused: dict[str, str] = {}
-    for name in SAMPLERS:
+    for name in own.family.samplers:
         try:
-            plan = plan_for(config, name, PROBED_STEPS)
-            if name == OWN and not _is_followed(new_scheduler(config, OWN), PROBED_STEPS, plan):
-                raise UnsupportedSampler(f"{config['_class_name']} is not linear.")
+            plan = own.plan(name, PROBED_STEPS)
+            if name == OWN and not _is_followed(own.started(PROBED_STEPS), plan):
+                raise UnsupportedSampler(f"{own.config['_class_name']} is not linear.")
             plans[name] = plan
         except UnsupportedSampler as error:
             refused[name] = error.message
     return plans, refused
 
 
-def _is_followed(scheduler: Any, steps: int, plan: SamplerPlan) -> bool:
+def _is_followed(scheduler: Any, plan: SamplerPlan) -> bool:
     """Whether a plan gives the same latents as the scheduler's loop, for outputs that are mere noise."""
     shape, calls = (1, 4, 8, 8), len(plan)
     start, outputs = torch.randn(shape, generator=_seeded(0)), torch.randn(calls, *shape, generator=_seeded(1)) * 3
-    scheduler.set_timesteps(steps)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
     takes = inspect.signature(scheduler.step).parameters
     options = {name: value for name, value in {"generator": _seeded(2), "eta": 0.0}.items() if name in takes}
-    theirs = start * scheduler.init_noise_sigma
+    theirs = start * getattr(scheduler, "init_noise_sigma", 1.0)
     for output, timestep in zip(outputs, scheduler.timesteps, strict=True):
-        scheduler.scale_model_input(theirs, timestep)  # some keep their place by it
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(theirs, timestep)  # some keep their place by it
         theirs = scheduler.step(output, timestep, theirs, return_dict=False, **options)[0]
-    ours, terms, noises = start * plan.init_noise_sigma, torch.zeros(TERMS, *shape), _seeded(2)
+    ours, history, noises = start * plan.init_noise_sigma, torch.zeros(TERMS, *shape), _seeded(2)
     for i, weights in enumerate(plan.weights):
-        terms[i % HISTORY], terms[HISTORY + i % HISTORY] = ours, outputs[i]
+        history[i % HISTORY], history[HISTORY + i % HISTORY] = ours, outputs[i]
         if plan.draws_noise[i]:
-            terms[-1] = torch.randn(shape, generator=noises)
-        ours = torch.einsum("k,k...->...", weights, terms)
+            history[-1] = torch.randn(shape, generator=noises)
+        ours = torch.einsum("k,k...->...", weights, history)
     return bool((ours - theirs).norm() <= 10 * SAME * theirs.norm())
 
 
@@ -200,14 +234,14 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def _is_own(config: Mapping[str, Any], name: str) -> bool:
+def _is_own(own: _OwnScheduler, name: str) -> bool:
     """Whether a sampler gives the images of the checkpoint's own scheduler, as far as either gives any."""
-    return all(_agree(config, name, steps) for steps in COMPARED_STEPS)
+    return all(_agree(own, name, steps) for steps in COMPARED_STEPS)
 
 
-def _agree(config: Mapping[str, Any], name: str, steps: int) -> bool:
+def _agree(own: _OwnScheduler, name: str, steps: int) -> bool:
     try:
-        one, other = plan_for(config, name, steps), plan_for(config, OWN, steps)
+        one, other = own.plan(name, steps), own.plan(OWN, steps)
     except UnsupportedSampler:
         return True  # the default is tried at its own steps; here there is nothing to compare
     numbers = zip(_numbers(one), _numbers(other), strict=True)

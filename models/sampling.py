@@ -10,7 +10,7 @@ is solved for the weights, so the engine needs one weighted sum for any mix of s
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from operator import itemgetter
@@ -37,7 +37,7 @@ class SamplerPlan:
     timesteps: tuple[float, ...]
     input_scale: tuple[float, ...]  # the model sees x · input_scale
     weights: Float[Tensor, "n terms"]  # float32, of the terms in their slots
-    clean: tuple[tuple[float, float], ...]  # x · c[0] + out · c[1] estimates the finished latents; empty: no previews
+    pred_original_sample: tuple[tuple[float, float], ...]  # x·c[0] + out·c[1], in diffusers' word; empty: no previews
     draws_noise: tuple[bool, ...]
     init_noise_sigma: float
 
@@ -45,14 +45,15 @@ class SamplerPlan:
         return len(self.timesteps)
 
 
-def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
-    """Run `scheduler` on basis vectors and solve for its weights.
+def compile_plan(scheduler: Any, steps: int, timestep_options: Mapping[str, Any]) -> SamplerPlan:
+    """Run `scheduler` on basis vectors and solve for its weights. `timestep_options` are those of `set_timesteps`.
+
+    Schedulers of flow matching neither scale the model's input nor the first noise, and have no names for it.
 
     The vectors are the first latents, then each model call's output, then each call's noise.
     """
-    _refuse_if_not_called_so(scheduler)
     _refuse_if_not_linear(scheduler)
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, **timestep_options)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # else it looks its first timestep up, and of two that are equal takes the second
     timesteps = scheduler.timesteps
@@ -65,11 +66,12 @@ def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
     draws: list[bool] = []
     for i, timestep in enumerate(timesteps):
         x = latents[i]
-        scale[i] = scheduler.scale_model_input(x, timestep).double() @ x / (x @ x)
+        if hasattr(scheduler, "scale_model_input"):
+            scale[i] = scheduler.scale_model_input(x, timestep).double() @ x / (x @ x)
         stepped, noise_weight, drew = _step(scheduler, outputs[i], timestep, x)
         if not stepped.isfinite().all():
             raise UnsupportedSampler(f"{_name(scheduler)} is not finite at {steps} steps (model call {i + 1}).")
-        found = _explain(stepped, latents, outputs[: i + 1])
+        found = _solve_weights(stepped, latents, outputs[: i + 1])
         if found is None:
             raise UnsupportedSampler(f"{_name(scheduler)} looks back more than {HISTORY} model calls at {steps} steps.")
         weights[i, :-1] = found
@@ -80,9 +82,9 @@ def compile_plan(scheduler: Any, steps: int) -> SamplerPlan:
         timesteps=tuple(timesteps.double().tolist()),
         input_scale=tuple(scale.tolist()),
         weights=_by_slot(weights).float(),
-        clean=_clean_estimate(scheduler, timesteps, scale),
+        pred_original_sample=_pred_original_sample(scheduler, timesteps, scale),
         draws_noise=tuple(draws),
-        init_noise_sigma=float(scheduler.init_noise_sigma),
+        init_noise_sigma=float(getattr(scheduler, "init_noise_sigma", 1.0)),
     )
 
 
@@ -97,7 +99,7 @@ def _name(scheduler: Any) -> str:
     return type(scheduler).__name__
 
 
-def _explain(stepped: Tensor, latents: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor | None:
+def _solve_weights(stepped: Tensor, latents: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor | None:
     """Return weights [TERMS − 1] of the newest latents and outputs that give `stepped`; None where they cannot.
 
     The shortest look-back that explains the step is taken: further back the same vectors can be had in many ways.
@@ -148,13 +150,6 @@ def _noise_weight(difference: Tensor, dtype: torch.dtype) -> tuple[float, float,
     return float((difference - weight * apart).norm()), weight, one
 
 
-def _refuse_if_not_called_so(scheduler: Any) -> None:
-    """Raise where the pipelines could not use the scheduler either."""
-    for name in ("set_timesteps", "scale_model_input", "step", "init_noise_sigma"):
-        if not hasattr(scheduler, name):
-            raise UnsupportedSampler(f"{_name(scheduler)} has no {name}, which the pipeline asks for.")
-
-
 def _refuse_if_not_linear(scheduler: Any) -> None:
     """Raise where an option of the scheduler's own (not one it merely carries along) bends what it is given."""
     own = inspect.signature(type(scheduler).__init__).parameters
@@ -163,12 +158,14 @@ def _refuse_if_not_linear(scheduler: Any) -> None:
             raise UnsupportedSampler(f"{_name(scheduler)} is not linear with {option}.")
 
 
-def _clean_estimate(scheduler: Any, timesteps: Tensor, scale: Tensor) -> tuple[tuple[float, float], ...]:
+def _pred_original_sample(scheduler: Any, timesteps: Tensor, scale: Tensor) -> tuple[tuple[float, float], ...]:
     """Weights of x and out in the model's own guess of the finished latents, for previews; none where it is unknown."""
     if hasattr(scheduler, "precondition_outputs"):  # EDM: Karras et al. 2022 (arXiv:2206.00364), table 1
         sigma = scheduler.sigmas[: len(timesteps)].double()
         guess, one, zero = scheduler.precondition_outputs, torch.ones(()), torch.zeros(())
         return tuple((float(guess(one, zero, s)), float(guess(zero, one, s))) for s in sigma)
+    if _name(scheduler).startswith("FlowMatch"):  # Lipman et al. 2023 (arXiv:2210.02747): out is noise less sample
+        return tuple((1.0, -float(sigma)) for sigma in scheduler.sigmas[: len(timesteps)])
     prediction_type = scheduler.config.get("prediction_type")
     if prediction_type == "flow_prediction":
         return tuple((float(s), -float(t)) for s, t in zip(scale, scheduler.sigmas, strict=False))

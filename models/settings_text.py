@@ -11,9 +11,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from models.spec import SAMPLER_NAMES, ImageSpec
+from models.parameters import SAMPLER_NAMES
+from models.spec import ImageSpec
 
-APART = ("prompt", "negative_prompt", "width", "height", "output_format", "output_compression", "embedded_guidance")
+OF_THE_MODEL = ("embedded_guidance", "family")
+APART = ("prompt", "negative_prompt", "width", "height", "output_format", "output_compression", *OF_THE_MODEL)
 KNOWN = {  # to that web UI: field -> name
     "num_inference_steps": "Steps",
     "sampler": "Sampler",

@@ -2,75 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator
 
 from models.errors import InvalidRequest
-
-Sampler = Literal[
-    "default",
-    "ddim",
-    "ddpm",
-    "euler",
-    "euler_karras",
-    "euler_ancestral",
-    "heun",
-    "dpmpp_2m",
-    "dpmpp_2m_karras",
-    "dpmpp_2m_sde",
-    "dpmpp_singlestep",
-    "unipc",
-    "deis",
-    "pndm",
-    "kdpm2",
-    "kdpm2_ancestral",
-    "lcm",
-    "tcd",
-]
-OutputFormat = Literal["png", "jpeg", "webp"]
+from models.families.base import Segment
+from models.families.registry import FAMILIES
+from models.parameters import MAX_STEPS_BY_SAMPLER
 
 LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
-SAMPLERS: tuple[str, ...] = get_args(Sampler)
-SAMPLER_NAMES: dict[str, str] = {
-    "default": "Default",  # the checkpoint's own scheduler, where no other name means it
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "euler": "Euler",
-    "euler_karras": "Euler Karras",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_singlestep": "DPM++ single-step",
-    "unipc": "UniPC",
-    "deis": "DEIS",
-    "pndm": "PNDM",
-    "kdpm2": "DPM2",
-    "kdpm2_ancestral": "DPM2 a",
-    "lcm": "LCM",
-    "tcd": "TCD",
-}
-MOST_STEPS = 150
-MOST_SIDE = 2048  # pixels
-MAX_STEPS: dict[str, int] = {"lcm": 50, "tcd": 50}  # less than the schema's: the steps of their distillation
 
 
-def model_calls(sampler: str, steps: int) -> int:
-    """Return how often `sampler` calls the model in `steps` steps: those of second order look at each step twice."""
-    match sampler:
-        case "heun" | "kdpm2" | "kdpm2_ancestral":
-            return 2 * steps - 1
-        case "pndm" if steps > 1:
-            return steps + 1
-        case _:
-            return steps
+def _known_family(name: str) -> str:
+    if name not in FAMILIES:
+        raise ValueError(f"must be one of {', '.join(FAMILIES)}")
+    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec:
-    """One picture with nothing left open. Width and height are pixels."""
+    """One image with nothing left open. Width and height are pixels."""
 
     model: str
     prompt: str
@@ -84,26 +37,32 @@ class ImageSpec:
     output_format: str
     output_compression: int = 95  # quality of a JPEG or WebP file, 0 … 100
     embedded_guidance: bool = False  # the model takes the guidance scale as an input: see `ModelCard`
+    family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
 
     @property
     def guided(self) -> bool:
-        """Whether guidance is on; at a scale of 1 or less it changes nothing, unless the model takes it as an input."""
-        return self.embedded_guidance or self.guidance_scale > 1
+        """Whether the guidance scale changes the image."""
+        return FAMILIES[self.family].is_guided(self)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The work of the image, as its family does it."""
+        return FAMILIES[self.family].segments(self)
 
     @property
     def rows(self) -> int:
-        """Rows of a forward pass that the image takes: two with classifier-free guidance."""
-        return 1 if self.embedded_guidance or self.guidance_scale <= 1 else 2
+        """Rows of a forward pass that the image takes."""
+        return max(segment.rows for segment in self.segments)
 
     @property
     def model_calls(self) -> int:
-        """How often the model is called: what progress, estimates and cost count."""
-        return model_calls(self.sampler, self.num_inference_steps)
+        """How often the model is called: what progress and estimates count."""
+        return sum(segment.model_calls for segment in self.segments)
 
     @property
     def cost(self) -> float:
         """Work in megapixel row-calls: the one cost, for fairness, caps and scaling."""
-        return self.rows * self.model_calls * self.width * self.height / 2**20
+        return sum(each.rows * each.model_calls * each.width * each.height for each in self.segments) / 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +101,7 @@ class ModelCard:
         Raises:
             InvalidRequest: naming the field and the bound of this model that it breaks.
         """
-        return self.check(ImageSpec(**fields, embedded_guidance=self.embedded_guidance))
+        return self.check(ImageSpec(**fields, family=self.family, embedded_guidance=self.embedded_guidance))
 
     def cautions(self, spec: ImageSpec) -> tuple[str, ...]:
         """Return what a caller should know of an allowed image before it is generated."""
@@ -168,7 +127,7 @@ class ModelCard:
         if spec.sampler not in self.samplers:
             message = f"sampler must be one of {', '.join(self.samplers)} for {self.id}, got {spec.sampler}."
             raise InvalidRequest(message, "sampler")
-        most = MAX_STEPS.get(spec.sampler)
+        most = MAX_STEPS_BY_SAMPLER.get(spec.sampler)
         if most is not None and spec.num_inference_steps > most:
             message = f"num_inference_steps must be at most {most} for {spec.sampler}, got {spec.num_inference_steps}."
             raise InvalidRequest(message, "num_inference_steps")

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
+from deployments.stages import DENOISER, MODEL, STAGES, VAE
 from models.checkpoint import check
 from models.errors import UnusableCheckpoint
 
@@ -32,6 +33,7 @@ ARGS: dict[str, type[Settings]] = {
     MODEL_APP: ModelConfig,
     "gradio_ingress.app:build": UiConfig,
 }
+RENAMED = {"vae_decoder": VAE.key, "VaeDecoder": VAE.deployment}  # in files for earlier versions -> its name now
 
 
 class UnusableConfig(Exception):
@@ -152,10 +154,9 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
         if kind is None:
             continue  # somebody's own application beside ours
         found = _wrong(kind, args_of(app), f"{name}.")
-        for deployment in app.get("deployments") or []:
-            if kind is ModelConfig and deployment["name"] == "Denoiser":
-                knobs = deployment.get("user_config") or {}
-                found += _wrong(DenoiserKnobs, knobs, f"{name}.Denoiser.user_config.")
+        if kind is ModelConfig:
+            for deployment in app.get("deployments") or []:
+                found += _wrong_deployment(deployment, name)
         wrong = wrong or bool(found)
         yield from found
     if not wrong:
@@ -167,6 +168,17 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
                 of = UiConfig.model_validate(args_of(app)).generation_app
                 if of not in apps:
                     yield f"{name}.generation_app: there is no application `{of}`"
+
+
+def _wrong_deployment(deployment: Mapping[str, Any], model: str) -> list[str]:
+    """Say what is wrong with one of the `deployments` of a model's application."""
+    name, known = deployment["name"], [MODEL, *(stage.deployment for stage in STAGES)]
+    if name not in known:
+        remedy = f"is called {RENAMED[name]} now" if name in RENAMED else f"must be one of {', '.join(known)}"
+        return [f"{model}.deployments.name = {name!r}: {remedy}"]
+    if name == DENOISER.deployment:
+        return _wrong(DenoiserKnobs, deployment.get("user_config") or {}, f"{model}.{name}.user_config.")
+    return []
 
 
 def _strangers(host: str, generation: AppConfig) -> Iterator[str]:
@@ -197,6 +209,8 @@ def _wrong(kind: type[Settings], given: Any, prefix: str) -> list[str]:
 
 def _line(prefix: str, error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden" and error["loc"][-1] in RENAMED:
+        return f"{prefix}{key} is called {RENAMED[error['loc'][-1]]} now"
     return f"{prefix}{key} = {reprlib.repr(error['input'])}: {error['msg']}"
 
 

@@ -21,21 +21,22 @@ import transformers
 import yaml
 
 from deployments.config import DenoiserKnobs
-from deployments.memory import peak_bytes
 from deployments.schema import check_defaults, read_request, resolve
+from deployments.stages.memory import peak_bytes
 from models.card import read_card
 from models.checkpoint import locate
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
+from models.denoiser.model import DenoiserModel, load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
-from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
+from models.image_file import encode_image
 from models.loading import choose_device, choose_dtype
-from models.samplers import plan_for
-from models.spec import ImageSpec, ModelCard, OutputFormat, StepUpdate
-from models.text_encoder import PromptEmbeds, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.parameters import OutputFormat
+from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.text_encoder import EncodedPrompt, load_text_encoder
+from models.vae import Decoded, load_vae
 
 MIB = 2**20
 
@@ -148,22 +149,22 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     with reported("text encoder", device) as lap:
         encoder = load_text_encoder(folder, card.family, device, dtype)
         lap("loaded", encoder.parameter_bytes)
-        [embeds] = encoder.encode([spec])
+        [encoded] = encoder.encode([spec])
         lap("encoded")
-    if embeds.cut:
-        print(f"warning: the end of the prompt was not read: {embeds.cut!r}")
+    if encoded.cut:
+        print(f"warning: the end of the prompt was not read: {encoded.cut!r}")
     with reported("denoiser", device) as lap:
-        unet = load_unet(folder, card.family, device, dtype)
-        lap("loaded", unet.parameter_bytes)
-        latents = denoise(unet, spec, embeds)
+        denoiser = load_denoiser(folder, card.family, device, dtype)
+        lap("loaded", denoiser.parameter_bytes)
+        latents = denoise(denoiser, spec, encoded)
         lap("denoised")
     if args.latents:
         np.save(args.latents, latents)
         print(f"latents: {args.latents}")
-    with reported("VAE decoder", device) as lap:
-        decoder = load_vae_decoder(folder, card.family, device, dtype)
-        lap("loaded", decoder.parameter_bytes)
-        [decoded] = decoder.decode([latents])
+    with reported("VAE", device) as lap:
+        vae = load_vae(folder, card.family, device, dtype)
+        lap("loaded", vae.parameter_bytes)
+        [decoded] = vae.decode([latents])
         lap("decoded")
     if not isinstance(decoded, Decoded):
         raise decoded
@@ -173,7 +174,7 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     print(f"image: {args.out}")
 
 
-def denoise(unet: Any, spec: ImageSpec, embeds: PromptEmbeds) -> np.ndarray:
+def denoise(model: DenoiserModel, spec: ImageSpec, encoded: EncodedPrompt) -> np.ndarray:
     """Return the finished latents of one image, float32 [C, h, w].
 
     Raises:
@@ -188,13 +189,11 @@ def denoise(unet: Any, spec: ImageSpec, embeds: PromptEmbeds) -> np.ndarray:
             elif outcome.latents is not None:
                 finished.set_result(outcome.latents)
 
-    capacity = Capacity(unet, DenoiserKnobs().max_rows)
-    engine = DenoisingEngine(unet, publish, capacity=capacity, preview=Preview(()))
+    sizer = BatchSizer(model, DenoiserKnobs().max_rows)
+    engine = DenoisingEngine(model, publish, sizer=sizer, preview=Preview(()))
     engine.start()
     try:
-        engine.submit(
-            new_state(spec, embeds, plan_for(unet.scheduler_config, spec.sampler, spec.num_inference_steps), unet)
-        )
+        engine.submit(new_state(spec, encoded, model.plan(spec), model))
         return finished.result()
     finally:
         engine.stop()

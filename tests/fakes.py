@@ -17,8 +17,8 @@ from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import Replicas
 from deployments.dispatcher.served import Stages
 from deployments.image_store import ImageStore
-from deployments.one_thread import OneThread
 from deployments.schema import ImageResult
+from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
@@ -159,7 +159,7 @@ class FakePipeline:
             self.left.append(lease)
 
 
-class Inline(OneThread):
+class Inline(SerialExecutor):
     """Runs what it is given in the loop's next turn, so that tests need not wait for a thread."""
 
     async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 
 from models.denoiser.state import DenoiseState
-from models.denoiser.unet import UNetInputs
 from models.errors import DarkroomError
+from models.families.base import Batch
 from models.spec import ImageSpec
 from tests.stages import CPU, Stages, other
 
@@ -34,7 +34,7 @@ class House:
 
     def __init__(self, folder: Path, device: torch.device = CPU, *, invariant: bool) -> None:
         self.stages = stages = Stages(folder, MAX_ROWS, device, batch_invariant=invariant)
-        stages.unet.predict = picky(stages.unet.predict)
+        stages.model.predict = picky(stages.model.predict)
         self.invariant = invariant
         self.alone: Callable[[ImageSpec], np.ndarray] = cache(stages.latents)
 
@@ -61,17 +61,19 @@ class House:
     def _state(self, guest: Guest) -> DenoiseState:
         state = self.stages.state(guest.spec)
         if guest.poisonous:
-            state.hidden[-1, 0, 0] = POISON
+            poisoned = state.conditioning[-1]["encoder_hidden_states"].clone()
+            poisoned[0, 0] = POISON
+            state.conditioning = [*state.conditioning[:-1], {"encoder_hidden_states": poisoned}]
         return state
 
 
 def picky(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """A model that raises where it meets poison."""
 
-    def wrapped(inputs: UNetInputs, slots: int | None = None) -> torch.Tensor:
-        if (inputs.hidden[:, 0, 0] == POISON).any():
+    def wrapped(batch: Batch, padded_rows: int | None = None) -> torch.Tensor:
+        if any(row["encoder_hidden_states"][0, 0] == POISON for row in batch.conditioning):
             raise RuntimeError("poison")
-        return predict(inputs, slots)
+        return predict(batch, padded_rows)
 
     return wrapped
 

@@ -9,15 +9,14 @@ import torch
 
 from models.card import read_card
 from models.checkpoint import locate
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
+from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
-from models.denoiser.unet import load_unet
-from models.samplers import plan_for
 from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import Decoded, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 CPU = torch.device("cpu")
 
@@ -36,13 +35,13 @@ class Stages:
         self.card = replace(read_card(str(folder), allowed_roots=allowed_roots), id="model")
         folder = locate(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
-        self.unet = load_unet(folder, self.card.family, device)
-        self.vae_decoder = load_vae_decoder(folder, self.card.family, device)
+        self.model = load_denoiser(folder, self.card.family, device)
+        self.vae_decoder = load_vae(folder, self.card.family, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
-            self.unet,
+            self.model,
             self.published.extend,
-            capacity=Capacity(self.unet, max_rows, **options),
+            sizer=BatchSizer(self.model, max_rows, **options),
             preview=Preview(()),
         )
 
@@ -57,9 +56,9 @@ class Stages:
 
     def state(self, spec: ImageSpec, steps_off: int = 0) -> DenoiseState:
         """The picture at its first step; `steps_off` bends the plan, for negative controls."""
-        embeds = self.text_encoder.encode([spec])[0]
-        plan = plan_for(self.unet.scheduler_config, spec.sampler, spec.num_inference_steps + steps_off)
-        return new_state(spec, embeds, plan, self.unet)
+        [encoded] = self.text_encoder.encode([spec])
+        plan = self.model.plan(replace(spec, num_inference_steps=spec.num_inference_steps + steps_off))
+        return new_state(spec, encoded, plan, self.model)
 
     @torch.inference_mode()
     def denoise(self, *states: DenoiseState) -> list[np.ndarray]:

@@ -267,7 +267,7 @@ SCHEDULER_CASES = [
         "XL with flow-matching Euler",
         "sdxl",
         replaced("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
-        "has no scale_model_input, which the pipeline asks for. No other sampler fits",
+        "has no scale_model_input, which the pipeline needs. No other sampler fits",
     ),
     Case(
         "a scheduler that diffusers does not have", "sdxl", own("MyScheduler"), "diffusers has no scheduler MyScheduler"

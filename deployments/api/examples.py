@@ -5,6 +5,7 @@ from typing import Any
 
 from deployments.dispatcher.overview import ModelQueue, QueueState
 from deployments.schema import ImageResult, Job, QueuePlace, Timestamps, job_body
+from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import ImageSpec, Tokens
 
 AN_ID = "job_0123456789abcdef0123456789abcdef"
@@ -71,17 +72,17 @@ QUEUE = asdict(
         waiting=5,
         running=2,
         eta_s=14.2,
-        replicas={"text_encoder": 1, "denoiser": 2, "vae_decoder": 1},
+        replicas={TEXT_ENCODER.key: 1, DENOISER.key: 2, VAE.key: 1},
         batch_rows_mean=6.5,
-        starting={"text_encoder": 0, "denoiser": 1, "vae_decoder": 0},
+        starting={TEXT_ENCODER.key: 0, DENOISER.key: 1, VAE.key: 0},
         owners=3,
         models={
             "shapes": ModelQueue(
                 waiting=5,
                 running=2,
                 eta_s=14.2,
-                replicas={"text_encoder": 1, "denoiser": 2, "vae_decoder": 1},
-                starting={"text_encoder": 0, "denoiser": 1, "vae_decoder": 0},
+                replicas={TEXT_ENCODER.key: 1, DENOISER.key: 2, VAE.key: 1},
+                starting={TEXT_ENCODER.key: 0, DENOISER.key: 1, VAE.key: 0},
             )
         },
     )

@@ -16,7 +16,7 @@ from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore
 from deployments.schema import MAX_PROMPT, GenerationRequest, fields_but
 from models.errors import InvalidRequest
-from models.spec import Sampler
+from models.parameters import Sampler
 
 # Here `inputs`, the path, always one, `scheduler`, and what is accepted.
 OTHERWISE = ("prompt", "model", "num_images", "sampler", "output_format")

@@ -22,7 +22,8 @@ from deployments.image_store import ImageStore
 from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job, fields_but
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
-from models.spec import MOST_STEPS, ModelCard
+from models.parameters import MAX_STEPS
+from models.spec import ModelCard
 
 OTHERWISE = ("num_images", "width", "height", "style")  # fields that `OpenAIFields` has as n, size and a wider style
 EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone
@@ -61,7 +62,7 @@ class OpenAIFields(BaseModel):
     size: str = Field("auto", pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="`WIDTHxHEIGHT` in pixels, or `auto`.")
     quality: Literal["auto", "standard", "medium", "low", "high", "hd"] | None = Field(
         None,
-        description=f"`low` takes half the model's own steps, `high` and `hd` twice as many ({MOST_STEPS} at most); "
+        description=f"`low` takes half the model's own steps, `high` and `hd` twice as many ({MAX_STEPS} at most); "
         "`num_inference_steps` wins over it.",
     )
     response_format: Literal["b64_json", "url"] = Field(
@@ -121,7 +122,7 @@ def to_request(body: Any, card: ModelCard | None = None) -> GenerationRequest:
         fields["style"] = body.style
     if card is not None and body.quality in STEP_SHARE and "num_inference_steps" not in fields:
         steps = round(card.defaults["num_inference_steps"] * STEP_SHARE[body.quality])
-        fields["num_inference_steps"] = min(MOST_STEPS, max(1, steps))
+        fields["num_inference_steps"] = min(MAX_STEPS, max(1, steps))
     return GenerationRequest(**fields, num_images=body.n)
 
 

@@ -16,7 +16,8 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.overview import QueueState
 from deployments.errors import NotFound
 from deployments.schema import GenerationRequest
-from deployments.serve.replicas import STAGES, ApplicationState
+from deployments.serve.replicas import ApplicationState
+from deployments.stages import STAGES
 from models.errors import DarkroomError
 from models.spec import ModelCard, Tokens
 
@@ -141,7 +142,8 @@ def _add_ready(
     async def ready(request: Request) -> JSONResponse:
         states = await asyncio.to_thread(applications)
         no_queue = _missing(states, app_name, ["Dispatcher"])
-        lacking = [_missing(states, model, STAGES) for model in models]
+        stages = [stage.deployment for stage in STAGES]
+        lacking = [_missing(states, model, stages) for model in models]
         problem = None if no_queue else await _problem(client)
         is_ready = not no_queue and not all(lacking) and problem is None
         body: dict[str, Any] = {"ready": is_ready, "missing": sum(lacking, no_queue)}

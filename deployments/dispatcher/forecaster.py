@@ -7,6 +7,7 @@ from itertools import islice
 
 from deployments.dispatcher.forecast import Estimate, Fleet, Size, Task, forecast, rows_in_flight
 from deployments.dispatcher.lease import Lease, Waiting
+from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec, StepUpdate
 
@@ -86,7 +87,7 @@ class Forecaster:
 
     def see_replicas(self, counts: Mapping[str, int], running: Sequence[Running], now: float) -> None:
         """Take in how many replicas each stage has; learn how long one takes to wake that is needed."""
-        self._replicas = max(1, counts.get("denoiser", 1))
+        self._replicas = max(1, counts.get(DENOISER.key, 1))
         asleep = any(not counts.get(stage, 1) for stage in _needed(running))
         if asleep and self._asleep_since is None:
             self._asleep_since = now
@@ -177,9 +178,9 @@ def _needed(running: Iterable[Running]) -> set[str]:
     needed = set[str]()
     for _, _, update in running:
         if update is None:
-            needed |= {"text_encoder", "denoiser"}
+            needed |= {TEXT_ENCODER.key, DENOISER.key}
         else:
-            needed.add("vae_decoder" if update.step == update.steps else "denoiser")
+            needed.add((VAE if update.step == update.steps else DENOISER).key)
     return needed
 
 

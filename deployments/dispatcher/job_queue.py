@@ -13,6 +13,7 @@ from deployments.dispatcher.forecaster import Outlook
 from deployments.dispatcher.lease import Lease, Place, Waiting
 from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnLineFull, QueueFull, ReplicaLost
 from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
+from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, StepUpdate
 
@@ -330,7 +331,7 @@ class JobQueue:
         shown = (job.progress.previews if job.progress else {}) | (previews or {})
         foretold = job.queue.end_eta_s if job.queue else 0.0
         progress = Progress(
-            stage="decode" if decoding else "denoise" if started else "encode",
+            stage=(VAE if decoding else DENOISER if started else TEXT_ENCODER).phase,
             step=finished + sum(update.step for update in started),
             steps=finished + sum(steps_of),
             eta_s=job.progress.eta_s if job.progress else foretold,

@@ -43,7 +43,7 @@ from sqlalchemy.pool import StaticPool
 
 from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import MAX_IMAGES, Job
-from models.spec import MOST_SIDE, MOST_STEPS
+from models.parameters import MAX_SIDE, MAX_STEPS
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -51,7 +51,7 @@ SCHEMA_VERSION = 2
 BUSY_S = 10  # how long another writer is waited for
 POSTGRESQL = {"connect_timeout": "10", "tcp_user_timeout": "10000"}  # s, ms: a host that is gone says nothing
 DAY_S = 86400
-LARGEST_RECORD = MAX_IMAGES * MOST_SIDE**2 * 4  # bytes: of images that nothing can be made of but their pixels
+LARGEST_RECORD = MAX_IMAGES * MAX_SIDE**2 * 4  # bytes: of images that nothing can be made of but their pixels
 PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
 
 DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
@@ -341,7 +341,7 @@ class JobStore:
 def _check_specs(job: Job) -> None:
     """Check what reckons with the images. Raises ValueError where a request could not have asked for them."""
     for spec in job.specs:
-        sizes = {"width": MOST_SIDE, "height": MOST_SIDE, "num_inference_steps": MOST_STEPS}
+        sizes = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": MAX_STEPS}
         for name, most in sizes.items():
             if not 0 < getattr(spec, name) <= most:
                 raise ValueError(f"specs {name} must be from 1 to {most}")

@@ -8,8 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.errors import StoreUnavailable, Superseded
-from deployments.one_thread import OneThread
 from deployments.schema import Job
+from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -33,7 +33,7 @@ class Ledger:
         self.superseded = False
         self.problem: str | None = None  # why the database could not be used, since it last could
         self._on_superseded = superseded
-        self._thread = OneThread("job-store")  # writes in the order they were asked for
+        self._thread = SerialExecutor("job-store")  # writes in the order they were asked for
         self._behind: dict[str, asyncio.Event] = {}  # job -> set once the disk has its newest state
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -15,6 +15,7 @@ from deployments.dispatcher.job_queue import JobQueue
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.overview import ModelQueue, Replicas
 from deployments.schema import ImageResult, Job
+from deployments.stages import DENOISER
 from models.errors import DarkroomError
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
@@ -72,7 +73,7 @@ class Served:
     @property
     def rows_in_flight(self) -> int:
         """How many rows the denoisers are given."""
-        return rows_in_flight(self.forecaster.max_rows, self.replicas.get("denoiser", Replicas(1)).running)
+        return rows_in_flight(self.forecaster.max_rows, self.replicas.get(DENOISER.key, Replicas(1)).running)
 
     def has_work(self, queue: JobQueue) -> bool:
         """Whether anything waits or runs."""

@@ -7,8 +7,7 @@ from ray.serve._private.common import ReplicaState
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.dispatcher.overview import Replicas
-
-STAGES = {"TextEncoder": "text_encoder", "Denoiser": "denoiser", "VaeDecoder": "vae_decoder"}
+from deployments.stages import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +62,5 @@ def stage_replicas() -> dict[str, dict[str, Replicas]]:
 
 def _stages(application: ApplicationState) -> dict[str, Replicas]:
     nothing = DeploymentState("", running=0, wanted=0)
-    states = {stage: application.deployments.get(name, nothing) for name, stage in STAGES.items()}
-    return {stage: Replicas(of.running, max(0, of.wanted - of.running)) for stage, of in states.items()}
+    states = {stage.key: application.deployments.get(stage.deployment, nothing) for stage in STAGES}
+    return {key: Replicas(of.running, max(0, of.wanted - of.running)) for key, of in states.items()}

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
+from models.denoiser.model import DenoiserModel
 from models.denoiser.preview import Preview
-from models.denoiser.state import DenoiseState, guided, next_latents, remember, stack_rows
+from models.denoiser.state import DenoiseState, apply_guidance, next_latents, record_outputs, stack_rows
 from models.denoiser.step_batcher import StepBatcher
-from models.denoiser.unet import BatchKey, UNet
 from models.errors import DarkroomError, NonFinite, OutOfMemory, Unavailable
+from models.families.base import BatchKey
 from models.spec import StepUpdate
 
 logger = logging.getLogger(__name__)
@@ -43,22 +44,22 @@ class DenoisingEngine:
 
     def __init__(
         self,
-        unet: UNet,
+        model: DenoiserModel,
         publish: Publish,
         *,
-        capacity: Capacity,
+        sizer: BatchSizer,
         preview: Preview,
         die: Callable[[], None] = lambda: os._exit(1),
     ) -> None:
-        self._unet = unet
+        self._model = model
         self._publish = publish
-        self._capacity = capacity
+        self._sizer = sizer
         self._preview = preview
         self._die = die  # ends the process
-        self._batcher: StepBatcher[DenoiseState] = StepBatcher(capacity.most)
+        self._batcher: StepBatcher[DenoiseState] = StepBatcher(sizer.next_rows)
         self._inbox: SimpleQueue[DenoiseState | Change | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="denoising-engine", daemon=True)
-        self._beat = time.monotonic()
+        self._heartbeat = time.monotonic()
         self._rows = 0  # of the last forward
         self._slots = 0  # rows that it was filled up to
         self._images = 0  # pictures of that forward
@@ -83,7 +84,7 @@ class DenoisingEngine:
         """Change settings between two steps; callable from any thread.
 
         Row counts that are new are measured with forwards of the kind `warm`. The future is done when the change is
-        made, or has its error: what `Capacity.allow` and `Capacity.warm_up` raise.
+        made, or has its error: what `BatchSizer.set_limit` and `BatchSizer.warm_up` raise.
         """
         change = Change(max_rows, preview_interval_s, warm, Future())
         self._inbox.put(change)
@@ -97,7 +98,7 @@ class DenoisingEngine:
         """
         if not self._thread.is_alive():
             raise Unavailable("The denoising thread has died.")
-        if len(self._batcher) and time.monotonic() - self._beat > patience_s:
+        if len(self._batcher) and time.monotonic() - self._heartbeat > patience_s:
             raise Unavailable(f"The denoising thread has been in one step for over {patience_s:.0f} s.")
 
     def step(self) -> list[DenoiseState]:
@@ -107,16 +108,16 @@ class DenoisingEngine:
         output, batch = self._predict(batch) if batch else (None, [])
         if output is None:
             return []
-        remember(batch, guided(output, batch))
+        record_outputs(batch, apply_guidance(self._model.family, output, batch))
         latents = next_latents(batch)
         sums = latents.sum((1, 2, 3))  # finite only if all that is summed is
         finite = sums.isfinite().tolist()  # here the thread waits for the device, once a step
         self._rows, self._images = len(output), len(batch)
-        self._slots = self._capacity.slots(batch[0].key, self._rows)
+        self._slots = self._sizer.padded_rows(batch[0].key, self._rows)
         now = time.perf_counter()
-        self._capacity.curve.measure(self._rows, batch[0].key.cells, now - start)
+        self._sizer.curve.measure(self._rows, batch[0].key.cells, now - start)
         self._step_s, self._stepped_at = now - self._stepped_at, now
-        self._most_rows = self._capacity.usual(batch[0].key)
+        self._most_rows = self._sizer.target_rows(batch[0].key)
         previews = [self._preview.due(state) for state in batch]
         self._batcher.advance(batch, latents)
         self._fail([state for state, ok in zip(batch, finite, strict=True) if not ok], NonFinite(NOT_FINITE))
@@ -126,7 +127,7 @@ class DenoisingEngine:
 
     def _run(self) -> None:
         while self._admit():
-            self._beat = time.monotonic()
+            self._heartbeat = time.monotonic()
             with torch.inference_mode():
                 self.step()
 
@@ -144,24 +145,24 @@ class DenoisingEngine:
             if arrived is None:
                 return False
             if isinstance(arrived, Change):
-                self._make(arrived)
+                self._apply_settings(arrived)
             elif not arrived.cancelled:
-                self._let_in(arrived)
+                self._admit_one(arrived)
 
-    def _make(self, change: Change) -> None:
+    def _apply_settings(self, change: Change) -> None:
         try:
-            self._capacity.allow(change.max_rows)
-            self._capacity.warm_up(change.warm)
+            self._sizer.set_limit(change.max_rows)
+            self._sizer.warm_up(change.warm)
         except Exception as error:  # whoever asked for the change gets it; the pictures go on
             change.made.set_exception(error)
             return
         self._preview.interval_s = change.preview_interval_s
         change.made.set_result(None)
 
-    def _let_in(self, state: DenoiseState) -> None:
+    def _admit_one(self, state: DenoiseState) -> None:
         """Let a picture join, or fail it where a forward of its kind can have no rows."""
         try:
-            self._capacity.usual(state.key)
+            self._sizer.target_rows(state.key)
         except Unavailable as error:
             self._fail([state], error)
             return
@@ -175,7 +176,7 @@ class DenoisingEngine:
         """
         try:
             inputs = stack_rows(batch)
-            return self._unet.predict(inputs, self._capacity.slots(batch[0].key, len(inputs.latents))), batch
+            return self._model.predict(inputs, self._sizer.padded_rows(batch[0].key, len(inputs.latents))), batch
         except torch.AcceleratorError:
             logger.critical("the device is in a state that only a new process can leave", exc_info=True)
             self._die()
@@ -183,8 +184,8 @@ class DenoisingEngine:
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             rows = sum(state.rows for state in batch)
-            if self._capacity.halve(rows):
-                logger.warning("out of memory with %d rows: at most %d from now on", rows, self._capacity.max_rows)
+            if self._sizer.halve(rows):
+                logger.warning("out of memory with %d rows: at most %d from now on", rows, self._sizer.max_rows)
                 return None, []
             reason = OutOfMemory("The picture does not fit into the memory of the device.")
         except Exception:

@@ -23,10 +23,10 @@ class Preview:
         """Return a WebP of the picture after its newest output, if it is time for one."""
         now = time.monotonic()
         waited_s = now - max(state.previewed_at, state.joined_at)
-        if self._map is None or not state.plan.clean or state.index == 0 or waited_s < self.interval_s:
+        if self._map is None or not state.plan.pred_original_sample or state.index == 0 or waited_s < self.interval_s:
             return None
         state.previewed_at = now
-        x_weight, out_weight = state.plan.clean[state.index]
+        x_weight, out_weight = state.plan.pred_original_sample[state.index]
         clean = (state.latents * x_weight + state.output * out_weight).cpu()  # [C, h, w]
         rgb = torch.einsum("chw,cd->hwd", clean, self._map[:-1]) + self._map[-1]
         pixels = ((rgb.clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.uint8)

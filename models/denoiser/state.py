@@ -1,4 +1,4 @@
-"""One picture in the making, and the sum that advances a batch of them by one step."""
+"""An image while it is denoised, and the sum that advances a batch of images by one step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,24 +7,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.denoiser.unet import BatchKey, UNet, UNetInputs
+from models.denoiser.model import DenoiserModel
+from models.families.base import Batch, BatchKey, Conditioning, Family
 from models.sampling import HISTORY, TERMS, SamplerPlan, initial_noise
 from models.spec import ImageSpec
-from models.text_encoder import PromptEmbeds
+from models.text_encoder import EncodedPrompt
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class DenoiseState:
-    """A running picture. The engine's thread owns it; others may only set `cancelled`."""
+    """A running image. The engine's thread owns it; others may only set `cancelled`."""
 
     spec: ImageSpec
     plan: SamplerPlan
-    key: BatchKey  # what others must equal to share a forward
-    rows: int  # of a forward that it takes
-    hidden: Float[Tensor, "rows tokens width"]  # text; the negative prompt's first, when guided
-    pooled: Float[Tensor, "rows pooled"] | None
-    guidance: Float[Tensor, "rows guidance"] | None
-    terms: Float[Tensor, "terms C h w"]  # what the plan's weights are of, each in its slot
+    key: BatchKey
+    conditioning: Sequence[Conditioning]  # of each row that it takes of a forward; the negative prompt's comes first
+    history: Float[Tensor, "terms C h w"]  # what the plan's weights are of, each in its slot
     generator: torch.Generator
     cut: str = ""
     encode_s: float = 0.0
@@ -34,6 +32,11 @@ class DenoiseState:
     previewed_at: float = 0.0
 
     @property
+    def rows(self) -> int:
+        """Rows of a forward that it takes."""
+        return len(self.conditioning)
+
+    @property
     def finished(self) -> bool:
         """Whether the last model call is done."""
         return self.index == len(self.plan)
@@ -41,12 +44,12 @@ class DenoiseState:
     @property
     def latents(self) -> Float[Tensor, "C h w"]:
         """The newest latents, unscaled."""
-        return self.terms[self.index % HISTORY]
+        return self.history[self.index % HISTORY]
 
     @property
     def output(self) -> Float[Tensor, "C h w"]:
-        """What the model said of the newest latents, once it has been remembered."""
-        return self.terms[HISTORY + self.index % HISTORY]
+        """The model's output for the newest latents, once it is recorded."""
+        return self.history[HISTORY + self.index % HISTORY]
 
     def advance(self, latents: Float[Tensor, "C h w"]) -> None:
         """Make `latents` the newest."""
@@ -54,74 +57,65 @@ class DenoiseState:
         self.latents.copy_(latents)
 
 
-def new_state(spec: ImageSpec, embeds: PromptEmbeds, plan: SamplerPlan, unet: UNet) -> DenoiseState:
-    """Return a picture at its first step, on the UNet's device.
+def new_state(spec: ImageSpec, encoded: EncodedPrompt, plan: SamplerPlan, model: DenoiserModel) -> DenoiseState:
+    """Return an image before its first step, on the model's device.
 
-    The noise is drawn on the CPU by the picture's own generator, so that it depends on nothing but the seed.
+    The noise is drawn on the CPU by the image's own generator, so that it depends on nothing but the seed.
     """
     generator = torch.Generator("cpu").manual_seed(spec.seed)
-    texts = [embeds.prompt_embeds]
-    if embeds.negative_prompt_embeds is not None:
-        texts.insert(0, embeds.negative_prompt_embeds)
-    hidden = torch.stack([text.hidden for text in texts])
-    pooled = [text.pooled for text in texts if text.pooled is not None]
-    key = unet.key(spec.width, spec.height, tokens=hidden.shape[1])
-    terms = torch.zeros(TERMS, *key.latent_shape)
-    terms[0] = initial_noise(plan, key.latent_shape, generator)
+    conditioning = [model.condition(spec, text) for text in encoded.rows]
+    key = model.key(spec, conditioning[0])
+    history = torch.zeros(TERMS, *key.latent_shape)
+    history[0] = initial_noise(plan, key.latent_shape, generator)
     return DenoiseState(
         spec=spec,
         plan=plan,
         key=key,
-        rows=len(hidden),
-        hidden=hidden.to(unet.device),
-        pooled=torch.stack(pooled).to(unet.device) if pooled else None,
-        guidance=unet.guidance(spec.guidance_scale),
-        terms=terms.to(unet.device),
+        conditioning=conditioning,
+        history=history.to(model.device),
         generator=generator,
-        cut=embeds.cut,
-        encode_s=embeds.encode_s,
+        cut=encoded.cut,
+        encode_s=encoded.encode_s,
     )
 
 
-def stack_rows(batch: Sequence[DenoiseState]) -> UNetInputs:
-    """Return what the UNet sees of a batch: one line a row, the negative prompt's before its picture's."""
-    device = batch[0].terms.device
-    pictures = torch.tensor([k for k, state in enumerate(batch) for _ in range(state.rows)])
+def stack_rows(batch: Sequence[DenoiseState]) -> Batch:
+    """Return the forward of a batch of images, all rows of an image side by side."""
+    device = batch[0].history.device
+    image_of_row = torch.tensor([k for k, state in enumerate(batch) for _ in range(state.rows)])
     scales = torch.tensor([state.plan.input_scale[state.index] for state in batch])
     timesteps = torch.tensor([state.plan.timesteps[state.index] for state in batch])
     latents = torch.stack([state.latents for state in batch]) * scales.to(device).view(-1, 1, 1, 1)
-    pooled = [state.pooled for state in batch if state.pooled is not None]
-    guidance = [state.guidance for state in batch if state.guidance is not None]
-    return UNetInputs(
-        latents=latents[pictures],
-        timesteps=timesteps[pictures].to(device),
-        hidden=torch.cat([state.hidden for state in batch]),
-        pooled=torch.cat(pooled) if pooled else None,
-        guidance=torch.cat(guidance) if guidance else None,
-    )
+    conditioning = [row for state in batch for row in state.conditioning]
+    return Batch(latents[image_of_row], timesteps[image_of_row].to(device), conditioning)
 
 
-def guided(output: Float[Tensor, "R C h w"], batch: Sequence[DenoiseState]) -> Float[Tensor, "N C h w"]:
-    """Combine the two rows of each guided picture (Ho & Salimans 2022, arXiv:2207.12598); leave the others."""
-    if len(output) == len(batch):
-        return output
-    last = torch.tensor([state.rows for state in batch]).cumsum(0) - 1
-    first = last - torch.tensor([state.rows - 1 for state in batch])
-    scale = torch.tensor([state.spec.guidance_scale if state.rows == 2 else 1.0 for state in batch])
-    prompt, negative = output[last], output[first]
-    return negative + scale.to(output.device).view(-1, 1, 1, 1) * (prompt - negative)
+def apply_guidance(
+    family: Family, output: Float[Tensor, "R C h w"], batch: Sequence[DenoiseState]
+) -> Float[Tensor, "N C h w"]:
+    """Combine the rows of each image as its family does. Images with as many rows are combined together."""
+    counts = [state.rows for state in batch]
+    kinds = set(counts)
+    if len(kinds) == 1:
+        return family.guide(output.unflatten(0, (len(batch), counts[0])), [state.spec for state in batch])
+    of_image = output.split(counts)
+    guided = output.new_empty(len(batch), *output.shape[1:])
+    for rows in kinds:
+        chosen = [k for k, count in enumerate(counts) if count == rows]
+        guided[chosen] = family.guide(torch.stack([of_image[k] for k in chosen]), [batch[k].spec for k in chosen])
+    return guided
 
 
-def remember(batch: Sequence[DenoiseState], outputs: Float[Tensor, "N C h w"]) -> None:
-    """Make `outputs` the newest of each picture, and draw the noise of the steps that want it."""
+def record_outputs(batch: Sequence[DenoiseState], outputs: Float[Tensor, "N C h w"]) -> None:
+    """Make `outputs` the newest of each image, and draw the noise of the steps that want it."""
     for state, output in zip(batch, outputs, strict=True):
         state.output.copy_(output)
         if state.plan.draws_noise[state.index]:
-            state.terms[-1].copy_(torch.randn(output.shape, generator=state.generator))
+            state.history[-1].copy_(torch.randn(output.shape, generator=state.generator))
 
 
 def next_latents(batch: Sequence[DenoiseState]) -> Float[Tensor, "N C h w"]:
     """x[i+1] = Σ a_j·x[i−j] + Σ b_j·out[i−j] + d·noise: one sum for any mix of samplers."""
-    terms = torch.stack([state.terms for state in batch])
+    history = torch.stack([state.history for state in batch])
     weights = torch.stack([state.plan.weights[state.index] for state in batch])
-    return torch.einsum("nk,nkchw->nchw", weights.to(terms.device), terms)
+    return torch.einsum("nk,nkchw->nchw", weights.to(history.device), history)

@@ -1,45 +1,105 @@
 """What a family is: all that Darkroom knows of one architecture, in one module beside this one. No torch at import.
 
-A family needs nothing outside its module but a line in `registry`. Its tensors are the business of methods that import
-torch themselves, as the Dispatcher and the API load the other half.
+A new family is its module and a line in `registry`. The Dispatcher and the API load the half that has no tensors; the
+methods below "with torch" import it themselves, and only stages call them.
+
+Three shapes pass between a family and the stages. A *conditioning* holds the named tensors that steer one row, besides
+its latents and timestep. A `BatchKey` is what images must have in common to share a forward. A `Batch` is one forward.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-Stage = Literal["text", "latents", "pixels"]  # of the domain of tensors that a stage computes
+from models.parameters import SAMPLERS, model_calls
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.sizes import Size, SizeEntries
+    from models.spec import ImageSpec, Tokens
+
+Domain = Literal["text", "latents", "pixels"]  # of the tensors that a stage computes
+Conditioning = Mapping[str, "Tensor"]  # of one row, by the names that the family's denoiser has for them
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # name -> shape, in the order of the names
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
     """A subfolder of a checkpoint: the library that reads it and the classes that `model_index.json` may name."""
 
-    stage: Stage
-    library: str
-    classes: tuple[str, ...]
+    domain: Domain
+    library: Literal["transformers", "diffusers"]
+    classes: tuple[str, ...]  # the first one loads it
     weights: str = ""  # file name of the weights, without variant and suffix; empty: a tokenizer
+    least_size: "Callable[[SizeEntries], Size] | None" = None  # of the model that a config makes; of weights alone
+    module: str = ""  # where the classes are, if not in the library itself
 
-
-class TextReader(NamedTuple):
-    """A tokenizer and the text encoder that reads its tokens: subfolders, and the encoder's class in transformers."""
-
-    tokenizer: str
-    encoder: str
-    encoder_class: str
+    @property
+    def source(self) -> str:
+        """The module of the classes, which `model_index.json` names too."""
+        return self.module or self.library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What the configs of a checkpoint say."""
 
-    latent_scale: int  # pixels to a latent cell
     side: int  # pixels that it was trained for
+    size_multiple: int  # pixels; width and height are multiples of it
     max_tokens: int  # of a prompt, without start and end
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where its requests differ from other checkpoints'
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
+
+
+class Segment(NamedTuple):
+    """Work of one kind within an image: so many model calls of so many rows at one size, in pixels."""
+
+    width: int
+    height: int
+    rows: int
+    model_calls: int
+
+
+class BatchKey(NamedTuple):
+    """What images must have in common to share a forward; nothing else needs to agree."""
+
+    latent_shape: tuple[int, int, int]
+    shapes: Shapes  # of a row's conditioning
+    dtype: Any  # torch.dtype
+
+    @property
+    def cells(self) -> int:
+        """Latent cells of a row: what a row costs, relative to other keys."""
+        return self.latent_shape[1] * self.latent_shape[2]
+
+
+class Batch(NamedTuple):
+    """One forward. Latents and conditioning have the model's dtype, timesteps are float32."""
+
+    latents: "Tensor"  # [R, C, h, w]
+    timesteps: "Tensor"  # [R]
+    conditioning: Sequence[Conditioning]  # of each row
+
+    def stacked(self, name: str) -> "Tensor":
+        """Return one tensor of all rows, [R, …]."""
+        import torch
+
+        return torch.stack([row[name] for row in self.conditioning])
+
+    def rows(self, index: "Tensor") -> "Batch":
+        """Return the rows that `index` names, in that order."""
+        return Batch(self.latents[index], self.timesteps[index], [self.conditioning[row] for row in index.tolist()])
+
+
+class TextComponents(NamedTuple):
+    """What the stage of text has loaded."""
+
+    loaded: Mapping[str, Any]  # components by their subfolders
+    index: Mapping[str, Any]  # the checkpoint's model_index.json
+    device: Any  # torch.device
 
 
 class Family(ABC):
@@ -47,18 +107,18 @@ class Family(ABC):
 
     name: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]  # `_class_name` in model_index.json
-    scheduler_repairs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # pipeline -> what it changes in old configs
     components: ClassVar[Mapping[str, Component]]  # by their subfolders
-    text_readers: ClassVar[tuple[TextReader, ...]]
     denoiser: ClassVar[str]  # the component that is called at each step
     vae: ClassVar[str] = "vae"
-    masks_padding: ClassVar[bool]  # where a text encoder's config says `use_attention_mask`
-    empty_is_zero: ClassVar[bool]  # no prompt is zeros, unless the index says otherwise
+    image_rows: ClassVar[int] = 2  # the most rows of a forward that one image takes
+    samplers: ClassVar[tuple[str, ...]] = SAMPLERS  # that can be asked for, if its scheduler's config allows them
+    scheduler_repairs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # pipeline -> what it changes in old configs
+    scheduler_needs: ClassVar[tuple[str, ...]] = ("set_timesteps", "step")  # what its pipelines use of a scheduler
 
-    def parts(self, stage: Stage) -> tuple[str, ...]:
+    def parts(self, domain: Domain) -> tuple[str, ...]:
         """Return the files and subfolders that a stage reads; the stage of latents needs the VAE's config, too."""
-        own = (name for name, component in self.components.items() if component.stage == stage)
-        others = {"text": (), "latents": ("scheduler", self.vae), "pixels": ()}[stage]
+        own = (name for name, component in self.components.items() if component.domain == domain)
+        others = {"text": (), "latents": ("scheduler", self.vae), "pixels": ()}[domain]
         return ("model_index.json", *own, *others)
 
     @abstractmethod
@@ -73,23 +133,78 @@ class Family(ABC):
     def facts(self, folder: Path, pipeline: str) -> Facts:
         """Return what the configs say. Raises UnusableCheckpoint."""
 
+    def is_guided(self, spec: "ImageSpec") -> bool:
+        """Return whether the guidance scale changes the image."""
+        return spec.embedded_guidance or spec.guidance_scale > 1
+
+    def texts(self, spec: "ImageSpec") -> tuple[str | None, ...]:
+        """Return the text of each row of an image, in the rows' order; None is no negative prompt."""
+        if spec.embedded_guidance or not self.is_guided(spec):
+            return (spec.prompt,)
+        return (spec.negative_prompt or None, spec.prompt)
+
+    def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
+        """Return the work of an image: the one source of its cost, its estimates and its demand."""
+        calls = model_calls(spec.sampler, spec.num_inference_steps)
+        return (Segment(spec.width, spec.height, len(self.texts(spec)), calls),)
+
+    def timestep_options(self, width: int, height: int, steps: int) -> dict[str, Any]:
+        """Return what the scheduler's `set_timesteps` takes besides the number of steps, such as `mu`; JSON values."""
+        return {}
+
     # -- with torch
 
     @abstractmethod
-    def embed(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
-        """Return what the denoiser attends to [texts, tokens, width], and a pooled embedding [texts, pooled] or None.
+    def count_tokens(self, text: TextComponents, prompt: str) -> "Tokens":
+        """Return how many tokens a prompt has, and what of it lies beyond the last one that is read."""
 
-        `outputs` are those of the text encoders, with hidden states.
+    @abstractmethod
+    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
+        """Return what each text says to the denoiser, float32 on the CPU. They share a forward."""
+
+    @abstractmethod
+    def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
+        """Return all that steers a row of an image: its text, and what else a denoiser of this config takes."""
+
+    @abstractmethod
+    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a row's conditioning with a text of `max_tokens`, for forwards before the first text."""
+
+    def shared_shapes(self, conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that rows must have in common to share a forward: those of all that is stacked.
+
+        A tensor whose length may differ from row to row has one representative shape here: it sizes the rows of noise
+        that forwards are measured, proved and compiled with.
+        """
+        return {name: tuple(tensor.shape) for name, tensor in conditioning.items()}
+
+    @abstractmethod
+    def latent_channels(self, config: Any) -> int:
+        """Return the channels of the latents that a denoiser of this config is for."""
+
+    @abstractmethod
+    def predict(self, model: Any, batch: Batch) -> "Tensor":
+        """Call the denoiser; return what the scheduler's step takes as the model's output, [R, C, h, w].
+
+        All that the model takes once per batch must follow from the batch's key.
         """
 
-    @abstractmethod
-    def model_inputs(self, latents: Any, hidden: Any, pooled: Any, scale: int) -> dict[str, Any]:
-        """Return what the denoiser takes besides latents [rows, C, h, w] and timesteps; `scale` is pixels to a cell."""
+    def guide(self, outputs: "Tensor", specs: Sequence["ImageSpec"]) -> "Tensor":
+        """Combine the rows of images, [N, rows, C, h, w], to one output of each, [N, C, h, w].
+
+        Source: classifier-free guidance, Ho & Salimans 2022 (arXiv:2207.12598).
+        """
+        if outputs.shape[1] == 1:
+            return outputs[:, 0]
+        scale = outputs.new_tensor([spec.guidance_scale for spec in specs]).view(-1, 1, 1, 1)
+        negative, prompt = outputs.unbind(1)
+        return negative + scale * (prompt - negative)
 
     @abstractmethod
-    def pooled_width(self, config: Any) -> int:
-        """Return the width of the pooled embedding that a denoiser of this config takes; 0: none."""
-
-    @abstractmethod
-    def to_vae(self, latents: Any, config: Any) -> Any:
+    def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what a VAE of this config decodes, of latents [images, C, h, w]."""
+
+
+def frozen_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """Return shapes as a part of a `BatchKey`."""
+    return tuple(sorted(shapes.items()))

@@ -5,19 +5,25 @@ Source: diffusers `pipelines/stable_diffusion/pipeline_stable_diffusion.py`, and
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.version import InvalidVersion, Version
 
 from models.configs import read_entry, read_json
 from models.errors import UnusableCheckpoint
-from models.families.base import Component, Facts, Family, TextReader
-from models.spec import MOST_SIDE
+from models.families.base import Batch, Component, Conditioning, Facts, Family, TextComponents
+from models.parameters import MAX_SIDE
+from models.sizes import clip_text_encoder, unet, vae
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.spec import ImageSpec, Tokens
 
 TOKENIZER = Component("text", "transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
-TEXT_ENCODER = Component("text", "transformers", ("CLIPTextModel",), "model")
-UNET = Component("latents", "diffusers", ("UNet2DConditionModel",), "diffusion_pytorch_model")
-VAE = Component("pixels", "diffusers", ("AutoencoderKL",), "diffusion_pytorch_model")
+TEXT_ENCODER = Component("text", "transformers", ("CLIPTextModel",), "model", clip_text_encoder)
+UNET = Component("latents", "diffusers", ("UNet2DConditionModel",), "diffusion_pytorch_model", unet)
+VAE = Component("pixels", "diffusers", ("AutoencoderKL",), "diffusion_pytorch_model", vae)
 
 UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
 
@@ -29,12 +35,11 @@ class StableDiffusion(Family):
 
     name = "sd"
     pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    scheduler_needs = ("set_timesteps", "step", "scale_model_input", "init_noise_sigma")
     scheduler_repairs = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}  # noqa: RUF012
     components = {"tokenizer": TOKENIZER, "text_encoder": TEXT_ENCODER, "unet": UNET, "vae": VAE}  # noqa: RUF012
-    text_readers = (TextReader("tokenizer", "text_encoder", "CLIPTextModel"),)
+    text_readers: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
     denoiser = "unet"
-    masks_padding = True
-    empty_is_zero = False
 
     def check(self, folder: Path, pipeline: str) -> None:
         """Check that the components fit each other. Raises UnusableCheckpoint, which names the entry that does not."""
@@ -54,34 +59,70 @@ class StableDiffusion(Family):
         """Return what the configs say. A UNet that takes guidance as an input was distilled for few steps."""
         scale = self.latent_scale(folder)
         side = _sample_size(folder, pipeline) * scale
-        if side > MOST_SIDE:
+        if side > MAX_SIDE:
             raise UnusableCheckpoint(
-                f"{folder / UNET_CONFIG}: sample_size is for images of {side} pixels; must be for {MOST_SIDE} or less."
+                f"{folder / UNET_CONFIG}: sample_size is for images of {side} pixels; must be for {MAX_SIDE} or less."
             )
         distilled = {"num_inference_steps": 4, "guidance_scale": 8.0}
         return Facts(
-            latent_scale=scale,
             side=side,
+            size_multiple=scale,
             max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
             defaults=distilled if _takes_guidance(folder) else {},
             embedded_guidance=_takes_guidance(folder),
         )
 
-    def embed(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
-        """Return the last hidden state, and no pooled embedding."""
-        return outputs[0].last_hidden_state, None
+    def count_tokens(self, text: TextComponents, prompt: str) -> "Tokens":
+        """Return how the first tokenizer reads a prompt; the others have the same limit."""
+        from models.families import clip
 
-    def model_inputs(self, latents: Any, hidden: Any, pooled: Any, scale: int) -> dict[str, Any]:
-        """Return what the UNet takes besides latents and timesteps."""
-        return {"encoder_hidden_states": hidden}
+        return clip.count_tokens(text.loaded[self.text_readers[0][0]], prompt)
 
-    def pooled_width(self, config: Any) -> int:
-        """Return 0: there is no pooled embedding."""
-        return 0
+    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
+        """Return the last hidden state of each text; no negative prompt is the empty one."""
+        from models.families import clip
 
-    def to_vae(self, latents: Any, config: Any) -> Any:
+        [(tokenizer, encoder)] = self.text_readers
+        output = clip.run_encoder(text, tokenizer, encoder, [each or "" for each in texts], mask=True)
+        return [{"encoder_hidden_states": row.clone()} for row in output.last_hidden_state.float().cpu()]
+
+    def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
+        """Return the text, and the guidance scale for a UNet that was distilled to take it as an input.
+
+        Source: Luo et al. 2023 (arXiv:2310.04378); diffusers `StableDiffusionPipeline.get_guidance_scale_embedding`.
+        """
+        if config.time_cond_proj_dim is None:
+            return text
+        import torch
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        weight = torch.tensor([(spec.guidance_scale - 1) * 1000])
+        scale = get_timestep_embedding(weight, config.time_cond_proj_dim, downscale_freq_shift=1)[0]
+        return {**text, "timestep_cond": scale}
+
+    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a row's conditioning; every text is padded to the full length."""
+        shapes = {"encoder_hidden_states": (max_tokens + 2, config.cross_attention_dim)}
+        return (
+            shapes if config.time_cond_proj_dim is None else {**shapes, "timestep_cond": (config.time_cond_proj_dim,)}
+        )
+
+    def latent_channels(self, config: Any) -> int:
+        """Return the UNet's own."""
+        return config.in_channels
+
+    def predict(self, model: Any, batch: Batch) -> "Tensor":
+        """Return the UNet's output: noise or velocity, as it was trained."""
+        inputs = {name: batch.stacked(name) for name in batch.conditioning[0]}
+        return model(batch.latents, batch.timesteps, return_dict=False, **self._arguments(inputs))[0]
+
+    def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what the VAE decodes."""
         return latents / config.scaling_factor
+
+    def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return stacked conditioning as the UNet takes it."""
+        return inputs
 
     def _fits(self, folder: Path) -> Iterator[Fit]:
         """Yield numbers of the configs that have to agree."""
@@ -96,7 +137,9 @@ class StableDiffusion(Family):
         for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
             yield UNET_CONFIG, name, unet.get(name), None, "the pipeline has nothing to feed it with"
         yield from self._fits_additions(folder)
-        width = sum(read_entry(folder, f"{each.encoder}/config.json", "hidden_size", int) for each in self.text_readers)
+        width = sum(
+            read_entry(folder, f"{encoder}/config.json", "hidden_size", int) for _, encoder in self.text_readers
+        )
         reason = "the text encoders' hidden_size"
         yield UNET_CONFIG, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, reason
         yield from self._fits_tokens(folder)
@@ -108,10 +151,10 @@ class StableDiffusion(Family):
 
     def _fits_tokens(self, folder: Path) -> Iterator[Fit]:
         """Yield how long texts may be: the same for all text encoders."""
-        encoders = [f"{each.encoder}/config.json" for each in self.text_readers]
+        encoders = [f"{encoder}/config.json" for _, encoder in self.text_readers]
         longest = min(read_entry(folder, file, "max_position_embeddings", int) for file in encoders)
-        for number, each in enumerate(self.text_readers):
-            file = f"{each.tokenizer}/tokenizer_config.json"
+        for number, (tokenizer, _) in enumerate(self.text_readers):
+            file = f"{tokenizer}/tokenizer_config.json"
             length = read_entry(folder, file, "model_max_length", int)
             longest = longest if number else min(longest, length)
             reason = "the same in both, and no more than max_position_embeddings"

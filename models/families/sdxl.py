@@ -5,13 +5,20 @@ Source: diffusers `pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.configs import read_entry, read_json
-from models.families.base import Component, TextReader
+from models.families.base import Component, Conditioning, TextComponents
 from models.families.sd import TEXT_ENCODER, TOKENIZER, UNET, UNET_CONFIG, VAE, Fit, StableDiffusion
+from models.sizes import clip_text_encoder
 
-TEXT_ENCODER_2 = Component("text", "transformers", ("CLIPTextModelWithProjection",), "model")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.spec import ImageSpec
+
+TEXT_ENCODER_2 = Component("text", "transformers", ("CLIPTextModelWithProjection",), "model", clip_text_encoder)
+ZEROS_ENTRY = "force_zeros_for_empty_prompt"  # of model_index.json; the pipeline takes yes for its default
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -28,36 +35,57 @@ class StableDiffusionXL(StableDiffusion):
         "unet": UNET,
         "vae": VAE,
     }
-    text_readers = (
-        TextReader("tokenizer", "text_encoder", "CLIPTextModel"),
-        TextReader("tokenizer_2", "text_encoder_2", "CLIPTextModelWithProjection"),
-    )
-    masks_padding = False  # whatever a text encoder's config says
-    empty_is_zero = True  # what the pipeline takes for its default
+    text_readers = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 
-    def embed(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
-        """Return the last layer but one of both encoders side by side, and the pooled embedding of the second."""
+    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
+        """Return the last layer but one of both encoders side by side, and the pooled embedding of the second.
+
+        Padding is read, whatever a text encoder's config says. No negative prompt is zeros, unless the index says that
+        it is the empty one.
+        Source: diffusers `StableDiffusionXLPipeline.encode_prompt`.
+        """
         import torch
 
-        return torch.cat([output.hidden_states[-2] for output in outputs], -1), outputs[1].text_embeds
+        from models.families import clip
 
-    def model_inputs(self, latents: Any, hidden: Any, pooled: Any, scale: int) -> dict[str, Any]:
-        """Return what the UNet takes besides latents and timesteps: no image was cropped, so its size comes twice."""
-        height, width = (side * scale for side in latents.shape[2:])
-        sizes = latents.new_tensor([height, width, 0, 0, height, width]).expand(len(latents), -1)
-        return {"encoder_hidden_states": hidden, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+        words = [each or "" for each in texts]
+        outputs = [clip.run_encoder(text, *reader, words, mask=False) for reader in self.text_readers]
+        hidden = torch.cat([output.hidden_states[-2] for output in outputs], -1).float().cpu()
+        pooled = outputs[1].text_embeds.float().cpu()
+        are_zeros = [each is None and text.index.get(ZEROS_ENTRY, True) for each in texts]
+        return [
+            {name: torch.zeros_like(row) if zeros else row.clone() for name, row in rows}
+            for zeros, *rows in zip(
+                are_zeros,
+                [("encoder_hidden_states", row) for row in hidden],
+                [("text_embeds", row) for row in pooled],
+                strict=True,
+            )
+        ]
 
-    def pooled_width(self, config: Any) -> int:
-        """Return what the UNet's embedding of text and sizes leaves for the text."""
-        return config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
+        """Return the text and the image's size, twice, as none was cropped."""
+        import torch
 
-    def to_vae(self, latents: Any, config: Any) -> Any:
+        sizes = [spec.height, spec.width, 0, 0, spec.height, spec.width]
+        return {**super().condition(config, spec, text), "time_ids": torch.tensor(sizes, dtype=torch.float32)}
+
+    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a row's conditioning: the UNet's embedding of text and sizes is of both."""
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return super().expected_shapes(config, max_tokens) | {"text_embeds": (pooled,), "time_ids": (6,)}
+
+    def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what the VAE decodes: with a mean and a deviation a channel, where its config has them."""
         mean, std = config.get("latents_mean"), config.get("latents_std")
         if mean is None or std is None:
             return latents / config.scaling_factor
         mean, std = (latents.new_tensor(each).view(1, -1, 1, 1) for each in (mean, std))
         return latents * std / config.scaling_factor + mean
+
+    def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        added = {name: inputs.pop(name) for name in ("text_embeds", "time_ids")}
+        return inputs | {"added_cond_kwargs": added}
 
     def _fits_additions(self, folder: Path) -> Iterator[Fit]:
         unet = read_json(folder, UNET_CONFIG)

@@ -10,7 +10,7 @@ from tests.chaos.drill import ENDS_WITHIN_S, Outcome, a_body, ends_of, undisturb
 from tests.client import wait_until
 from tests.cluster import Cluster
 
-KILLED = ("Denoiser", "VaeDecoder", "TextEncoder", "Dispatcher", "ApiIngress")  # in turns
+KILLED = ("Denoiser", "Vae", "TextEncoder", "Dispatcher", "ApiIngress")  # in turns
 CLIENTS = 16
 TOGETHER = 4  # pictures of a batch
 GHOSTS_AFTER_S = 2.0  # none may be seen

@@ -24,7 +24,7 @@ from tests.client import Client, wait_until
 SWITCH, OURS = "dk-switch", "10.77.0.254"
 HEAD, WORKER = "dk-head", "dk-worker"  # namespaces, and their ports of the switch
 ADDRESSES = {HEAD: "10.77.0.1", WORKER: "10.77.0.2"}
-PLACES = {"Dispatcher": HEAD, "ApiIngress": HEAD, "TextEncoder": WORKER, "VaeDecoder": HEAD}
+PLACES = {"Dispatcher": HEAD, "ApiIngress": HEAD, "TextEncoder": WORKER, "Vae": HEAD}
 BINARIES = Path(sys.executable).parent
 MEMORY_BYTES = 256 * 2**20
 

@@ -63,7 +63,7 @@ def test_status_shows_every_deployment_and_the_queue(service: Cluster) -> None:
     status = service.run("ops.status")
     assert status.exit_code(ANSWERS_WITHIN_S) == 0
     table = status.out.read_text()
-    for name in ("ApiIngress", "Dispatcher", "TextEncoder", "Denoiser", "VaeDecoder", "GradioIngress"):
+    for name in ("ApiIngress", "Dispatcher", "TextEncoder", "Denoiser", "Vae", "GradioIngress"):
         assert re.search(rf"{name} +1/1", table)
     assert "0 waiting" in table
 

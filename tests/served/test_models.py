@@ -31,7 +31,7 @@ from tests.cluster import Cluster
 from tests.served.conftest import served
 
 PROMPT = "a red circle on a blue background"
-STAGES = ("TextEncoder", "Denoiser", "VaeDecoder")
+STAGES = ("TextEncoder", "Denoiser", "Vae")
 TWICE = {stage: {"num_replicas": 2} for stage in STAGES}
 ANSWERS_WITHIN_S = 60
 
@@ -206,7 +206,7 @@ def test_each_stage_scales_and_its_replicas_share_batched_work(doubled: Cluster)
     for stage, sizes, alone in (
         ("TextEncoder", "ray_serve_actual_batch_size", 1),
         ("Denoiser", "ray_darkroom_batch_rows", 2),
-        ("VaeDecoder", "ray_serve_actual_batch_size", 1),
+        ("Vae", "ray_serve_actual_batch_size", 1),
     ):
         every = sum(each.value for each in samples(doubled, f"{sizes}_count") if of(stage, each))
         buckets = [each for each in samples(doubled, f"{sizes}_bucket") if of(stage, each)]

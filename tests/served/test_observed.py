@@ -55,5 +55,5 @@ def test_a_jobs_life_can_be_followed_by_its_id_from_the_request_to_its_last_stag
     assert [
         line["message"].split()[:2] for line in lines(service, "ApiIngress") if line.get("request_id") == request
     ] == [["POST", "/v1/jobs"]]
-    for stage, call in (("TextEncoder", "encode"), ("Denoiser", "denoise"), ("VaeDecoder", "decode")):
+    for stage, call in (("TextEncoder", "encode"), ("Denoiser", "denoise"), ("Vae", "decode")):
         service.wait(lambda stage=stage, call=call: done_for(service, job["id"], stage) == [["CALL", call, "OK"]] * 2)

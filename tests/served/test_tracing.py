@@ -6,7 +6,7 @@ from tests.cluster import Cluster
 from tests.served.collector import Collector
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-STAGES = {"TextEncoder encode", "Denoiser denoise", "VaeDecoder decode"}
+STAGES = {"TextEncoder encode", "Denoiser denoise", "Vae decode"}
 
 
 def test_a_job_that_waits_in_line_is_one_trace_from_its_caller_to_its_last_stage(

@@ -75,7 +75,8 @@ from gradio_ingress import client_api, controls, png_info, receipt
 from gradio_ingress.page import Page, _settings
 from models.errors import InvalidRequest
 from models.settings_text import settings_text
-from models.vae_decoder import Decoded, encode_image
+from models.image_file import encode_image
+from models.vae import Decoded
 from tests.fakes import CARD, a_result
 from deployments.dispatcher.lease import Lease
 import numpy as np

@@ -23,9 +23,8 @@ from benchmarks.autoscale_sim import (
     plot,
     read_deployments,
 )
-from benchmarks.fleet import DECODER, ENCODER, Deployment, Fleet, Outcome, Picture, Policy
+from benchmarks.fleet import DECODER, DENOISER, ENCODER, Deployment, Fleet, Outcome, Picture, Policy
 from benchmarks.harness import ROOT
-from deployments.autoscaling import DENOISER
 
 HOUR_S = 3600.0
 START_S = 20.0

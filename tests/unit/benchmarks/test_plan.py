@@ -82,12 +82,12 @@ def test_more_to_draw_takes_more_denoisers_and_one_less_would_not_do() -> None:
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
     last = plans[-1]
-    fewer = latencies(CURVE, 64, last.text_encoders, last.denoisers - 1, last.vae_decoders, seed=0)
+    fewer = latencies(CURVE, 64, last.text_encoders, last.denoisers - 1, last.vaes, seed=0)
     assert percentile(fewer, 0.95) > 1.5 >= last.p95_s
 
 
 def test_decoders_are_as_many_as_their_work_takes() -> None:
-    assert plan(CURVE, 64, p95_s=1.5).vae_decoders >= 64 * CURVE.decode_s
+    assert plan(CURVE, 64, p95_s=1.5).vaes >= 64 * CURVE.decode_s
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:

@@ -10,8 +10,9 @@ import torch
 
 from deployments.app import build_model
 from deployments.config import ModelConfig
+from deployments.stages import STAGES
 from models.latent_rgb import fit_latent_rgb
-from models.vae_decoder import load_vae_decoder
+from models.vae import load_vae
 
 ROOT = Path(__file__).parents[3]
 REFUSED = """
@@ -33,9 +34,15 @@ def test_a_checkpoint_is_refused_before_torch_is_imported(tmp_path: Path) -> Non
     assert done.stdout == f"{tmp_path / 'model_index.json'}: missing. False\n"
 
 
+def test_a_models_application_has_the_stages_of_the_table(shapes: Path) -> None:
+    model = build_model(ModelConfig(checkpoint=str(shapes)))
+    _, *stages = model._bound_deployment.init_args
+    assert [stage._bound_deployment.name for stage in stages] == [stage.deployment for stage in STAGES]
+
+
 def test_a_models_card_has_the_map_of_its_previews(shapes: Path) -> None:
     model = build_model(ModelConfig(checkpoint=str(shapes)))
     card = model._bound_deployment.init_args[0]
-    vae = load_vae_decoder(shapes, card.family, torch.device("cpu"))
+    vae = load_vae(shapes, card.family, torch.device("cpu"))
     assert np.array(card.latent_rgb).shape == (9, 3)
     assert np.array(card.latent_rgb) == pytest.approx(np.array(fit_latent_rgb(vae)), abs=1e-5)

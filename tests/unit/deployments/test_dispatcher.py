@@ -171,9 +171,7 @@ async def test_places_of_jobs_that_nobody_asks_for_are_not_told(cluster: Cluster
 
 
 async def test_a_job_that_has_to_wake_a_stage_is_told_how_long_that_may_take() -> None:
-    cluster = Cluster(
-        replicas=lambda: {"text_encoder": Replicas(1), "denoiser": Replicas(0), "vae_decoder": Replicas(1)}
-    )
+    cluster = Cluster(replicas=lambda: {"text_encoder": Replicas(1), "denoiser": Replicas(0), "vae": Replicas(1)})
     job = await cluster.submit()
     async for state in states(cluster.client, job):
         if state.progress.eta_s > WAKING_S - 5:

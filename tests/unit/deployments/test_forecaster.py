@@ -125,11 +125,11 @@ def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_to
     queue, [job] = a_queue(1)
     queue.grant("shapes", 0.0)
     awake = outlook(forecaster, queue).jobs[job.id].end_s
-    forecaster.see_replicas({"denoiser": 0, "vae_decoder": 1}, queue.running, 100.0)
+    forecaster.see_replicas({"denoiser": 0, "vae": 1}, queue.running, 100.0)
     found = outlook(forecaster, queue, now=110.0)
     assert found.jobs[job.id].end_s == pytest.approx(awake + module.WAKING_S - 10)
     assert found.most_s(5.0) > 5.0 + module.WAKING_S - 10
-    forecaster.see_replicas({"denoiser": 1, "vae_decoder": 1}, queue.running, 112.0)
+    forecaster.see_replicas({"denoiser": 1, "vae": 1}, queue.running, 112.0)
     assert outlook(forecaster, queue, now=113.0).jobs[job.id].end_s == awake
     forecaster.see_replicas({"denoiser": 0}, queue.running, 200.0)
     assert outlook(forecaster, queue, now=200.0).jobs[job.id].end_s == pytest.approx(awake + 12)
@@ -139,7 +139,7 @@ def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_to
 def test_a_stage_that_sleeps_and_is_not_waited_for_delays_nothing(forecaster: Forecaster) -> None:
     queue, _ = a_queue(1)
     lease, _ = queue.grant("shapes", 0.0)
-    asleep = {"text_encoder": 0, "denoiser": 1, "vae_decoder": 0}
+    asleep = {"text_encoder": 0, "denoiser": 1, "vae": 0}
     for step, waiting in ((0, True), (1, False), (STEPS, True)):
         if step:
             queue.progress(lease, StepUpdate(step=step, steps=STEPS))
@@ -163,8 +163,8 @@ def test_a_decode_that_waited_for_its_stage_to_wake_is_no_measure_of_decoding(fo
     lease, _ = queue.grant("shapes", 0.0)
     before = outlook(forecaster, queue).jobs[job.id].end_s
     queue.progress(lease, StepUpdate(step=STEPS, steps=STEPS))
-    forecaster.see_replicas({"vae_decoder": 0}, queue.running, 10.0)
-    forecaster.see_replicas({"vae_decoder": 1}, queue.running, 30.0)
+    forecaster.see_replicas({"vae": 0}, queue.running, 10.0)
+    forecaster.see_replicas({"vae": 1}, queue.running, 30.0)
     forecaster.measure_decode(21.0, 30.5)
     queue, [job] = a_queue(1)
     assert outlook(forecaster, queue).jobs[job.id].end_s == before

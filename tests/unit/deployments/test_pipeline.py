@@ -66,12 +66,12 @@ class Stream:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Draws a picture with a Denoiser and a VaeDecoder; returns the words of the pipeline."""
+    """Draws a picture with a Denoiser and a Vae; returns the words of the pipeline."""
     monkeypatch.setattr(pipeline_module, "AGAIN_S", 0)
     monkeypatch.setattr(pipeline_module, "own_name", lambda: "dispatcher")
 
     async def draw(denoiser: Stage, decoder: Stage) -> list[Any]:
-        stages = {"TextEncoder": Stage(None), "Denoiser": denoiser, "VaeDecoder": decoder}
+        stages = {"TextEncoder": Stage(None), "Denoiser": denoiser, "Vae": decoder}
         monkeypatch.setattr(Pipeline, "_handle", lambda _, name: stages[name])
         async with asyncio.timeout(15):
             return [word async for word in Pipeline("shapes", "images").generate(a_spec(), LEASE)]
@@ -90,7 +90,7 @@ async def test_a_picture_waits_for_a_stage_without_a_replica(drawn: Callable[...
 
 
 async def test_one_that_waits_for_its_decoder_is_not_denoised_again(drawn: Callable[..., Any]) -> None:
-    denoiser, decoder = Stage(LAST), Stage(StoredImage(123, tiled=True), away("VaeDecoder"), away("VaeDecoder"))
+    denoiser, decoder = Stage(LAST), Stage(StoredImage(123, tiled=True), away("Vae"), away("Vae"))
     words = await drawn(denoiser, decoder)
     assert (denoiser.calls, decoder.calls, words[-1].size) == (1, 3, 123)
     assert words[-1].tiled

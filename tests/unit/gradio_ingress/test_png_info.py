@@ -21,9 +21,11 @@ from PIL.WebPImagePlugin import WebPImageFile
 from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
 from models.errors import InvalidRequest
+from models.image_file import encode_image
+from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import SAMPLERS, ImageSpec
-from models.vae_decoder import Decoded, encode_image
+from models.spec import ImageSpec
+from models.vae import Decoded
 from tests.fakes import a_spec
 
 NOTHING = "This picture carries no settings."

@@ -102,7 +102,7 @@ def test_warnings_stand_below_the_status() -> None:
     assert "did not read “&lt;b&gt;”" in status.status(job(warnings=("The encoder did not read “<b>”.",)))
 
 
-REPLICAS = {"text_encoder": 1, "denoiser": 2, "vae_decoder": 1}
+REPLICAS = {"text_encoder": 1, "denoiser": 2, "vae": 1}
 LINE = ModelQueue(waiting=5, running=2, eta_s=14.2, replicas=REPLICAS, starting={"denoiser": 1})
 OTHER = ModelQueue(waiting=8, running=0, eta_s=90, replicas=REPLICAS | {"denoiser": 0}, starting={})
 QUEUE = QueueState(13, 2, 90, REPLICAS, 6.5, {"denoiser": 1}, 3, {"shapes": LINE, "sdxl": OTHER})

@@ -13,7 +13,7 @@ from models import checkpoint as checkpoint_module
 from models.card import read_card
 from models.checkpoint import locate
 from models.errors import UnusableCheckpoint
-from models.spec import SAMPLERS
+from models.parameters import SAMPLERS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

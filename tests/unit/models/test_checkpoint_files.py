@@ -15,7 +15,7 @@ import torch
 from models.card import read_card
 from models.checkpoint import locate_parts
 from models.checkpoint_files import LARGEST_JSON
-from models.denoiser.unet import load_unet
+from models.denoiser.model import load_denoiser
 from models.errors import UnusableCheckpoint
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -232,7 +232,7 @@ def test_an_entry_of_the_wrong_kind_is_named_with_its_file(folder: Path, name: s
 def test_weights_that_lack_a_tensor_of_the_config_are_refused_when_they_are_loaded(folder: Path) -> None:
     change(folder / "unet" / "config.json", layers_per_block=2)
     with pytest.raises(UnusableCheckpoint, match=str(folder / "unet")):
-        load_unet(folder, "sd", torch.device("cpu"))
+        load_denoiser(folder, "sd", torch.device("cpu"))
 
 
 # -- the manifest

@@ -20,12 +20,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from models.card import read_card
 from models.checkpoint import check
 from models.checkpoint_files import checked_files
-from models.checkpoint_guard import MAX_HEADER_BYTES, Size, check_model, measure
-from models.denoiser.unet import load_unet
+from models.checkpoint_guard import MAX_HEADER_BYTES, check_model, measure
+from models.denoiser.model import load_denoiser
 from models.errors import UnusableCheckpoint
+from models.families.base import Component
 from models.families.registry import FAMILIES
+from models.sizes import Size
 from models.text_encoder import load_text_encoder
-from models.vae_decoder import load_vae_decoder
+from models.vae import load_vae
 from tests.real_checkpoints import TEXT_LAYERS, UNETS, VAES, WIDTH
 
 INDEX = "model_index.json"
@@ -359,7 +361,7 @@ def test_whatever_libraries_look_for_is_in_the_digest_or_refused(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", stat)
-        for load in (load_text_encoder, load_unet, load_vae_decoder):
+        for load in (load_text_encoder, load_denoiser, load_vae):
             load(folder, "sd", torch.device("cpu"))
     missing = {path for path in sought if path.is_relative_to(folder) and not path.exists()}
     assert folder / "tokenizer/added_tokens.json" in missing, "it sees what libraries look for"
@@ -441,7 +443,14 @@ def test_no_model_is_taken_for_larger_than_it_is(kind: str, tmp_path: Path, monk
         size = size_of(model)
         monkeypatch.setattr("models.checkpoint_guard.measure", lambda path, size=size: size)
         config = json.loads(model.config.to_json_string() if model is models[0] else model.to_json_string())
-        check_model(tmp_path, config, type(model).__name__, [tmp_path])
+        component = component_of(model)
+        check_model(tmp_path, config, component.library, component.least_size, [tmp_path])
+
+
+def component_of(model: Any) -> Component:
+    """The component that a model is loaded as."""
+    components = (each for family in FAMILIES.values() for each in family.components.values())
+    return next(each for each in components if type(model).__name__ in each.classes)
 
 
 def test_weights_are_measured_by_the_tensors_that_have_elements(tmp_path: Path) -> None:
@@ -453,9 +462,8 @@ def test_every_model_that_is_loaded_has_a_least_size(tmp_path: Path) -> None:
     weights("w", {})(tmp_path)
     for components in (family.components for family in FAMILIES.values()):
         for component in filter(lambda component: component.weights, components.values()):
-            for class_name in component.classes:
-                with pytest.raises(UnusableCheckpoint, match="elements or more; its weights have 0 of 0"):
-                    check_model(tmp_path, {}, class_name, [tmp_path / "w"])
+            with pytest.raises(UnusableCheckpoint, match="elements or more; its weights have 0 of 0"):
+                check_model(tmp_path, {}, component.library, component.least_size, [tmp_path / "w"])
 
 
 def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
@@ -466,7 +474,8 @@ def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
     for model in models:
         size = size_of(model)
         monkeypatch.setattr("models.checkpoint_guard.measure", lambda path, size=size: size)
-        check_model(tmp_path, {}, type(model).__name__, [tmp_path])
+        component = component_of(model)
+        check_model(tmp_path, {}, component.library, component.least_size, [tmp_path])
 
 
 def test_weights_of_less_than_sixteen_bits_do_not_make_a_model_larger(folder: Path) -> None:

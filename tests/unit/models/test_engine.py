@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState
@@ -78,17 +78,16 @@ def test_an_update_says_how_many_rows_a_forward_was_filled_up_to(tiny_sd):
 
 
 def test_a_forward_that_raises_fails_only_the_picture_that_makes_it_raise(stages, monkeypatch):
-    predict = stages.unet.predict
+    predict = stages.model.predict
     good, bad = (stages.state(stages.spec(seed=seed, num_inference_steps=3)) for seed in (1, 2))
-    poison = bad.hidden
+    poison = bad.conditioning[1]
 
-    def picky(inputs, slots):
-        if any(torch.equal(row, poison[1]) for row in inputs.hidden):
+    def picky(batch, padded_rows):
+        if any(row is poison for row in batch.conditioning):
             raise RuntimeError("no")
-        return predict(inputs, slots)
+        return predict(batch, padded_rows)
 
-    poison[1] += 1
-    monkeypatch.setattr(stages.unet, "predict", picky)
+    monkeypatch.setattr(stages.model, "predict", picky)
     for state in (good, bad):
         stages.engine._batcher.add(state)
     with torch.inference_mode():
@@ -110,7 +109,7 @@ def run(stages: Stages, *states: DenoiseState) -> None:
 
 def test_a_picture_that_is_not_finite_fails_at_that_step_and_alone(stages):
     bad, good = (stages.state(stages.spec(num_inference_steps=3, seed=seed)) for seed in (1, 2))
-    bad.terms[0, 0, 0, 0] = float("nan")
+    bad.history[0, 0, 0, 0] = float("nan")
     run(stages, bad, good)
     assert [type(outcome) for outcome in stages.outcomes(bad)] == [NonFinite]
     assert stages.outcomes(good)[-1].latents is not None
@@ -118,15 +117,15 @@ def test_a_picture_that_is_not_finite_fails_at_that_step_and_alone(stages):
 
 def test_where_memory_runs_out_the_rows_are_halved_and_nothing_is_lost(tiny_sd, monkeypatch):
     stages = Stages(tiny_sd)
-    predict, seen = stages.unet.predict, []
+    predict, seen = stages.model.predict, []
 
-    def small(inputs, slots):
-        seen.append(slots)
-        if slots > 4:
+    def small(batch, padded_rows):
+        seen.append(padded_rows)
+        if padded_rows > 4:
             raise torch.OutOfMemoryError
-        return predict(inputs, slots)
+        return predict(batch, padded_rows)
 
-    monkeypatch.setattr(stages.unet, "predict", small)
+    monkeypatch.setattr(stages.model, "predict", small)
     states = [stages.state(stages.spec(num_inference_steps=2, seed=seed)) for seed in range(5)]
     run(stages, *states)
     assert (seen[0], max(seen[1:])) == (10, 4)
@@ -139,27 +138,27 @@ def test_a_picture_that_does_not_fit_even_alone_is_an_error_of_its_own(tiny_sd, 
     def none_fits(*inputs):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(stages.unet, "predict", none_fits)
+    monkeypatch.setattr(stages.model, "predict", none_fits)
     states = [stages.state(stages.spec(guidance_scale=guidance)) for guidance in (1.0, 1.0, 4.0)]
     run(stages, *states)
     assert [type(stages.outcomes(state)[-1]) for state in states] == [OutOfMemory] * 3
 
 
 def test_the_warm_up_ends_where_memory_does(stages, monkeypatch):
-    predict = stages.unet.predict
+    predict = stages.model.predict
 
-    def small(inputs, slots=None):
-        if max(len(inputs.latents), slots or 0) > 4:
+    def small(batch, padded_rows=None):
+        if max(len(batch.latents), padded_rows or 0) > 4:
             raise torch.OutOfMemoryError
-        return predict(inputs, slots)
+        return predict(batch, padded_rows)
 
-    monkeypatch.setattr(stages.unet, "predict", small)
+    monkeypatch.setattr(stages.model, "predict", small)
     key = stages.state(stages.spec()).key
-    capacity = Capacity(stages.unet, 16)
-    capacity.warm_up(key)
-    assert capacity.max_rows == 4
-    assert sorted(rows for rows, _ in capacity.curve.seconds) == [1, 2, 4]
-    assert Capacity(stages.unet, 6, batch_invariant=True).most(key) <= 4
+    sizer = BatchSizer(stages.model, 16)
+    sizer.warm_up(key)
+    assert sizer.max_rows == 4
+    assert sorted(rows for rows, _ in sizer.curve.seconds) == [1, 2, 4]
+    assert BatchSizer(stages.model, 6, batch_invariant=True).next_rows(key) <= 4
 
 
 def test_a_device_in_a_sticky_error_ends_the_process(tiny_sd, monkeypatch):
@@ -168,7 +167,7 @@ def test_a_device_in_a_sticky_error_ends_the_process(tiny_sd, monkeypatch):
     def broken(*inputs):
         raise torch.AcceleratorError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(stages.unet, "predict", broken)
+    monkeypatch.setattr(stages.model, "predict", broken)
     monkeypatch.setattr(stages.engine, "_die", lambda: ended.append(True))
     with pytest.raises(torch.AcceleratorError):
         run(stages, stages.state(stages.spec()))
@@ -182,7 +181,7 @@ class Running:
         self.outcomes: list = []
         self.bell = threading.Condition()
         self.engine = DenoisingEngine(
-            stages.unet, self._publish, capacity=Capacity(stages.unet, 4, **options), preview=Preview(())
+            stages.model, self._publish, sizer=BatchSizer(stages.model, 4, **options), preview=Preview(())
         )
         self.engine.start()
 
@@ -216,13 +215,13 @@ def test_the_thread_draws_what_is_submitted_and_a_cancelled_picture_leaves_withi
 
 
 def test_a_picture_whose_bits_cannot_be_promised_fails_and_the_thread_lives(stages, monkeypatch):
-    predict, cells = stages.unet.predict, stages.state(stages.spec()).key.cells
+    predict, cells = stages.model.predict, stages.state(stages.spec()).key.cells
 
-    def restless(inputs, slots=None):
-        output = predict(inputs, slots)
-        return output if inputs.latents[0, 0].numel() == cells else output + torch.randn_like(output)
+    def restless(batch, padded_rows=None):
+        output = predict(batch, padded_rows)
+        return output if batch.latents[0, 0].numel() == cells else output + torch.randn_like(output)
 
-    monkeypatch.setattr(stages.unet, "predict", restless)
+    monkeypatch.setattr(stages.model, "predict", restless)
     running = Running(stages, batch_invariant=True)
     good = stages.state(stages.spec(num_inference_steps=2))
     wide = stages.state(other(good.spec, width=good.spec.width + 32))
@@ -255,7 +254,7 @@ def test_a_cap_on_rows_changes_between_two_steps_and_every_picture_goes_on_as_it
 def test_more_rows_are_measured_before_the_change_is_said_to_be_made(stages):
     running, key = Running(stages), stages.state(stages.spec()).key
     running.engine.configure(8, 1.0, key).result(timeout=30)
-    assert sorted(rows for rows, _ in running.engine._capacity.curve.seconds) == [1, 2, 4, 8]
+    assert sorted(rows for rows, _ in running.engine._sizer.curve.seconds) == [1, 2, 4, 8]
     running.engine.stop()
 
 

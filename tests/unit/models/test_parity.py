@@ -22,8 +22,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from models.parameters import SAMPLERS
 from models.samplers import OWN
-from models.spec import SAMPLERS, ImageSpec
+from models.spec import ImageSpec
 from tests.stages import Stages, other
 
 LATENTS_WITHIN = 1e-4
@@ -90,7 +91,7 @@ class Pair:
         spec = self.stages.spec(
             sampler=sampler, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative, seed=steps
         )
-        return other(spec, width=spec.width - narrower * self.stages.unet.scale)
+        return other(spec, width=spec.width - narrower * self.stages.model.scale)
 
     def theirs(self, spec: ImageSpec, output_type: str) -> np.ndarray:
         class_name, options = SCHEDULERS[spec.sampler]
@@ -127,7 +128,7 @@ def check(pair: Pair, *cells: tuple) -> None:
     latents = pair.stages.denoise(*states)
     for cell, spec, ours, one_off in zip(cells, specs, latents[::2], latents[1::2], strict=True):
         reference = pair.theirs(spec, "latent")
-        assert reference.shape[-1] * pair.stages.unet.scale == spec.width
+        assert reference.shape[-1] * pair.stages.model.scale == spec.width
         assert gap(ours, reference) < LATENTS_WITHIN, cell
         assert gap(one_off, reference) > LATENTS_WITHIN, cell
 

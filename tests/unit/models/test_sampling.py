@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from models.errors import UnsupportedSampler
+from models.parameters import MAX_STEPS_BY_SAMPLER, SAMPLERS, model_calls
 from models.samplers import CLASSES, OWN, new_scheduler, plan_for
 from models.sampling import HISTORY, TERMS, compile_plan, initial_noise
-from models.spec import MAX_STEPS, SAMPLERS, model_calls
 
 BASE = {
     "_class_name": "DDIMScheduler",
@@ -73,7 +73,7 @@ def test_a_plan_gives_what_the_schedulers_own_loop_gives(config, sampler, steps)
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_plan_is_as_long_as_the_model_calls_that_are_announced(sampler):
-    for steps in (1, 2, 3, 8, MAX_STEPS.get(sampler, 150)):
+    for steps in (1, 2, 3, 8, MAX_STEPS_BY_SAMPLER.get(sampler, 150)):
         plan = plan_for(BASE, sampler, steps)
         assert len(plan) == model_calls(sampler, steps)
         assert plan.weights.isfinite().all()
@@ -97,7 +97,7 @@ def test_a_scheduler_that_is_not_finite_is_refused():
             return (sample / (int(timestep) - 1),)
 
     with pytest.raises(UnsupportedSampler, match=r"Divides is not finite at 4 steps \(model call 4\)"):
-        compile_plan(Divides.from_config(BASE), 4)
+        compile_plan(Divides.from_config(BASE), 4, {})
 
 
 def test_a_scheduler_that_looks_back_too_far_is_refused():
@@ -113,7 +113,7 @@ def test_a_scheduler_that_looks_back_too_far_is_refused():
             return (sum(self.seen),) if len(self.seen) % 5 == 0 else (0.9 * sample,)
 
     with pytest.raises(UnsupportedSampler, match="looks back more than 4 model calls at 6 steps"):
-        compile_plan(Hoarder.from_config(BASE), 6)
+        compile_plan(Hoarder.from_config(BASE), 6, {})
 
 
 def test_every_sampler_of_the_schema_has_a_class():
@@ -128,7 +128,7 @@ def test_a_stochastic_scheduler_has_a_weight_for_its_noise():
             return super().step(model_output, timestep, sample, eta=1.0, generator=generator, return_dict=return_dict)
 
     scheduler = Noisy.from_config(BASE)
-    plan = compile_plan(scheduler, 5)
+    plan = compile_plan(scheduler, 5, {})
     assert all(plan.draws_noise[:-1])
     for i, t in enumerate(scheduler.timesteps):
         variance = scheduler._get_variance(int(t), int(t) - 200)
@@ -138,7 +138,7 @@ def test_a_stochastic_scheduler_has_a_weight_for_its_noise():
 def test_a_scheduler_that_clips_is_refused():
     scheduler = DDIMScheduler.from_config(BASE | {"clip_sample": True, "clip_sample_range": 0.01})
     with pytest.raises(UnsupportedSampler, match="DDIMScheduler is not linear with clip_sample"):
-        compile_plan(scheduler, 4)
+        compile_plan(scheduler, 4, {})
 
 
 def test_the_first_noise_depends_on_the_seed_alone():

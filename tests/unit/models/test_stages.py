@@ -11,10 +11,13 @@ from PIL import Image
 from models.denoiser.preview import Preview
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
+from models.families.clip import expand_embeddings
+from models.families.registry import FAMILIES
+from models.image_file import encode_image
 from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
-from models.text_encoder import TextEncoder, _expanded, load_text_encoder
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.text_encoder import EncodedPrompt, TextEncoder, load_text_encoder
+from models.vae import Decoded, load_vae
 from tests.stages import CPU, Stages
 
 BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -25,6 +28,11 @@ def stages(tiny_sd) -> Stages:
     return Stages(tiny_sd)
 
 
+def hidden(encoded: EncodedPrompt) -> torch.Tensor:
+    """Of the prompt, whose row is the last one."""
+    return encoded.rows[-1]["encoder_hidden_states"]
+
+
 def test_what_does_not_fit_is_quoted_and_the_rest_is_read(stages):
     words = ["red"] * 75
     fits, cut = " ".join(words), " ".join([*words, "and", "a", "zebra"])
@@ -32,40 +40,40 @@ def test_what_does_not_fit_is_quoted_and_the_rest_is_read(stages):
     assert stages.text_encoder.tokens(cut).cut.strip() == "and a zebra"
     whole, shortened = stages.text_encoder.encode([stages.spec(fits), stages.spec(cut)])
     assert shortened.cut.strip() == "and a zebra"
-    assert np.allclose(whole.prompt_embeds.hidden, shortened.prompt_embeds.hidden, atol=1e-6)
+    assert np.allclose(hidden(whole), hidden(shortened), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "text", ["日本の富士山", "مرحبا بالعالم", "🙂🙃🫠", '"quotes" and \\ backslashes', "é̀ ñ", "\x01\x7f"]
 )
 def test_any_script_is_read_without_the_unknown_token(stages, text):
-    tokenizer, _ = stages.text_encoder._encoders[0]
+    tokenizer = stages.text_encoder._components.loaded["tokenizer"]
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert ids
     assert tokenizer.unk_token_id not in ids
-    assert stages.text_encoder.encode([stages.spec(text)])[0].prompt_embeds.hidden.isfinite().all()
+    [encoded] = stages.text_encoder.encode([stages.spec(text)])
+    assert hidden(encoded).isfinite().all()
 
 
 def test_an_unguided_picture_costs_no_negative_prompt(stages):
     guided, unguided = stages.text_encoder.encode(
         [stages.spec(guidance_scale=5.0), stages.spec(guidance_scale=1.0, negative_prompt="never read")]
     )
-    assert guided.negative_prompt_embeds is not None
-    assert unguided.negative_prompt_embeds is None
+    assert (len(guided.rows), len(unguided.rows)) == (2, 1)
 
 
 def test_a_batch_of_prompts_gives_what_each_gives_alone(stages):
     prompts = ["a red circle", "a blue star, watercolor", "a ring"]
     together = stages.text_encoder.encode([stages.spec(prompt) for prompt in prompts])
-    alone = TextEncoder(stages.card.family, stages.text_encoder._encoders, CPU)
-    for prompt, embeds in zip(prompts, together, strict=True):
-        single = alone.encode([stages.spec(prompt)])[0]
-        assert np.allclose(single.prompt_embeds.hidden, embeds.prompt_embeds.hidden, atol=1e-5)
+    alone = TextEncoder(FAMILIES[stages.card.family], stages.text_encoder._components)
+    for prompt, encoded in zip(prompts, together, strict=True):
+        [single] = alone.encode([stages.spec(prompt)])
+        assert np.allclose(hidden(single), hidden(encoded), atol=1e-5)
 
 
 def test_an_embedding_of_several_vectors_counts_as_so_many_tokens(tiny_sd):
     encoder = load_text_encoder(tiny_sd, "sd", CPU)
-    [(tokenizer, _)] = encoder._encoders
+    tokenizer = encoder._components.loaded["tokenizer"]
     bare = encoder.tokens("a circle").count
     tokenizer.add_tokens(["<style>", "<style>_1", "<style>_2"])
     assert encoder.tokens("a <style> circle").count == bare + 3
@@ -76,10 +84,10 @@ def test_an_embedding_of_several_vectors_counts_as_so_many_tokens(tiny_sd):
 
 def test_embeddings_whose_names_contain_each_other_are_read_in_the_order_of_the_text(tiny_sd):
     """diffusers goes through a set of them, whose order another process has differently."""
-    [(tokenizer, _)] = load_text_encoder(tiny_sd, "sd", CPU)._encoders
+    tokenizer = load_text_encoder(tiny_sd, "sd", CPU)._components.loaded["tokenizer"]
     tokenizer.add_tokens(["<a>", "<a>_1", "<a>b", "<a>b_1"])
     first = "<a>b <a>b_1".replace("<a>", "<a> <a>_1")
-    assert _expanded("red <a>b circle and <a> dog", tokenizer) == f"red {first} circle and <a> <a>_1 dog"
+    assert expand_embeddings("red <a>b circle and <a> dog", tokenizer) == f"red {first} circle and <a> <a>_1 dog"
 
 
 def test_latents_that_are_not_finite_fail_alone(stages):
@@ -143,7 +151,7 @@ def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes)
 
 def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_sd):
     stages = Stages(tiny_sd)
-    decoder = load_vae_decoder(tiny_sd, "sd", CPU, batch_invariant=True)
+    decoder = load_vae(tiny_sd, "sd", CPU, batch_invariant=True)
     latents = list(np.random.default_rng(0).standard_normal((5, 4, 16, 16)).astype(np.float32))
     together = decoder.decode(latents)
     for picture, item in zip(together, latents, strict=True):
@@ -151,13 +159,13 @@ def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_
     encoder = load_text_encoder(tiny_sd, "sd", CPU, batch_invariant=True)
     alone = load_text_encoder(tiny_sd, "sd", CPU, batch_invariant=True)
     specs = [stages.spec(prompt) for prompt in ("a red circle", "a blue star, watercolor", "a ring")]
-    for spec, embeds in zip(specs, encoder.encode(specs), strict=True):
-        assert torch.equal(embeds.prompt_embeds.hidden, alone.encode([spec])[0].prompt_embeds.hidden)
+    for spec, encoded in zip(specs, encoder.encode(specs), strict=True):
+        assert torch.equal(hidden(encoded), hidden(*alone.encode([spec])))
 
 
 def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl):
     dtypes = [
-        load_vae_decoder(folder, family, CPU, torch.bfloat16)._vae.dtype
+        load_vae(folder, family, CPU, torch.bfloat16)._vae.dtype
         for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"))
     ]
     assert dtypes == [torch.bfloat16, torch.float32]
@@ -206,7 +214,7 @@ def test_one_disturbed_step_says_little_of_a_row_count_that_is_always_used():
 
 
 def test_the_encoder_counts_the_texts_that_it_knew(stages):
-    encoder = TextEncoder(stages.card.family, stages.text_encoder._encoders, CPU)
+    encoder = TextEncoder(FAMILIES[stages.card.family], stages.text_encoder._components)
     specs = [stages.spec("a ring"), stages.spec("a star"), stages.spec("a ring", seed=8)]
     encoder.encode(specs)
     assert (encoder.asked, encoder.cached) == (3, 0)  # two prompts, and the empty negative one

@@ -77,8 +77,8 @@ def test_a_model_of_the_command_line_is_served_alone_under_its_own_name(tmp_path
 
 
 def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
-    message = refusal(written(tmp_path, {"shapes": {"vae_decoder": {"threads": 0}}}))
-    assert "shapes.vae_decoder.threads = 0: Input should be greater than or equal to 1" in message
+    message = refusal(written(tmp_path, {"shapes": {"vae": {"threads": 0}}}))
+    assert "shapes.vae.threads = 0: Input should be greater than or equal to 1" in message
 
 
 def test_a_live_knob_out_of_bounds_is_shown_likewise(tmp_path: Path) -> None:
@@ -88,6 +88,28 @@ def test_a_live_knob_out_of_bounds_is_shown_likewise(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(given))
     message = refusal(path)
     assert "shapes.Denoiser.user_config.max_rows = 1: Input should be greater than or equal to 2" in message
+
+
+def test_a_key_of_an_earlier_version_is_shown_with_its_name_now(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, {"shapes": {"vae_decoder": {"threads": 2}}}))
+    assert message.splitlines()[1:] == ["  shapes.vae_decoder is called vae now"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("VaeDecoder", "is called Vae now"),
+        ("Denoisr", "must be one of Model, TextEncoder, Denoiser, Vae"),
+    ],
+)
+def test_a_deployment_that_a_model_does_not_have_is_named_with_the_remedy(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    path = written(tmp_path)
+    given = yaml.safe_load(path.read_text())
+    given["applications"][1]["deployments"] = [{"name": name, "num_replicas": 2}]
+    path.write_text(yaml.safe_dump(given))
+    assert refusal(path).splitlines()[1:] == [f"  shapes.deployments.name = {name!r}: {remedy}"]
 
 
 def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:

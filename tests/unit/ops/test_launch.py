@@ -225,7 +225,7 @@ TRACEBACK = """The deployment failed to start 3 times in a row. See controller l
   File "ray/serve/_private/replica.py", line 1928, in initialize
     raise RuntimeError(traceback.format_exc()) from None
 RuntimeError: Traceback (most recent call last):
-  File "deployments/denoiser.py", line 17, in __init__
+  File "deployments/stages/denoiser.py", line 17, in __init__
     self._model = load_unet(checkpoint)
                   ^^^^^^^^^^^^^^^^^^^^^
 models.errors.UnusableCheckpoint: unet/config.json is missing"""

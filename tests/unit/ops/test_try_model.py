@@ -26,7 +26,7 @@ def test_it_prints_the_card_and_each_stage_and_writes_image_and_latents(tiny_sd,
     ):
         assert line in said
     assert "denoiser: loaded in" in said
-    assert "VAE decoder: loaded in" in said
+    assert "VAE: loaded in" in said
     stages = Stages(tiny_sd)
     spec = stages.spec(
         "a star", negative_prompt="blue", seed=5, width=64, height=64, num_inference_steps=3, guidance_scale=4.5

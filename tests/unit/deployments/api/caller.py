@@ -20,7 +20,7 @@ from tests.fakes import FakePipeline, LocalCalls, a_dispatcher
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
 STARTS = DeploymentState(status="UPDATING", running=0, wanted=1)
 SLEEPS = DeploymentState(status="HEALTHY", running=0, wanted=0)
-STAGES_RUN = dict.fromkeys(("Model", "TextEncoder", "Denoiser", "VaeDecoder"), RUNS)
+STAGES_RUN = dict.fromkeys(("Model", "TextEncoder", "Denoiser", "Vae"), RUNS)
 GENERATION = ApplicationState("RUNNING", {"Dispatcher": RUNS, "ApiIngress": RUNS})
 
 

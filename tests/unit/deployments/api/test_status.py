@@ -45,7 +45,7 @@ async def test_health_says_that_the_api_answers(api: Api) -> None:
         (STAGES_RUN, []),
         (STAGES_RUN | {"Denoiser": SLEEPS}, []),
         (STAGES_RUN | {"Denoiser": STARTS}, ["shapes/Denoiser"]),
-        ({"VaeDecoder": STARTS}, ["shapes/TextEncoder", "shapes/Denoiser", "shapes/VaeDecoder"]),
+        ({"Vae": STARTS}, ["shapes/TextEncoder", "shapes/Denoiser", "shapes/Vae"]),
     ],
 )
 async def test_ready_names_what_is_missing(
@@ -63,7 +63,7 @@ async def test_ready_is_false_before_the_application_is_known(api: Api) -> None:
     answer = await api.http.get("/ready")
     assert (answer.status_code, answer.json()["missing"]) == (
         503,
-        ["generation/Dispatcher", "shapes/TextEncoder", "shapes/Denoiser", "shapes/VaeDecoder"],
+        ["generation/Dispatcher", "shapes/TextEncoder", "shapes/Denoiser", "shapes/Vae"],
     )
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deployments import startup
+from deployments.stages import startup
 
 
 @pytest.mark.parametrize(("longest_s", "said"), [(60.0, False), (600.0, True)])

@@ -1,4 +1,4 @@
-"""Serves `models.vae_decoder`: latents in, pictures out to the image store, in batches."""
+"""Serves `models.vae`: latents in, pictures out to the image store, in batches."""
 
 import asyncio
 import time
@@ -13,30 +13,32 @@ from ray import serve
 from deployments.config import ModelConfig
 from deployments.errors import OtherWeights
 from deployments.image_store import ImageStore, StoredImage
-from deployments.memory import give_back
 from deployments.metrics import StageMetrics
-from deployments.one_thread import OneThread
-from deployments.startup import Startup
-from deployments.work import Work
+from deployments.stages import VAE
+from deployments.stages.executor import SerialExecutor
+from deployments.stages.memory import trim_heap
+from deployments.stages.startup import Startup
+from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
 from models.errors import DarkroomError
+from models.image_file import encode_image
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard
-from models.vae_decoder import Decoded, encode_image, load_vae_decoder
+from models.vae import Decoded, load_vae
 
 Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and which store has it under which name
 
 
-class VaeDecoder:
+class Vae:
     """One replica: a VAE's decoder half."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("VaeDecoder")
-        config = model.vae_decoder
+        startup = Startup(VAE.deployment)
+        config = model.vae
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
-        self._decoder = load_vae_decoder(
-            locate_parts(model.checkpoint, card, "pixels", allowed_roots=model.allowed_roots),
+        self._vae = load_vae(
+            locate_parts(model.checkpoint, card, VAE.domain, allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),
@@ -44,15 +46,15 @@ class VaeDecoder:
         )
         startup.loaded()
         self._digest = card.digest
-        self._work = Work(self._decoder.parameter_bytes)
+        self._stats = StageStats(self._vae.parameter_bytes)
         self._metrics = StageMetrics()
-        self._thread = OneThread("decoder")
+        self._thread = SerialExecutor("decoder")
         self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
-        self._decoder.warm_up(card.defaults["width"], card.defaults["height"])
-        startup.warm(self._decoder.parameter_bytes)
+        self._vae.warm_up(card.defaults["width"], card.defaults["height"])
+        startup.warm(self._vae.parameter_bytes)
 
     async def decode(
         self, spec: ImageSpec, latents: np.ndarray, model_digest: str, images: str, name: str
@@ -72,29 +74,29 @@ class VaeDecoder:
 
     async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_heap)
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
-    def work(self) -> Work:
+    def stats(self) -> StageStats:
         """Return what this replica holds and has done."""
-        return self._work
+        return self._stats
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell the autoscaling policy what a picture takes."""
-        return {"picture_s": self._work.picture_s}
+        return {"picture_s": self._stats.picture_s}
 
     @serve.batch
     async def _decode_batch(self, items: Sequence[Item]) -> list[StoredImage | DarkroomError]:
-        self._work.count(len(items))
+        self._stats.count(len(items))
         start = time.perf_counter()
         outcomes = await self._thread.run(self._decode_and_store, items)
         seconds = time.perf_counter() - start
-        self._work.took(len(items), seconds)
+        self._stats.took(len(items), seconds)
         self._metrics.seconds.observe(seconds)
         return outcomes
 
     def _decode_and_store(self, items: Sequence[Item]) -> list[StoredImage | DarkroomError]:
-        images = self._decoder.decode([latents for _, latents, _, _ in items])
+        images = self._vae.decode([latents for _, latents, _, _ in items])
         outcomes: list[StoredImage | DarkroomError] = []
         for (spec, _, store, name), decoded in zip(items, images, strict=True):
             try:

@@ -8,58 +8,60 @@ from typing import Any
 
 import torch
 
-from deployments.config import LEAST_ROWS, DenoiserKnobs, ModelConfig
+from deployments.config import DenoiserKnobs, ModelConfig
 from deployments.errors import OtherWeights, Superseded
-from deployments.memory import give_back
 from deployments.metrics import DenoiserMetrics
-from deployments.one_thread import OneThread
 from deployments.serve.liveness import until_dead
-from deployments.startup import Startup, warn_of_cuts
-from deployments.work import Work
+from deployments.stages import DENOISER
+from deployments.stages.executor import SerialExecutor
+from deployments.stages.memory import trim_heap
+from deployments.stages.startup import Startup, warn_of_cuts
+from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
-from models.denoiser.capacity import Capacity
+from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
+from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
-from models.denoiser.unet import load_unet
 from models.errors import DarkroomError
 from models.loading import allocated_bytes, choose_device, choose_dtype
-from models.samplers import plan_for
-from models.spec import MOST_STEPS, SAMPLERS, ImageSpec, ModelCard, StepUpdate, model_calls
-from models.text_encoder import PromptEmbeds
+from models.parameters import MAX_STEPS, SAMPLERS, model_calls
+from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.text_encoder import EncodedPrompt
 
-MOST_MODEL_CALLS = max(model_calls(sampler, MOST_STEPS) for sampler in SAMPLERS)
+MOST_MODEL_CALLS = max(model_calls(sampler, MAX_STEPS) for sampler in SAMPLERS)
 UPDATE_INTERVAL_S = 0.1  # a stream item costs the Dispatcher about half a millisecond
 
 
 class Denoiser:
-    """One replica: a UNet, and the pictures that share its forwards."""
+    """One replica: a denoiser, and the images that share its forwards."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("Denoiser")
+        startup = Startup(DENOISER.deployment)
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder = locate_parts(model.checkpoint, card, "latents", allowed_roots=model.allowed_roots)
+        folder = locate_parts(model.checkpoint, card, DENOISER.domain, allowed_roots=model.allowed_roots)
         device = choose_device(model.device)
-        self._unet = load_unet(folder, card.family, device, choose_dtype(model.dtype))
+        self._model = load_denoiser(folder, card.family, device, choose_dtype(model.dtype))
         startup.loaded()
         self._digest = card.digest
-        self._work = Work(self._unet.parameter_bytes)
+        self._stats = StageStats(self._model.parameter_bytes)
         self._metrics = DenoiserMetrics()
-        self._thread = OneThread("newcomers")
+        self._thread = SerialExecutor("newcomers")
         self._mailboxes: dict[DenoiseState, Mailbox] = {}
         self._epoch = 0  # of the Dispatcher that this replica works for
         self._guard: asyncio.Task[None] | None = None  # over that Dispatcher's life
         self._loop: asyncio.AbstractEventLoop | None = None
         if config.compile:
-            self._unet.compile()
-        self._usual = self._unet.key(card.defaults["width"], card.defaults["height"], card.max_tokens + 2)
-        capacity = Capacity(self._unet, LEAST_ROWS, batch_invariant=model.batch_invariant, padded=config.compile)
-        self._engine = DenoisingEngine(self._unet, self._publish, capacity=capacity, preview=Preview(card.latent_rgb))
+            self._model.compile()
+        self._usual = self._model.expected_key(card.defaults["width"], card.defaults["height"], card.max_tokens)
+        least_rows = self._model.family.image_rows
+        sizer = BatchSizer(self._model, least_rows, batch_invariant=model.batch_invariant, padded=config.compile)
+        self._engine = DenoisingEngine(self._model, self._publish, sizer=sizer, preview=Preview(card.latent_rgb))
         self._engine.start()
         self._startup = startup
-        self._capacity = capacity
-        self._largest = self._unet.key(card.bounds["width"][1], card.bounds["height"][1], card.max_tokens + 2)
+        self._sizer = sizer
+        self._largest = self._model.expected_key(card.bounds["width"][1], card.bounds["height"][1], card.max_tokens)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Take in `user_config`: Serve calls it before the replica is ready, and at every change.
@@ -68,16 +70,16 @@ class Denoiser:
 
         Raises:
             ValidationError: names the key, its value and its bound.
-            ValueError: max_rows cannot change in a replica that has proved or compiled it.
+            ValueError: max_rows is too small for one image, or cannot change once it is proved or compiled.
         """
         knobs = DenoiserKnobs.model_validate(user_config)
         await asyncio.wrap_future(self._engine.configure(knobs.max_rows, knobs.preview_interval_s, self._usual))
-        self._startup.warm(self._unet.parameter_bytes)
-        step_s = self._capacity.curve.step_s(knobs.max_rows, self._largest.cells)
+        self._startup.warm(self._model.parameter_bytes)
+        step_s = self._sizer.curve.step_s(knobs.max_rows, self._largest.cells)
         warn_of_cuts(longest_s=MOST_MODEL_CALLS * step_s)
 
     async def denoise(
-        self, spec: ImageSpec, embeds: PromptEmbeds, epoch: int, dispatcher: str
+        self, spec: ImageSpec, encoded: EncodedPrompt, epoch: int, dispatcher: str
     ) -> AsyncIterator[StepUpdate]:
         """Yield the newest step at most every 0.1 s, and last the one with the finished latents.
 
@@ -86,13 +88,13 @@ class Denoiser:
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
-            OtherWeights: the embeddings are of another checkpoint.
+            OtherWeights: the conditioning is of another checkpoint.
             Superseded: the Dispatcher that asked is not in charge any more.
         """
         self._loop = asyncio.get_running_loop()
-        if embeds.model_digest != self._digest:
+        if encoded.model_digest != self._digest:
             raise OtherWeights
-        state = await self._thread.run(self._start, spec, embeds)
+        state = await self._thread.run(self._start, spec, encoded)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)
         self._engine.submit(state)
@@ -123,14 +125,14 @@ class Denoiser:
 
     async def check_health(self) -> None:
         """Let Serve replace the replica where the engine's thread died or hangs; give back memory it does not use."""
-        await asyncio.to_thread(give_back)
-        self._metrics.gpu_memory.set(allocated_bytes(self._unet.device))
+        await asyncio.to_thread(trim_heap)
+        self._metrics.gpu_memory.set(allocated_bytes(self._model.device))
         self._metrics.rows(sum(state.rows for state in self._mailboxes))
         self._engine.check_health()
 
-    def work(self) -> Work:
+    def stats(self) -> StageStats:
         """Return what this replica holds and has done."""
-        return self._work
+        return self._stats
 
     def _work_for(self, epoch: int, dispatcher: str) -> None:
         self.fence(epoch)
@@ -151,14 +153,13 @@ class Denoiser:
                 state.cancelled = True  # here, as nobody may be reading its mailbox any more
                 mailbox.put(Superseded())
 
-    def _start(self, spec: ImageSpec, embeds: PromptEmbeds) -> DenoiseState:
-        plan = plan_for(self._unet.scheduler_config, spec.sampler, spec.num_inference_steps)
-        return new_state(spec, embeds, plan, self._unet)
+    def _start(self, spec: ImageSpec, encoded: EncodedPrompt) -> DenoiseState:
+        return new_state(spec, encoded, self._model.plan(spec), self._model)
 
     def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         """Hand a step's outcomes to the event loop, in one call."""
         assert self._loop is not None
-        self._work.count(len(outcomes))
+        self._stats.count(len(outcomes))
         step = next((outcome for _, outcome in outcomes if isinstance(outcome, StepUpdate)), None)
         if step is not None:
             self._metrics.step(step)

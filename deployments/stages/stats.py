@@ -6,8 +6,9 @@ SMOOTHING = 0.1  # weight of the newest batch
 
 
 @dataclass(slots=True)
-class Work:
-    """Counts of pictures and of the batches they came in: requests for encoder and decoder, steps for the denoiser."""
+class StageStats:
+    """Counts of pictures and of the batches they came in: requests for the text encoder and the VAE, steps for
+    the denoiser."""
 
     parameter_bytes: int  # of the weights it holds
     pictures: int = 0

@@ -8,7 +8,7 @@ import torch
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from deployments.memory import give_back, peak_bytes
+from deployments.stages.memory import peak_bytes, trim_heap
 
 logger = logging.getLogger(f"ray.serve.{__name__}")
 MIB = 2**20
@@ -32,7 +32,7 @@ class Startup:
         """
         gc.collect()
         gc.freeze()
-        give_back()
+        trim_heap()
         self._loaded_s = time.monotonic() - self._began
 
     def warm(self, parameter_bytes: int) -> None:

@@ -1,9 +1,6 @@
-"""The VAE decoder stage: finished latents in, encoded images out."""
+"""The stage of pixels: finished latents in, pixels out."""
 
-import io
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +8,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from models.configs import read_json
 from models.errors import NonFinite, OutOfMemory
 from models.families.registry import FAMILIES
 from models.loading import available_bytes, load_component, parameter_bytes
-from models.settings_text import settings_text
-from models.spec import ImageSpec
 
 MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is decoded one image at a time
 PEAK_TENSORS = 5  # of the widest layer at full size: what decoding holds at once (benchmarks/memory.py)
@@ -33,7 +27,7 @@ class Decoded(NamedTuple):
     tiled: bool
 
 
-class VaeDecoder:
+class Vae:
     """An AutoencoderKL without its encoder.
 
     With `batch_invariant` an image's bits cannot depend on its neighbours, nor on how much memory was free: each is
@@ -117,14 +111,14 @@ class VaeDecoder:
         ]
 
 
-def load_vae_decoder(
+def load_vae(
     folder: Path,
     family: str,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     *,
     batch_invariant: bool = False,
-) -> VaeDecoder:
+) -> Vae:
     """Load the decoder half of a checkpoint's autoencoder; in float32 where its config says that less overflows.
 
     Raises:
@@ -133,28 +127,13 @@ def load_vae_decoder(
     name = FAMILIES[family].vae
     if read_json(folder, f"{name}/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_component(AutoencoderKL, folder, family, name, device, dtype)
+    vae = load_component(folder, FAMILIES[family], name, device, dtype)
     vae.encoder = vae.quant_conv = None
     max_pixels = _max_pixels_on_cpu(vae) if device.type == "cpu" else None
-    return VaeDecoder(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)
+    return Vae(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)
 
 
 def _max_pixels_on_cpu(vae: Any) -> int:
     """Return how large an image may be decoded whole: a CPU does not refuse memory, it ends the process."""
     bytes_per_pixel = PEAK_TENSORS * max(vae.config.block_out_channels[:2]) * vae.dtype.itemsize
     return int(MEMORY_SHARE * available_bytes() / bytes_per_pixel)
-
-
-def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
-    """Encode an image in its spec's format; a PNG carries its settings as text and as JSON."""
-    image, target = Image.fromarray(decoded.pixels), io.BytesIO()
-    if spec.output_format == "png":
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt("parameters", settings_text(spec))
-        info.add_itxt(
-            "darkroom", json.dumps(asdict(spec) | {"model_digest": digest, "tiled": decoded.tiled}, ensure_ascii=False)
-        )
-        image.save(target, "png", pnginfo=info)
-    else:
-        image.save(target, spec.output_format, quality=spec.output_compression)
-    return target.getvalue()

@@ -2,7 +2,7 @@
 
 import psutil
 
-from deployments.memory import give_back
+from deployments.stages.memory import trim_heap
 
 
 def test_what_was_freed_between_what_is_used_goes_back() -> None:
@@ -10,6 +10,6 @@ def test_what_was_freed_between_what_is_used_goes_back() -> None:
     kept = [bytes(100_000), blocks[500]]
     held = psutil.Process().memory_info().rss
     del blocks
-    give_back()
+    trim_heap()
     assert held - psutil.Process().memory_info().rss > 80_000_000
     assert all(kept)

@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 
-from models import vae_decoder as vae_decoder_module
+from models import vae as vae_module
 from models.errors import OutOfMemory
-from models.vae_decoder import Decoded, VaeDecoder, load_vae_decoder
+from models.vae import Decoded, Vae, load_vae
 from tests.real_checkpoints import build
 from tests.stages import CPU, Stages
 
@@ -57,7 +57,7 @@ def test_the_decoder_gives_diffusers_image_at_the_sizes_that_xl_was_trained_on(n
     latents = noise(width, height)
     vae.use_tiling = False
     reference = by_diffusers(vae, latents).astype(int)
-    [decoded] = VaeDecoder(vae, "sdxl", CPU).decode([latents])
+    [decoded] = Vae(vae, "sdxl", CPU).decode([latents])
     assert isinstance(decoded, Decoded)
     assert not decoded.tiled
     assert np.abs(decoded.pixels.astype(int) - reference).max() <= 1
@@ -115,24 +115,24 @@ def small_memory(narrow_vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_batch_that_does_not_fit_is_decoded_one_by_one_and_whole(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    decoded = VaeDecoder(narrow_vae, "sdxl", CPU).decode([noise(128, 128, seed) for seed in range(3)])
+    decoded = Vae(narrow_vae, "sdxl", CPU).decode([noise(128, 128, seed) for seed in range(3)])
     assert memory.asked == [(3, False), (1, False), (1, False), (1, False)]
     assert [image.tiled for image in decoded] == [False] * 3
 
 
 def test_an_image_that_does_not_fit_whole_is_decoded_in_tiles_and_says_so(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    [decoded] = VaeDecoder(narrow_vae, "sdxl", CPU).decode([noise(256, 256)])
+    [decoded] = Vae(narrow_vae, "sdxl", CPU).decode([noise(256, 256)])
     assert memory.asked == [(1, False), (1, True)]
     assert decoded.tiled
     assert decoded.pixels.shape == (256, 256, 3)
-    [next_one] = VaeDecoder(narrow_vae, "sdxl", CPU).decode([noise(128, 128)])
+    [next_one] = Vae(narrow_vae, "sdxl", CPU).decode([noise(128, 128)])
     assert not next_one.tiled, "tiling does not outlive the image"
 
 
 def test_an_image_that_does_not_fit_in_tiles_either_fails_and_its_neighbours_do_not(narrow_vae, small_memory):
     small_memory(6 * 6)
-    large, small = VaeDecoder(narrow_vae, "sdxl", CPU).decode([noise(128, 128), noise(48, 48)])
+    large, small = Vae(narrow_vae, "sdxl", CPU).decode([noise(128, 128), noise(48, 48)])
     assert isinstance(large, OutOfMemory)
     assert large.message == "An image of 128x128 does not fit into the VAE's memory."
     assert isinstance(small, Decoded)
@@ -140,18 +140,18 @@ def test_an_image_that_does_not_fit_in_tiles_either_fails_and_its_neighbours_do_
 
 def test_with_batch_invariant_an_image_that_does_not_fit_fails_instead_of_being_tiled(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    [outcome] = VaeDecoder(narrow_vae, "sdxl", CPU, batch_invariant=True).decode([noise(256, 256)])
+    [outcome] = Vae(narrow_vae, "sdxl", CPU, batch_invariant=True).decode([noise(256, 256)])
     assert isinstance(outcome, OutOfMemory)
     assert memory.asked == [(1, False)]
 
 
 def test_a_cpu_knows_at_start_what_would_not_fit(sdxl, monkeypatch):
     """A CPU refuses no memory: the system ends the process instead."""
-    bytes_per_pixel = vae_decoder_module.PEAK_TENSORS * 32 * 4
+    bytes_per_pixel = vae_module.PEAK_TENSORS * 32 * 4
     for pixels, tiled in ((128 * 128, [False, False]), (128 * 128 - 1, [False, True])):
-        free = bytes_per_pixel * pixels / vae_decoder_module.MEMORY_SHARE
-        monkeypatch.setattr(vae_decoder_module, "available_bytes", lambda free=free: free)
-        decoder = load_vae_decoder(sdxl, "sdxl", CPU)
+        free = bytes_per_pixel * pixels / vae_module.MEMORY_SHARE
+        monkeypatch.setattr(vae_module, "available_bytes", lambda free=free: free)
+        decoder = load_vae(sdxl, "sdxl", CPU)
         decoded = decoder.decode([noise(64, 64), noise(128, 128)])
         assert [image.tiled for image in decoded] == tiled
 

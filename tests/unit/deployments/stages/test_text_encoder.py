@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from deployments.config import ModelConfig
-from deployments.text_encoder import TextEncoder
+from deployments.stages.text_encoder import TextEncoder
 from models.card import read_card
 from tests.fakes import a_spec
 
@@ -22,8 +22,8 @@ async def test_a_text_that_is_counted_meanwhile_leaves_an_encoded_one_as_it_is(s
     counting = asyncio.create_task(count())
     lengths = set()
     for number in range(150):  # as `@serve.batch`, which wants a replica around it, has them encoded
-        [embeds] = await encoder._thread.run(encoder._encoder.encode, [a_spec(prompt=f"a blue star {number}")])
-        lengths.add(len(embeds.prompt_embeds.hidden))
+        [encoded] = await encoder._thread.run(encoder._encoder.encode, [a_spec(prompt=f"a blue star {number}")])
+        lengths.add(len(encoded.rows[-1]["encoder_hidden_states"]))
     over.set()
     await counting
     assert lengths == {card.max_tokens + 2}

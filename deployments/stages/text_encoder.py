@@ -9,27 +9,28 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig
-from deployments.memory import give_back
 from deployments.metrics import TextEncoderMetrics
-from deployments.one_thread import OneThread
-from deployments.startup import Startup
-from deployments.work import Work
+from deployments.stages import TEXT_ENCODER
+from deployments.stages.executor import SerialExecutor
+from deployments.stages.memory import trim_heap
+from deployments.stages.startup import Startup
+from deployments.stages.stats import StageStats
 from models.checkpoint import locate_parts
 from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.spec import ImageSpec, ModelCard, Tokens
-from models.text_encoder import PromptEmbeds, load_text_encoder
+from models.text_encoder import EncodedPrompt, load_text_encoder
 
 
 class TextEncoder:
     """One replica: the text encoders of a checkpoint, with their tokenizers."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
-        startup = Startup("TextEncoder")
+        startup = Startup(TEXT_ENCODER.deployment)
         config = model.text_encoder
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
-            locate_parts(model.checkpoint, card, "text", allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, TEXT_ENCODER.domain, allowed_roots=model.allowed_roots),
             card.family,
             self._device,
             choose_dtype(model.dtype),
@@ -37,16 +38,16 @@ class TextEncoder:
         )
         startup.loaded()
         self._digest = card.digest
-        self._work = Work(self._encoder.parameter_bytes)
+        self._stats = StageStats(self._encoder.parameter_bytes)
         self._metrics = TextEncoderMetrics()
-        self._thread = OneThread("encoder")
+        self._thread = SerialExecutor("encoder")
         batch: Any = self._encode_batch
         batch.set_max_batch_size(config.max_batch_size)
         batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
         self._encoder.warm_up()
         startup.warm(self._encoder.parameter_bytes)
 
-    async def encode(self, spec: ImageSpec) -> PromptEmbeds:
+    async def encode(self, spec: ImageSpec) -> EncodedPrompt:
         """Encode one picture's prompts, together with those that arrive at the same time."""
         return replace(await self._encode_batch(spec), model_digest=self._digest)
 
@@ -56,23 +57,23 @@ class TextEncoder:
 
     async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_heap)
         self._metrics.gpu_memory.set(allocated_bytes(self._device))
 
-    def work(self) -> Work:
+    def stats(self) -> StageStats:
         """Return what this replica holds and has done."""
-        return self._work
+        return self._stats
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell the autoscaling policy what a picture takes."""
-        return {"picture_s": self._work.picture_s}
+        return {"picture_s": self._stats.picture_s}
 
     @serve.batch
-    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[PromptEmbeds]:
-        self._work.count(len(specs))
+    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt]:
+        self._stats.count(len(specs))
         asked, cached = self._encoder.asked, self._encoder.cached
-        embeds = await self._thread.run(self._encoder.encode, specs)
-        self._work.took(len(specs), embeds[0].encode_s)
+        encoded = await self._thread.run(self._encoder.encode, specs)
+        self._stats.took(len(specs), encoded[0].encode_s)
         self._metrics.texts(self._encoder.asked - asked, self._encoder.cached - cached)
-        self._metrics.seconds.observe(embeds[0].encode_s)
-        return embeds
+        self._metrics.seconds.observe(encoded[0].encode_s)
+        return encoded

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
-from deployments.denoiser import Denoiser
 from deployments.errors import OtherWeights, Superseded
+from deployments.stages.denoiser import Denoiser
 from models.card import read_card
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec
-from models.text_encoder import PromptEmbeds, load_text_encoder
+from models.text_encoder import EncodedPrompt, load_text_encoder
 from tests.fakes import PATIENCE_S
 
 KNOBS = {"max_rows": 2, "preview_interval_s": 60}
@@ -37,17 +37,17 @@ def spec(shapes: Path) -> ImageSpec:
 
 
 @pytest.fixture(scope="module")
-def embeds(shapes: Path, spec: ImageSpec) -> PromptEmbeds:
+def encoded(shapes: Path, spec: ImageSpec) -> EncodedPrompt:
     card = read_card(str(shapes))
-    [embeds] = load_text_encoder(shapes, card.family, torch.device("cpu")).encode([spec])
-    return replace(embeds, model_digest=card.digest)
+    [encoded] = load_text_encoder(shapes, card.family, torch.device("cpu")).encode([spec])
+    return replace(encoded, model_digest=card.digest)
 
 
 @pytest.fixture(autouse=True)
 def death(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Of the Dispatcher: set, it has died."""
     death = asyncio.Event()
-    monkeypatch.setattr("deployments.denoiser.until_dead", lambda _: death.wait())
+    monkeypatch.setattr("deployments.stages.denoiser.until_dead", lambda _: death.wait())
     return death
 
 
@@ -58,9 +58,9 @@ async def idle(denoiser: Denoiser) -> None:
 
 
 async def test_a_later_dispatcher_takes_an_earlier_ones_pictures_out(
-    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds
+    denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt
 ) -> None:
-    stream = denoiser.denoise(spec, embeds, 1, "the Dispatcher")
+    stream = denoiser.denoise(spec, encoded, 1, "the Dispatcher")
     assert (await anext(stream)).step < 150
     denoiser.fence(2)
     with pytest.raises(Superseded):
@@ -69,8 +69,10 @@ async def test_a_later_dispatcher_takes_an_earlier_ones_pictures_out(
     assert denoiser._mailboxes == {}
 
 
-async def test_also_where_nobody_reads_them_any_more(denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds) -> None:
-    stream = denoiser.denoise(spec, embeds, 2, "the Dispatcher")
+async def test_also_where_nobody_reads_them_any_more(
+    denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt
+) -> None:
+    stream = denoiser.denoise(spec, encoded, 2, "the Dispatcher")
     before = await anext(stream)
     denoiser.fence(3)
     await idle(denoiser)
@@ -78,44 +80,44 @@ async def test_also_where_nobody_reads_them_any_more(denoiser: Denoiser, spec: I
     await stream.aclose()
 
 
-async def test_an_earlier_dispatcher_is_refused(denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds) -> None:
+async def test_an_earlier_dispatcher_is_refused(denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt) -> None:
     denoiser.fence(4)
     with pytest.raises(Superseded):
-        await anext(denoiser.denoise(spec, embeds, 3, "the Dispatcher"))
+        await anext(denoiser.denoise(spec, encoded, 3, "the Dispatcher"))
     with pytest.raises(Superseded):
         denoiser.fence(3)
     async with asyncio.timeout(PATIENCE_S):
         short = replace(spec, num_inference_steps=10)
-        steps = [update.step async for update in denoiser.denoise(short, embeds, 5, "the Dispatcher")]
+        steps = [update.step async for update in denoiser.denoise(short, encoded, 5, "the Dispatcher")]
     assert steps[-1] == 10
 
 
 async def test_the_pictures_of_a_dispatcher_that_dies_are_left(
-    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds, death: asyncio.Event
+    denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt, death: asyncio.Event
 ) -> None:
-    stream = denoiser.denoise(spec, embeds, 6, "the Dispatcher")
+    stream = denoiser.denoise(spec, encoded, 6, "the Dispatcher")
     before = await anext(stream)
     death.set()
     await idle(denoiser)
     assert before.step < 150
     await stream.aclose()
     with pytest.raises(Superseded):  # it was on its way
-        await anext(denoiser.denoise(spec, embeds, 6, "the Dispatcher"))
+        await anext(denoiser.denoise(spec, encoded, 6, "the Dispatcher"))
 
 
 async def test_the_death_of_one_that_was_taken_over_from_touches_nothing(
-    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds, death: asyncio.Event
+    denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt, death: asyncio.Event
 ) -> None:
-    first = denoiser.denoise(spec, embeds, 7, "the Dispatcher")
+    first = denoiser.denoise(spec, encoded, 7, "the Dispatcher")
     await anext(first)
     death_of_the_next = asyncio.Event()
     denoiser.fence(8)
     death.set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deployments.denoiser.until_dead", lambda _: death_of_the_next.wait())
+        patch.setattr("deployments.stages.denoiser.until_dead", lambda _: death_of_the_next.wait())
         async with asyncio.timeout(PATIENCE_S):
             short = replace(spec, num_inference_steps=10)
-            steps = [update.step async for update in denoiser.denoise(short, embeds, 8, "the next Dispatcher")]
+            steps = [update.step async for update in denoiser.denoise(short, encoded, 8, "the next Dispatcher")]
     assert steps[-1] == 10
     with pytest.raises(Superseded):
         await anext(first)
@@ -138,10 +140,10 @@ async def test_a_knob_out_of_bounds_is_refused_with_key_value_and_bound(
 
 
 async def test_knobs_apply_while_a_picture_is_drawn(
-    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds, monkeypatch: pytest.MonkeyPatch
+    denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = replace(spec, num_inference_steps=40)
-    before = await anext(stream := denoiser.denoise(spec, embeds, 9, "the Dispatcher"))
+    before = await anext(stream := denoiser.denoise(spec, encoded, 9, "the Dispatcher"))
     assert (before.most_rows, before.preview) == (2, None)
     monkeypatch.setattr(StepCurve, "best_rows", lambda self, cells, most: most)
     async with asyncio.timeout(PATIENCE_S):
@@ -153,9 +155,9 @@ async def test_knobs_apply_while_a_picture_is_drawn(
 
 
 async def test_embeddings_of_other_weights_are_refused(
-    denoiser: Denoiser, spec: ImageSpec, embeds: PromptEmbeds
+    denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt
 ) -> None:
-    updates = denoiser.denoise(spec, replace(embeds, model_digest="f" * 64), 1, "nobody")
+    updates = denoiser.denoise(spec, replace(encoded, model_digest="f" * 64), 1, "nobody")
     with pytest.raises(OtherWeights):
         await anext(updates)
     assert not denoiser._mailboxes

@@ -5,7 +5,7 @@ import resource
 import sys
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return to the system what was freed and the C library keeps: a few milliseconds. glibc alone keeps much.
 
     What is kept lies between what is used, so that it grows by some MiB in a thousand pictures, where nothing leaks.

@@ -14,7 +14,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class OneThread:
+class SerialExecutor:
     """A thread that works for an event loop, one call after another."""
 
     def __init__(self, name: str) -> None:

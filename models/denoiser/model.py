@@ -1,0 +1,108 @@
+"""The denoiser of a checkpoint: load it, and predict for rows at different timesteps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.checkpoint import read_scheduler
+from models.families.base import Batch, BatchKey, Conditioning, Family, frozen_shapes
+from models.families.registry import FAMILIES
+from models.loading import load_component, parameter_bytes
+from models.samplers import plan_for
+from models.sampling import SamplerPlan
+from models.spec import ImageSpec
+
+
+class DenoiserModel:
+    """A denoiser, the scheduler config that belongs to it, and the family that feeds it."""
+
+    def __init__(
+        self, model: Any, family: Family, scheduler_config: dict[str, Any], scale: int, device: torch.device
+    ) -> None:
+        self._model = model
+        self._forward = model
+        self.family = family
+        self.scheduler_config = scheduler_config
+        self.scale = scale  # pixels to a latent cell
+        self.device = device
+        self.dtype: torch.dtype = model.dtype
+
+    @property
+    def parameter_bytes(self) -> int:
+        """What the weights take in memory."""
+        return parameter_bytes(self._model)
+
+    def compile(self) -> None:
+        """Compile the forward. Each new shape, row counts included, costs its first batch a minute or more."""
+        self._forward = torch.compile(self._model, dynamic=False)
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch, padded_rows: int | None = None) -> Float[Tensor, "R C h w"]:
+        """Return the model's output of each row, float32. The forward is filled up to `padded_rows` with the last row.
+
+        All tensors of `batch` but the timesteps are cast to the model's dtype, unless they hold integers.
+        """
+        rows = len(batch.latents)
+        if padded_rows is not None and padded_rows > rows:
+            batch = batch.rows(torch.arange(padded_rows).clamp(max=rows - 1))
+        cast = Batch(batch.latents.to(self.dtype), batch.timesteps, [self._cast(row) for row in batch.conditioning])
+        return self.family.predict(self._forward, cast)[:rows].float()
+
+    def plan(self, spec: ImageSpec) -> SamplerPlan:
+        """Return how an image's sampler steps (3 to 30 ms the first time: not on the engine's thread).
+
+        Raises:
+            UnsupportedSampler: its scheduler refuses this step count.
+        """
+        steps = spec.num_inference_steps
+        options = self.family.timestep_options(spec.width, spec.height, steps)
+        return plan_for(self.scheduler_config, spec.sampler, steps, options)
+
+    def condition(self, spec: ImageSpec, text: Conditioning) -> Conditioning:
+        """Return all that steers a row of an image, on the device."""
+        row = self.family.condition(self._model.config, spec, text)
+        return {name: tensor.to(self.device) for name, tensor in row.items()}
+
+    def key(self, spec: ImageSpec, row: Conditioning) -> BatchKey:
+        """Return what an image must have in common with others to share a forward."""
+        return self._key(spec.width, spec.height, self.family.shared_shapes(row))
+
+    def expected_key(self, width: int, height: int, max_tokens: int) -> BatchKey:
+        """Return the key of images of `width` x `height` pixels with a prompt of `max_tokens`."""
+        return self._key(width, height, self.family.expected_shapes(self._model.config, max_tokens))
+
+    def example(self, key: BatchKey, rows: int) -> Batch:
+        """Return a batch of noise of one key, to measure and to prove with."""
+        generator = torch.Generator("cpu").manual_seed(0)
+
+        def noise(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(self.device)
+
+        return Batch(
+            noise(rows, *key.latent_shape),
+            torch.linspace(1, 999, rows, device=self.device),
+            [{name: noise(*shape) for name, shape in key.shapes} for _ in range(rows)],
+        )
+
+    def _cast(self, row: Conditioning) -> Conditioning:
+        return {name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in row.items()}
+
+    def _key(self, width: int, height: int, shapes: Mapping[str, tuple[int, ...]]) -> BatchKey:
+        channels = self.family.latent_channels(self._model.config)
+        latent_shape = channels, height // self.scale, width // self.scale
+        return BatchKey(latent_shape, frozen_shapes(shapes), self.dtype)
+
+
+def load_denoiser(folder: Path, family: str, device: torch.device, dtype: torch.dtype = torch.float32) -> DenoiserModel:
+    """Load the denoiser of a checkpoint, and nothing else of it.
+
+    Raises:
+        UnusableCheckpoint: names the file.
+    """
+    known = FAMILIES[family]
+    model = load_component(folder, known, known.denoiser, device, dtype)
+    return DenoiserModel(model, known, read_scheduler(folder), known.latent_scale(folder), device)

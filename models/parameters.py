@@ -1,0 +1,61 @@
+"""The diffusion parameters: their names, and the bounds that hold whatever the model. No torch."""
+
+from typing import Literal, get_args
+
+Sampler = Literal[
+    "default",
+    "ddim",
+    "ddpm",
+    "euler",
+    "euler_karras",
+    "euler_ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde",
+    "dpmpp_singlestep",
+    "unipc",
+    "deis",
+    "pndm",
+    "kdpm2",
+    "kdpm2_ancestral",
+    "lcm",
+    "tcd",
+]
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
+SAMPLER_NAMES: dict[str, str] = {
+    "default": "Default",  # the checkpoint's own scheduler, where no other name means it
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_karras": "Euler Karras",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_singlestep": "DPM++ single-step",
+    "unipc": "UniPC",
+    "deis": "DEIS",
+    "pndm": "PNDM",
+    "kdpm2": "DPM2",
+    "kdpm2_ancestral": "DPM2 a",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+MAX_STEPS = 150
+MAX_SIDE = 2048  # pixels
+MAX_STEPS_BY_SAMPLER: dict[str, int] = {"lcm": 50, "tcd": 50}  # the steps of their distillation
+
+
+def model_calls(sampler: str, steps: int) -> int:
+    """Return how often `sampler` calls the model in `steps` steps: second-order samplers evaluate a step twice."""
+    match sampler:
+        case "heun" | "kdpm2" | "kdpm2_ancestral":
+            return 2 * steps - 1
+        case "pndm" if steps > 1:
+            return steps + 1
+        case _:
+            return steps
