@@ -2,15 +2,19 @@
 
 A field of `GenerationRequest` carries its bounds and words once; HTTP validation, OpenAPI and the page's control come
 from it. What a request leaves out is not a default but open: the model's card fills it in.
+
+A field may hold a nested object, or a list of them: a pydantic model in the request, a dataclass in `ImageSpec`, whose
+members have the same names. The dataclass may have more, such as a digest.
 """
 
 import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
@@ -142,9 +146,12 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     Raises:
         InvalidRequest: a field is beyond what the model allows, or the last seed beyond the greatest one.
     """
-    chosen = dict(card.defaults) | request.model_dump(
-        exclude_unset=True, exclude_none=True, exclude={"style", "seed", "num_images", "deadline_s"}
-    )
+    sent = request.model_dump(exclude={"style", "seed", "num_images", "deadline_s"})
+    chosen = dict(card.defaults) | {
+        name: _spec_value(name, value)
+        for name, value in sent.items()
+        if name in request.model_fields_set and value is not None
+    }
     chosen["model"] = card.id
     chosen["prompt"], chosen["negative_prompt"] = words(request, card)
     lossy = "output_compression" in request.model_fields_set and request.output_compression < 100
@@ -157,6 +164,46 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
         last = MAX_SEED - request.num_images + 1
         raise InvalidRequest(f"seed must be at most {last} for {request.num_images} pictures, got {seed}.", "seed")
     return [card.spec(**chosen, seed=seed + k) for k in range(request.num_images)]
+
+
+def nested_type(annotation: Any) -> type[BaseModel] | None:
+    """Return the type of the objects that a field holds, one or a list of them; None where it holds plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := nested_type(part))), None)
+
+
+def request_data(spec: ImageSpec) -> dict[str, Any]:
+    """Return the fields of a request that a spec holds, as JSON data, without those that are empty.
+
+    A style's words are in the prompt already. Members that a request does not have, such as a digest, are left out.
+    """
+    data = {
+        name: _request_value(field.annotation, getattr(spec, name))
+        for name, field in GenerationRequest.model_fields.items()
+        if hasattr(spec, name)
+    }
+    return {name: value for name, value in data.items() if value not in (None, [])}
+
+
+def _request_value(annotation: Any, value: Any) -> Any:
+    kind = nested_type(annotation)
+    if kind is None or value is None:
+        return value
+    if isinstance(value, list | tuple):
+        return [_request_value(kind, each) for each in value]
+    return {name: _request_value(of.annotation, getattr(value, name)) for name, of in kind.model_fields.items()}
+
+
+def _spec_value(name: str, value: Any) -> Any:
+    if nested_type(GenerationRequest.model_fields[name].annotation) is None:
+        return value
+    return _spec_type(name).validate_python(value)
+
+
+@cache
+def _spec_type(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(ImageSpec)[name])
 
 
 def check_defaults(card: ModelCard) -> None:

@@ -1,12 +1,12 @@
-"""One mapping: a field of `GenerationRequest`, as the chosen model allows it, to a control of the page.
+"""The form: one mapping of the fields of `GenerationRequest`, as the chosen model allows them, to controls and back.
 
-A field's words and bounds are in the schema, what the model prefers is on its card; nothing of either is repeated here.
+Controls and their values go by path: a field's name, or `loras[0].weight` for a member of a nested object. Request data
+goes by field, as the API has it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -14,56 +14,84 @@ from pydantic.fields import FieldInfo
 
 from deployments import styles
 from deployments.schema import GenerationRequest, read_request, resolve
+from deployments.validation import field_of
+from gradio_ingress import scalar_controls
+from gradio_ingress.nested_controls import NestedControl, nested_control
+from gradio_ingress.scalar_controls import OPEN, bounds, extra, kind, label
 from models.errors import InvalidRequest
-from models.parameters import SAMPLER_NAMES
 from models.spec import ModelCard
 
 FIELDS: Mapping[str, FieldInfo] = {
-    name: field
-    for name, field in GenerationRequest.model_fields.items()
-    if not isinstance(field.json_schema_extra, dict) or field.json_schema_extra.get("page", True)
+    name: field for name, field in GenerationRequest.model_fields.items() if extra(field).get("page", True)
 }
-FORMAT_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
-NAMES = SAMPLER_NAMES | FORMAT_NAMES | {name: style.label for name, style in styles.STYLES.items()}
 SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16))  # width to height
-OPEN = ""  # the choice that leaves a field out
 
 
-def label(name: str) -> str:
-    """Return a field's name as people read it."""
-    return name.removeprefix("num_").replace("_", " ").capitalize()
+def check_controls() -> None:
+    """Check that each field has a control.
+
+    Raises:
+        MissingControl: naming the field, and what to do.
+    """
+    for name, field in FIELDS.items():
+        if nested_control(name, field) is None:
+            kind(name, field)
 
 
-def create(name: str, **looks: Any) -> Component:
-    """Return the control of a field as the schema alone describes it; `fit` adds what a model says."""
-    kind = _kind(name)
-    words: dict[str, Any] = {"label": label(name), "info": FIELDS[name].description, "elem_id": name}
-    buttons: dict[str, Any] = {"buttons": []} if kind is gr.Slider else {}  # its reset button knows no model
-    return kind(**words | buttons | properties(name) | looks)
+check_controls()  # at start, and not when somebody opens the page
 
 
-def fit(name: str, card: ModelCard, served: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the update that fits a control to a model; `served` are the ids of all models."""
-    shown = properties(name, card, served)
+def create(name: str, **looks: Any) -> dict[str, Component]:
+    """Return the controls of a field as the schema alone describes it; `fit` adds what a model says."""
+    nested = _nested(name)
+    return nested.create() if nested else {name: scalar_controls.create(name, FIELDS[name], **looks)}
+
+
+def fit(name: str, card: ModelCard, served: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return the updates that fit a field's controls to a model; `served` are the ids of all models."""
+    if nested := _nested(name):
+        return nested.fit(card)
+    shown = scalar_controls.properties(name, FIELDS[name], card, served)
     if name == "seed":
         del shown["value"]  # the box keeps the seed that was used last
-    return gr.update(**shown)
+    return {name: gr.update(**shown)}
 
 
 def fill(example: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
-    """Return the value of each control that an example stands for; what it leaves open is as the model prefers."""
-    return {
-        name: example.get(name, properties(name, card)["value"]) for name in FIELDS if name not in ("model", "seed")
-    }
+    """Return the request data that an example stands for; what it leaves open is as the model prefers."""
+    return {name: example.get(name, default(name, card)) for name in FIELDS if name not in ("model", "seed")}
 
 
-def chosen(values: Mapping[str, Any], card: ModelCard, served: Sequence[ModelCard]) -> list[str]:
-    """Return the controls whose values somebody chose, being no served model's default, and that a model allows."""
+def read(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request data that the values of controls mean. A field whose control is not among them is left out."""
+    data: dict[str, Any] = {}
+    for name in dict.fromkeys(field_of(path) for path in values):
+        nested = _nested(name)
+        data[name] = nested.read(values) if nested else values[name]
+    return data
+
+
+def write(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of controls, by path, for request data."""
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        nested = _nested(name)
+        values |= nested.write(value) if nested else {name: value}
+    return values
+
+
+def chosen(data: Mapping[str, Any], card: ModelCard, served: Sequence[ModelCard]) -> list[str]:
+    """Return the fields whose values somebody chose, being no served model's default, and that a model allows."""
     return [
         name
-        for name, value in values.items()
-        if all(value != properties(name, each)["value"] for each in served) and _allows(name, value, card)
+        for name, value in data.items()
+        if all(value != default(name, each) for each in served) and _allows(name, value, card)
     ]
+
+
+def default(name: str, card: ModelCard) -> Any:
+    """Return the request data of a field that nobody filled in."""
+    return None if _nested(name) else scalar_controls.properties(name, FIELDS[name], card)["value"]
 
 
 def aspects(card: ModelCard) -> dict[str, tuple[int, int]]:
@@ -92,139 +120,71 @@ def style_info(style: str | None) -> str:
 
 def greatest(name: str) -> Any:
     """Return the greatest value that the page offers of a field, whatever the model."""
-    return _bounds(name, None)[1]
+    return bounds(name, FIELDS[name])[1]
 
 
-def to_request(values: Mapping[str, Any]) -> GenerationRequest:
-    """Return the request that controls show; an optional one that is empty is left out.
+def to_request(data: Mapping[str, Any]) -> GenerationRequest:
+    """Return the request of the form's data; an optional field that is empty is left out.
 
     Raises:
         InvalidRequest: naming the control and its bound.
     """
-    given = {k: v for k, v in values.items() if v is not None and (v != OPEN or _kind(k) is not gr.Dropdown)}
+    given = {name: value for name, value in data.items() if value is not None and not _is_open(name, value)}
     try:
         request = read_request(given)
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
-        most, value = _extra(field).get("page_maximum"), getattr(request, name)
+        most, value = extra(field).get("page_maximum"), getattr(request, name)
         if most is not None and value > most:
             raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
     return request
 
 
-def usable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return those of the values that the schema allows, and why the others are not among them."""
-    kept, refused = dict(values), []
+def usable(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return those of the data that the schema allows, and why the others are not among them."""
+    kept, refused = dict(data), []
     while True:
         try:
             to_request(kept)
         except InvalidRequest as error:
-            if error.param not in kept:  # what is missing, people will type
+            field = field_of(error.param or "")
+            if field not in kept:  # what is missing, people will type
                 return kept, refused
-            del kept[error.param]
+            del kept[field]
             refused.append(error.message)
         else:
             return kept, refused
 
 
-def in_page_words(message: str, name: str | None) -> str:
-    """Return a message that begins with a field's name with the label of its control instead."""
-    if name is None or name not in FIELDS or not message.startswith(name):
+def in_page_words(message: str, path: str | None) -> str:
+    """Return a message that begins with the path of a value with the label of its control instead."""
+    if path is None or field_of(path) not in FIELDS or not message.startswith(path):
         return message
-    return label(name) + message.removeprefix(name)
+    return label(path) + message.removeprefix(path)
 
 
-def properties(name: str, card: ModelCard | None = None, served: Sequence[str] = ()) -> dict[str, Any]:
-    """Return value, bounds and choices of a control, and whether there is anything to choose."""
-    field = FIELDS[name]
-    kind = _kind(name)
-    value = None if field.is_required() else field.default
-    if card is not None:
-        value = card.defaults.get(name, value)
-    elif value is None and kind is gr.Slider:  # the model's, and there is none yet
-        value = _bounds(name, None)[0]
-    if kind is gr.Dropdown:
-        choices = _choices(name, card, served)
-        if name == "model":
-            value = card.id if card else None
-        elif value is None and not _has_default(name):
-            value = OPEN
-        return {"choices": choices, "value": value, "visible": len(choices) > 1}
-    if kind is gr.Slider:
-        low, high = _bounds(name, card)
-        if low == high:
-            return {"value": value, "visible": False}  # Gradio has no slider with one place
-        return {"value": value, "minimum": low, "maximum": high, "step": _step(name, card), "visible": True}
-    if kind is gr.Number:
-        low, high = _bounds(name, card)
-        return {"value": value, "minimum": low, "maximum": high, "precision": 0 if plain(field) is int else None}
-    return {"value": value}
+def _nested(name: str) -> NestedControl | None:
+    return nested_control(name, FIELDS[name])
 
 
-def plain(field: FieldInfo) -> Any:
-    """Return a field's type, without the None of an optional one."""
-    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
-    return kinds[0] if NoneType in get_args(field.annotation) else field.annotation
-
-
-def _has_default(name: str) -> bool:
-    """Whether a field that is left out has a value: its own or the model's."""
-    return FIELDS[name].default is not None or _extra(FIELDS[name]).get("default_of") == "model"
-
-
-def _kind(name: str) -> type[Component]:
-    """An optional number is a box, as no place on a slider means that it is open."""
-    field = FIELDS[name]
-    kind = plain(field)
-    if name == "model" or get_origin(kind) is Literal:
-        return gr.Dropdown
-    if kind is bool:
-        return gr.Checkbox
-    if kind in (int, float):
-        return gr.Slider if _has_default(name) and None not in _bounds(name, None) else gr.Number
-    return gr.Textbox
-
-
-def _choices(name: str, card: ModelCard | None, served: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of what is shown and what is sent."""
-    if name == "model":
-        return [(model, model) for model in served or ([card.id] if card else [])]
-    allowed = {"style": card.styles, "sampler": card.samplers}.get(name) if card else None
-    found = [(NAMES.get(choice, label(choice)), choice) for choice in allowed or get_args(plain(FIELDS[name]))]
-    return found if _has_default(name) else [("None", OPEN), *found]
-
-
-def _bounds(name: str, card: ModelCard | None) -> tuple[Any, Any]:
-    """Least and greatest value that the page offers; None where there is no such bound."""
-    field = FIELDS[name]
-    low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
-    high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
-    high = _extra(field).get("page_maximum", high)
-    return card.bounds.get(name, (low, high)) if card else (low, high)
+def _is_open(name: str, value: Any) -> bool:
+    """Whether a value is the choice that leaves a field out."""
+    return value == OPEN and name in FIELDS and not _nested(name) and kind(name, FIELDS[name]) is gr.Dropdown
 
 
 def _within(name: str, value: int, card: ModelCard) -> bool:
-    low, high = _bounds(name, card)
+    low, high = bounds(name, FIELDS[name], card)
     return low <= value <= high
 
 
 def _allows(name: str, value: Any, card: ModelCard) -> bool:
-    choices = properties(name, card).get("choices")
-    if choices is not None and value not in [choice for _, choice in choices]:
-        return False
+    if not _nested(name):
+        choices = scalar_controls.properties(name, FIELDS[name], card).get("choices")
+        if choices is not None and value not in [choice for _, choice in choices]:
+            return False
     try:
         resolve(to_request({"prompt": "anything", name: value}), card)
     except InvalidRequest:
         return False
     return True
-
-
-def _step(name: str, card: ModelCard | None) -> float:
-    if card and name in ("width", "height"):
-        return card.size_multiple
-    return _extra(FIELDS[name]).get("step", 1 if plain(FIELDS[name]) is int else 0.1)
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

@@ -10,6 +10,7 @@ from gradio.components import Component
 
 from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import PageState
+from gradio_ingress.scalar_controls import element_id
 from models.errors import DarkroomError
 from models.spec import ModelCard
 
@@ -28,7 +29,7 @@ class Layout:
     """The components, made inside the `gr.Blocks` that is open."""
 
     def __init__(self) -> None:
-        self.controls: dict[str, Component] = {}
+        self.controls: dict[str, Component] = {}  # by path
         with gr.Column(elem_id="page"):
             with gr.Column(elem_id="masthead"):
                 gr.HTML(status.masthead(), padding=False, js_on_load=None)
@@ -68,7 +69,7 @@ class Layout:
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self._seed()
             for name in controls.FIELDS:
-                if name not in self.controls:
+                if name not in self.controls:  # by path, so a nested field never is
                     self._control(name)
         with gr.Accordion("PNG info", open=False, elem_id="png-info"):
             self.picture = gr.File(
@@ -87,7 +88,7 @@ class Layout:
             )
 
     def _control(self, name: str, **looks: Any) -> None:
-        self.controls[name] = controls.create(name, **looks)
+        self.controls |= controls.create(name, **looks)
 
     @staticmethod
     def _placeholder() -> str:
@@ -113,19 +114,22 @@ class Layout:
         """Return all but the prompt as a model prefers it, of those that are served."""
         served = [each.id for each in cards]
         fitted: Update = {
-            control: controls.fit(name, card, served) for name, control in self.controls.items() if name != "prompt"
+            self.controls[path]: update
+            for name in controls.FIELDS
+            if name != "prompt"
+            for path, update in controls.fit(name, card, served).items()
         }
         shapes = status.aspects(controls.aspects(card))
         examples = status.examples(card.examples)
         return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
 
-    def filled(self, cards: list[ModelCard], values: Mapping[str, Any]) -> Update:
-        """Return the form fitted to a model, with some of its values given; a seed that is given is kept."""
-        fitted = self.fitted(cards, card_of(cards, values.get("model")))
-        kept = {name: value for name, value in values.items() if name not in ("model", "seed")}
-        filled: Update = {self.controls[name]: value for name, value in kept.items()}
-        if values.get("seed") is not None:
-            filled |= {self.controls["seed"]: values["seed"], self.randomize: False}
+    def filled(self, cards: list[ModelCard], data: Mapping[str, Any]) -> Update:
+        """Return the form fitted to a model, with some of its request data given; a seed that is given is kept."""
+        fitted = self.fitted(cards, card_of(cards, data.get("model")))
+        kept = {name: value for name, value in data.items() if name not in ("model", "seed")}
+        filled: Update = {self.controls[path]: value for path, value in controls.write(kept).items()}
+        if data.get("seed") is not None:
+            filled |= {self.controls["seed"]: data["seed"], self.randomize: False}
         both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
         return fitted | both
 
@@ -157,4 +161,5 @@ def card_of(cards: list[ModelCard], model: str | None) -> ModelCard:
 
 def problem(error: DarkroomError) -> str:
     """Return what went wrong, to be put where the status is."""
-    return status.note(controls.in_page_words(error.message, error.param), "problem", error.param)
+    element = element_id(error.param) if error.param else None
+    return status.note(controls.in_page_words(error.message, error.param), "problem", element)

@@ -55,7 +55,7 @@ const darkroom = {
 
   blame(field, words) {
     if (!field.checkVisibility()) field.closest("#advanced")?.querySelector("button").click();
-    const input = field.querySelector("textarea, input");
+    const input = field.querySelector("textarea, input") ?? field;
     const said = Object.assign(document.createElement("p"), { className: "field-error", textContent: words });
     said.id = `${field.id}-error`;
     input.setAttribute("aria-invalid", "true");

@@ -11,7 +11,8 @@ import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
-from deployments.schema import Job
+from deployments.schema import Job, request_data
+from deployments.validation import field_of
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import add_generate
 from gradio_ingress.layout import Layout, Update, card_of, problem
@@ -110,11 +111,11 @@ class Page:
 
     async def on_generate(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
         """Queue what the form asks for and show the job until it has ended. Leaving the page does not end the job."""
-        values = {name: given[control] for name, control in self.parts.controls.items()}
+        data = controls.read({path: given[control] for path, control in self.parts.controls.items()})
         if given[self.parts.randomize]:
-            del values["seed"]
+            del data["seed"]
         try:
-            job = await self._client.submit(controls.to_request(values), owner_of(request))
+            job = await self._client.submit(controls.to_request(data), owner_of(request))
         except DarkroomError as error:
             yield self._problem(error, request)
             return
@@ -151,9 +152,11 @@ class Page:
         cards = await self._cards()
         card = card_of(cards, given[self.parts.controls["model"]])
         fitted = self.parts.fitted(cards, card)
-        values = {name: given[control] for name, control in self.parts.controls.items() if control in fitted}
-        for name in controls.chosen(values, card, cards):
-            fitted[self.parts.controls[name]].pop("value", None)
+        values = {path: given[control] for path, control in self.parts.controls.items() if control in fitted}
+        kept = controls.chosen(controls.read(values), card, cards)
+        for path in values:
+            if field_of(path) in kept:
+                fitted[self.parts.controls[path]].pop("value", None)
         return fitted
 
     async def on_style(self, style: str) -> Any:
@@ -279,6 +282,6 @@ def _session(request: gr.Request) -> str:
 
 
 def _settings(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
-    """Return what the form shows of a picture, or so many. A style's words are in the prompt already."""
-    shown = {name: getattr(spec, name) for name in controls.FIELDS if hasattr(spec, name)}
+    """Return the fields of the form for an image, or so many. A style's words are in the prompt already."""
+    shown = {name: value for name, value in request_data(spec).items() if name in controls.FIELDS}
     return shown | {"style": controls.OPEN, "num_images": min(num_images, controls.greatest("num_images"))}

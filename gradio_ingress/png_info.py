@@ -10,18 +10,20 @@ from PIL import ExifTags, Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from deployments.schema import nested_type
 from gradio_ingress import controls
-from gradio_ingress.controls import label
+from gradio_ingress.scalar_controls import label, plain
 from models.errors import InvalidRequest
 from models.parameters import SAMPLER_NAMES
-from models.settings_text import SETTINGS
+from models.settings_text import SETTINGS, read_value
 from models.spec import ImageSpec
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours
 FINITE = ConfigDict(allow_inf_nan=False)
-TYPES: Mapping[str, TypeAdapter[Any]] = {  # without bounds
-    name: TypeAdapter(controls.plain(controls.FIELDS[name]), config=FINITE) for name in FIELDS
+NESTED = frozenset(name for name in FIELDS if nested_type(controls.FIELDS[name].annotation))
+TYPES: Mapping[str, TypeAdapter[Any]] = {  # plain values without bounds
+    name: TypeAdapter(plain(controls.FIELDS[name]), config=None if name in NESTED else FINITE) for name in FIELDS
 }
 SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
 PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
@@ -101,7 +103,8 @@ def _from_parameters(text: str) -> tuple[dict[str, Any], list[str]]:
     prompt, _, negative_prompt = words.partition("\nNegative prompt:")
     values = {"prompt": prompt[1:], "negative_prompt": negative_prompt.removeprefix(" ")}
     pairs = SETTING.findall(mark[1:] + line.partition("\n")[0])
-    settings = {name.strip(): _unquoted(value.strip()) for name, value in pairs}
+    settings = {name.strip(): value.strip() for name, value in pairs}
+    settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
     values |= {field: settings[name] for name, field in NAMES.items() if name in settings}
     if "Sampler" in settings:
         values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
@@ -110,14 +113,6 @@ def _from_parameters(text: str) -> tuple[dict[str, Any], list[str]]:
     found, notes = _typed(values, strict=False)
     unused = ", ".join(name for name in settings if name not in READ | SILENT)
     return found, [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
-
-
-def _unquoted(value: str) -> str:
-    """A value without the quotes that AUTOMATIC1111 puts around one with commas: JSON's."""
-    try:
-        return from_json(value) if value.startswith('"') else value
-    except ValueError:
-        return value.strip('"')
 
 
 def _sampler(name: str, schedule: str) -> str:
@@ -135,11 +130,17 @@ def _typed(values: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], 
         if value is None or (name == "prompt" and value == ""):
             continue
         try:
-            found[name] = TYPES[name].validate_python(value, strict=strict)
+            found[name] = _nested(name, value) if name in NESTED else TYPES[name].validate_python(value, strict=strict)
         except ValidationError:
             problem = "is not one of ours" if name in CHOSEN else "could not be read"
             notes.append(f"{label(name)} “{_cut(str(value), 60)}” {problem}.")
     return found, notes
+
+
+def _nested(name: str, value: Any) -> Any:
+    """The objects of a field as a request has them, without members that it does not have. Raises ValidationError."""
+    kind = TYPES[name]
+    return kind.dump_python(kind.validate_python(value, extra="ignore"), mode="json")
 
 
 def _cut(text: str, most: int) -> str:

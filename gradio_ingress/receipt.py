@@ -2,15 +2,18 @@
 
 import json
 import shlex
+from dataclasses import fields, is_dataclass
 from typing import Any
 from urllib.parse import quote
 
-from deployments.schema import GenerationRequest, ImageResult
+from deployments.schema import ImageResult, request_data
 from models.parameters import SAMPLER_NAMES
+from models.settings_text import OTHERS, is_default
 from models.spec import ImageSpec
 
 KEY = 'os.environ.get("DARKROOM_API_KEY", "unused")'
 OPENAIS = ("prompt", "model", "width", "height", "output_format", "output_compression")  # among them as `size`
+HUGGING_FACES = ("negative_prompt", "num_inference_steps", "guidance_scale", "seed")  # and `scheduler`, our sampler
 UNPACK = (
     'import base64, json, sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
 )
@@ -41,6 +44,7 @@ def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
         ("Sampler", SAMPLER_NAMES[spec.sampler]),
         ("Steps", str(spec.num_inference_steps)),
         ("Guidance", f"{spec.guidance_scale:g}" if spec.guided else "off"),
+        *((name, _in_words(getattr(spec, field))) for field, name in OTHERS.items() if not is_default(spec, field)),
         *again,
         *size,
     ]
@@ -70,8 +74,10 @@ def _openai(spec: ImageSpec, address: str) -> str:
 
 def _hf(spec: ImageSpec, address: str) -> str:
     """Its client hands out a decoded picture, so it asks for PNG and saves it as the service would have."""
-    fields: dict[str, Any] = {"width": spec.width, "height": spec.height} | _our_fields(spec)
-    fields["scheduler"] = fields.pop("sampler")
+    ours = _our_fields(spec)
+    fields = {"width": spec.width, "height": spec.height, "scheduler": ours.pop("sampler")}
+    fields |= {name: ours.pop(name) for name in HUGGING_FACES if name in ours}
+    fields |= {"extra_body": ours} if ours else {}
     arguments = "".join(f"    {name}={value!r},\n" for name, value in fields.items())
     quality = "" if spec.output_format == "png" else f", quality={spec.output_compression}"
     return (
@@ -94,8 +100,17 @@ def _openai_fields(spec: ImageSpec) -> dict[str, Any]:
 
 def _our_fields(spec: ImageSpec) -> dict[str, Any]:
     """What OpenAI's clients have no name for."""
-    kept = (name for name in GenerationRequest.model_fields if name in ImageSpec.__slots__ and name not in OPENAIS)
-    return {name: getattr(spec, name) for name in kept}
+    return {name: value for name, value in request_data(spec).items() if name not in OPENAIS}
+
+
+def _in_words(value: Any) -> str:
+    """A setting as people read it: the members of an object, and objects one after the other."""
+    if isinstance(value, list | tuple):
+        return "; ".join(_in_words(each) for each in value)
+    if is_dataclass(value):
+        members = ((field.name.replace("_", " "), getattr(value, field.name)) for field in fields(value))
+        return ", ".join(f"{name} {_in_words(each)}" for name, each in members if each is not None)
+    return str(value)
 
 
 def _file_name(spec: ImageSpec) -> str:

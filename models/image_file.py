@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import asdict
 
 from PIL import Image, PngImagePlugin
 
@@ -16,9 +17,8 @@ def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
     if spec.output_format == "png":
         info = PngImagePlugin.PngInfo()
         info.add_itxt("parameters", settings_text(spec))
-        fields = {name: getattr(spec, name) for name in spec.__slots__}
         info.add_itxt(
-            "darkroom", json.dumps(fields | {"model_digest": digest, "tiled": decoded.tiled}, ensure_ascii=False)
+            "darkroom", json.dumps(asdict(spec) | {"model_digest": digest, "tiled": decoded.tiled}, ensure_ascii=False)
         )
         image.save(target, "png", pnginfo=info)
     else:

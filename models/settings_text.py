@@ -1,9 +1,15 @@
 """An image's settings as the AUTOMATIC1111 web UI writes them into a file, so that other tools read them. No torch.
 
-Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`.
+Nested objects are written as JSON.
+
+Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`; `quote` and `unquote` in its `infotext_utils.py`.
 """
 
-from dataclasses import MISSING, fields
+import json
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any
+
+from pydantic_core import from_json
 
 from models.parameters import SAMPLER_NAMES
 from models.spec import ImageSpec
@@ -17,17 +23,20 @@ KNOWN = {  # to that web UI: field -> name
     "seed": "Seed",
     "model": "Model",
 }
-SETTINGS = KNOWN | {  # every other field has its own name
+OTHERS = {  # every other field has its own name
     field.name: field.name.replace("_", " ").capitalize()
     for field in fields(ImageSpec)
     if field.name not in KNOWN and field.name not in APART
 }
+SETTINGS = KNOWN | OTHERS
 DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.default is not MISSING}
 
 
 def settings_text(spec: ImageSpec) -> str:
     """Return prompt, negative prompt and a line of settings; those that are as by default are left out."""
-    values = {name: getattr(spec, field) for field, name in SETTINGS.items() if not _is_default(spec, field)}
+    values = {
+        name: write_value(getattr(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)
+    }
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
     values["Model"] = values.pop("Model")  # the last one, as there
@@ -35,5 +44,29 @@ def settings_text(spec: ImageSpec) -> str:
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in values.items())])
 
 
-def _is_default(spec: ImageSpec, field: str) -> bool:
+def is_default(spec: ImageSpec, field: str) -> bool:
+    """Whether a field has the value that it has in a spec which does not name it."""
     return field in DEFAULTS and getattr(spec, field) == DEFAULTS[field]
+
+
+def write_value(value: Any) -> str:
+    """Return a setting's value as text: nested objects as JSON, and in quotes a text that would end the setting."""
+    is_nested = is_dataclass(value) or isinstance(value, list | tuple)
+    text = json.dumps(value, default=asdict, ensure_ascii=False) if is_nested else str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
+
+
+def read_value(text: str, *, is_nested: bool = False) -> Any:
+    """Return the text that `write_value` or AUTOMATIC1111 wrote; of a nested field, the JSON in it.
+
+    What cannot be read so stays as it is.
+    """
+    text = _parsed(text) if text.startswith('"') else text
+    return _parsed(text) if is_nested and isinstance(text, str) else text
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text.strip('"')

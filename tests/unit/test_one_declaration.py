@@ -1,4 +1,4 @@
-"""A field that is declared once is everywhere. A new one is added to the declarations alone, in another process."""
+"""A field that is declared once is everywhere. New ones are added to the declarations alone, in another process."""
 
 import json
 import subprocess
@@ -7,17 +7,54 @@ from typing import Any
 
 import pytest
 
-WITH_A_NEW_FIELD = """
+WITH_NEW_FIELDS = """
 import io, json, sys
-from dataclasses import asdict, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from typing import Literal
 import models.spec as spec_module
-from pydantic import Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:  # with a member that no request has
+    name: str
+    weight: float
+    sha256: str = "0a"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    input: str
+    strength: float
+    resize: str
+
 
 Old = spec_module.ImageSpec
+NEW = [
+    ("clip_skip", int, field(default=0)),
+    ("adapters", tuple[Adapter, ...], field(default=())),
+    ("start", Start | None, field(default=None)),
+]
 spec_module.ImageSpec = ImageSpec = make_dataclass(
-    "ImageSpec", [("clip_skip", int, field(default=0))], bases=(Old,), frozen=True, slots=True, kw_only=True
+    "ImageSpec", NEW, bases=(Old,), frozen=True, slots=True, kw_only=True
 )
 ImageSpec.__slots__ = tuple(each.name for each in fields(ImageSpec))
+
+
+class AdapterRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, description="Which one.")
+    weight: float = Field(1.0, ge=-2, le=2, description="How much of it.")
+
+
+class StartRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str = Field(description="An image.")
+    strength: float = Field(0.8, ge=0, le=1)
+    resize: Literal["crop", "fill"] = "crop"
+
 
 import deployments.schema as schema
 
@@ -25,66 +62,139 @@ schema.GenerationRequest = create_model(
     "GenerationRequest",
     __base__=schema.GenerationRequest,
     clip_skip=(int, Field(0, ge=0, le=12, description="Layers of the text encoder to leave out.")),
+    adapters=(list[AdapterRequest], Field([], max_length=3, description="Adapters.")),
+    start=(StartRequest | None, Field(None, description="Where to start.")),
 )
 
-from pathlib import Path
 from deployments.access import AccessPolicy
 from deployments.api import huggingface, openai
 from deployments.api.deployment import create_api
+from deployments.dispatcher.client import DispatcherClient
+from deployments.schema import Job, resolve
 from gradio_ingress import client_api, controls, png_info, receipt
-from gradio_ingress.controls import to_request
+from gradio_ingress.page import Page, _settings
+from models.errors import InvalidRequest
 from models.settings_text import settings_text
 from models.image_file import encode_image
 from models.vae import Decoded
+from tests.fakes import CARD, a_result
+from deployments.dispatcher.lease import Lease
 import numpy as np
 
-request = schema.read_request({"prompt": "a circle", "clip_skip": 2})
-spec = ImageSpec(
-    model="shapes", prompt="a circle", negative_prompt="", width=64, height=64, num_inference_steps=4,
-    guidance_scale=4.0, sampler="ddim", seed=7, output_format="png", clip_skip=request.clip_skip,
-)
+SENT = {
+    "clip_skip": 2,
+    "adapters": [{"name": "walls, \\"old\\"", "weight": 0.5}, {"name": "night"}],
+    "start": {"input": "ab:c", "strength": 0.25},
+}
+NAMES = list(SENT)
+
+
+def new_fields(request):
+    return request.model_dump(include={*NAMES})
+
+
+def refusal(**values):
+    try:
+        schema.read_request({"prompt": "a circle", **values})
+    except InvalidRequest as error:
+        return error.message
+
+
+[spec] = resolve(schema.read_request({"prompt": "a circle", "seed": 7, **SENT}), CARD)
+job = schema.new_job([spec], "me", 0.0)
 picture = encode_image(Decoded(np.zeros((4, 4, 3), np.uint8), False), spec, "d" * 64)
+text = settings_text(spec)
 openapi = create_api(None, None, dict, [], AccessPolicy()).openapi()["components"]["schemas"]
-hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": {"clip_skip": 2}})
+hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": SENT})
+code = receipt.snippets(spec, "http://a")
+parts = Page(DispatcherClient(None)).parts
+filled = parts.filled([CARD], _settings(spec))
+shown = {path: filled.get(control, {}).get("value") for path, control in parts.controls.items()}
 found = {
-    "the page": controls._kind("clip_skip").__name__,
-    "the page's request": to_request({"prompt": "a circle", "clip_skip": 2}).clip_skip,
-    "OpenAI's dialect": openai.to_request(openai.ImagesBody(prompt="a circle", clip_skip=2)).clip_skip,
-    "Hugging Face's dialect": huggingface.to_request(hf, "shapes", None).clip_skip,
-    "OpenAPI": sorted(name for name, body in openapi.items() if "clip_skip" in body.get("properties", ())),
-    "Gradio's clients": "clip_skip" in client_api.endpoint(None).__annotations__,
-    "the settings of a file": png_info.read(picture)[0]["clip_skip"],
-    "the text of a file": settings_text(spec).rpartition("\\n")[2],
-    "the text that is read": png_info._from_parameters(settings_text(spec))[0]["clip_skip"],
-    "receipts": {name: "clip_skip" in code for name, code in receipt.snippets(spec, "http://a").items()},
+    "spec": {name: asdict(spec)[name] for name in NAMES},
+    "stored": TypeAdapter(Job).validate_json(TypeAdapter(Job).dump_json(job)) == job,
+    "page": {path: type(control).__name__ for path, control in parts.controls.items()},
+    "page's request": new_fields(controls.to_request(controls.read(shown))),
+    "OpenAI's dialect": new_fields(openai.to_request(openai.ImagesBody(prompt="a circle", **SENT))),
+    "Hugging Face's dialect": new_fields(huggingface.to_request(hf, "shapes", None)),
+    "OpenAPI": {name: sorted(set(NAMES) & {*body.get("properties", ())}) for name, body in openapi.items()},
+    "Gradio's clients": sorted(set(NAMES) & set(client_api.endpoint(None).__annotations__)),
+    "file": {name: png_info.read(picture)[0][name] for name in NAMES},
+    "text": text.rpartition("\\n")[2],
+    "text that is read": {name: png_info._from_parameters(text)[0][name] for name in NAMES},
+    "notes on damage": png_info._from_parameters(text.replace("Adapters: ", "Adapters: x"))[1],
+    "code": {name: [field in snippet for field in NAMES] for name, snippet in code.items()},
+    "receipt": dict(receipt.lines(a_result(spec, Lease(job.id, 0, 0, 1)), None)),
+    "refusals": [
+        refusal(adapters=[{"name": "a"}, {"name": "b", "weight": 3}]),
+        refusal(start={"input": "a", "strenght": 1}),
+        refusal(adapters=[{}]),
+    ],
 }
 print(json.dumps(found))
 """
+ADAPTERS = [{"name": 'walls, "old"', "weight": 0.5}, {"name": "night", "weight": 1.0}]
+NEW = {"clip_skip": 2, "adapters": ADAPTERS, "start": {"input": "ab:c", "strength": 0.25, "resize": "crop"}}
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    """Where the new field is."""
-    ran = subprocess.run([sys.executable, "-c", WITH_A_NEW_FIELD], capture_output=True, text=True, check=False)
+    """Where the new fields are, and with which values."""
+    ran = subprocess.run([sys.executable, "-c", WITH_NEW_FIELDS], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def test_a_new_field_is_in_each_dialect_and_its_description(found: dict[str, Any]) -> None:
-    assert (found["OpenAI's dialect"], found["Hugging Face's dialect"]) == (2, 2)
-    assert {"GenerationRequest", "ImagesBody", "HFParameters"} <= set(found["OpenAPI"])
-    assert found["Gradio's clients"] is True
+def test_new_fields_are_in_each_dialect_and_its_description(found: dict[str, Any]) -> None:
+    assert found["OpenAI's dialect"] == found["Hugging Face's dialect"] == NEW
+    described = {name for name, fields in found["OpenAPI"].items() if fields == sorted(NEW)}
+    assert {"GenerationRequest", "ImagesBody", "HFParameters", "ImageSpec"} <= described
+    assert found["Gradio's clients"] == sorted(NEW)
 
 
-def test_a_new_field_has_a_control_on_the_page(found: dict[str, Any]) -> None:
-    assert (found["the page"], found["the page's request"]) == ("Slider", 2)
+def test_new_fields_reach_the_models_and_the_database(found: dict[str, Any]) -> None:
+    digests = [adapter | {"sha256": "0a"} for adapter in ADAPTERS]
+    assert found["spec"] == NEW | {"adapters": digests}
+    assert found["stored"] is True
 
 
-def test_a_new_field_is_in_files_and_is_read_from_them(found: dict[str, Any]) -> None:
-    assert found["the settings of a file"] == 2
-    text = "Steps: 4, Sampler: DDIM, CFG scale: 4.0, Seed: 7, Clip skip: 2, Size: 64x64, Model: shapes"
-    assert (found["the text of a file"], found["the text that is read"]) == (text, 2)
+def test_a_value_of_a_nested_field_is_refused_by_its_path(found: dict[str, Any]) -> None:
+    assert found["refusals"] == [
+        "adapters[1].weight must be 2 or less, got 3.",
+        "start.strenght is not a known field.",
+        "adapters[0].name is required.",
+    ]
 
 
-def test_a_new_field_is_in_every_receipts_code(found: dict[str, Any]) -> None:
-    assert found["receipts"] == {"curl": True, "openai": True, "InferenceClient": True}
+def test_new_fields_have_controls_on_the_page_that_can_be_filled_and_read(found: dict[str, Any]) -> None:
+    members = {"name": "Textbox", "weight": "Slider"}
+    rows = {f"adapters[{row}].{name}": kind for row in range(3) for name, kind in members.items()}
+    start = {"start.input": "Textbox", "start.strength": "Slider", "start.resize": "Dropdown"}
+    assert rows | start | {"clip_skip": "Slider"} == {
+        path: kind for path, kind in found["page"].items() if path.startswith(tuple(NEW))
+    }
+    assert found["page's request"] == NEW
+
+
+def test_new_fields_are_in_files_and_are_read_from_them(found: dict[str, Any]) -> None:
+    assert found["file"] == found["text that is read"] == NEW
+    [note] = found["notes on damage"]
+    assert note.startswith("Adapters “")
+    assert note.endswith("could not be read.")
+
+
+def test_nested_fields_are_json_in_the_text_of_a_file(found: dict[str, Any]) -> None:
+    adapters = json.dumps(json.dumps([adapter | {"sha256": "0a"} for adapter in ADAPTERS]))
+    start = json.dumps(json.dumps(NEW["start"]))
+    new = f"Clip skip: 2, Adapters: {adapters}, Start: {start}"
+    assert found["text"] == f"Steps: 8, Sampler: DDIM, CFG scale: 4.0, Seed: 7, {new}, Size: 128x128, Model: shapes"
+
+
+def test_new_fields_are_in_receipts_and_their_code(found: dict[str, Any]) -> None:
+    assert found["code"] == dict.fromkeys(("curl", "openai", "InferenceClient"), [True] * 3)
+    said = [found["receipt"][name] for name in ("Clip skip", "Adapters", "Start")]
+    assert said == [
+        "2",
+        'name walls, "old", weight 0.5, sha256 0a; name night, weight 1.0, sha256 0a',
+        "input ab:c, strength 0.25, resize crop",
+    ]

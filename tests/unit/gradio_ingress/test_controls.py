@@ -27,58 +27,58 @@ def extended(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
 
 @pytest.mark.parametrize("name", controls.FIELDS)
 def test_every_field_has_a_control_with_its_own_words(name: str) -> None:
-    control = controls.create(name)
+    control = controls.create(name)[name]
     assert control.label == controls.label(name)
     assert control.info == GenerationRequest.model_fields[name].description
 
 
 def test_a_bounded_number_is_a_slider_within_the_schemas_bounds() -> None:
-    slider = controls.create("guidance_scale")
+    slider = controls.create("guidance_scale")["guidance_scale"]
     assert isinstance(slider, gr.Slider)
     assert (slider.minimum, slider.maximum, slider.step) == (0, 30, 0.5)
 
 
 def test_the_page_offers_at_most_four_images_though_the_api_takes_ten() -> None:
-    slider = controls.create("num_images")
+    slider = controls.create("num_images")["num_images"]
     assert (slider.minimum, slider.maximum) == (1, 4)
 
 
 def test_the_seed_is_a_box_as_no_slider_has_a_place_for_each_seed() -> None:
-    seed = controls.create("seed")
+    seed = controls.create("seed")["seed"]
     assert isinstance(seed, gr.Number)
     assert (seed.minimum, seed.maximum, seed.precision) == (0, MAX_SEED, 0)
 
 
 def test_the_card_narrows_bounds_and_sets_values() -> None:
-    steps = controls.fit("num_inference_steps", CARD)
+    steps = controls.fit("num_inference_steps", CARD)["num_inference_steps"]
     assert (steps["minimum"], steps["maximum"], steps["value"]) == (1, 100, 8)
-    assert controls.fit("guidance_scale", CARD)["value"] == 4.0
+    assert controls.fit("guidance_scale", CARD)["guidance_scale"]["value"] == 4.0
 
 
 def test_a_size_that_the_card_fixes_is_not_shown() -> None:
-    assert controls.fit("width", CARD)["visible"] is False
+    assert controls.fit("width", CARD)["width"]["visible"] is False
 
 
 def test_a_size_that_the_card_leaves_open_steps_by_the_models_multiple() -> None:
     wide = replace(CARD, bounds={"width": (64, 256)}, size_multiple=32)
-    width = controls.fit("width", wide)
+    width = controls.fit("width", wide)["width"]
     assert (width["visible"], width["minimum"], width["maximum"], width["step"]) == (True, 64, 256, 32)
 
 
 def test_only_the_cards_samplers_and_styles_can_be_chosen() -> None:
-    assert controls.fit("sampler", CARD)["choices"] == [("DDIM", "ddim"), ("Euler", "euler")]
-    assert controls.fit("style", CARD)["choices"] == [("None", ""), ("Flat", "flat"), ("Cartoon", "cartoon")]
+    assert controls.fit("sampler", CARD)["sampler"]["choices"] == [("DDIM", "ddim"), ("Euler", "euler")]
+    assert controls.fit("style", CARD)["style"]["choices"] == [("None", ""), ("Flat", "flat"), ("Cartoon", "cartoon")]
 
 
 def test_the_model_is_asked_for_only_where_there_is_a_choice() -> None:
-    assert controls.fit("model", CARD, ["shapes"])["visible"] is False
-    both = controls.fit("model", CARD, ["shapes", "other"])
+    assert controls.fit("model", CARD, ["shapes"])["model"]["visible"] is False
+    both = controls.fit("model", CARD, ["shapes", "other"])["model"]
     assert both["visible"] is True
     assert both["value"] == "shapes"
 
 
 def test_fitting_leaves_the_seed_that_was_used_last() -> None:
-    assert "value" not in controls.fit("seed", CARD)
+    assert "value" not in controls.fit("seed", CARD)["seed"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_new_field_gets_a_control_from_its_type_alone(
     field: tuple[Any, FieldInfo], kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extended(monkeypatch, clip_skip=field)
-    control = controls.create("clip_skip")
+    control = controls.create("clip_skip")["clip_skip"]
     assert type(control) is kind
     assert control.label == "Clip skip"
 

@@ -42,7 +42,7 @@ characters = st.characters(blacklist_categories=("Cs",), blacklist_characters="\
 words = st.text(characters, min_size=1).filter(lambda text: text.strip() and "\nNegative prompt:" not in "\n" + text)
 specs = st.builds(
     ImageSpec,
-    model=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,20}", fullmatch=True),
+    model=st.from_regex(r'["A-Za-z0-9]([A-Za-z0-9._/,:" -]{0,20}["A-Za-z0-9])?', fullmatch=True),
     prompt=words,
     negative_prompt=st.text(characters),
     width=st.integers(64, 2048),

@@ -1,6 +1,7 @@
 """A picture's receipt, and the code that makes it again."""
 
 import ast
+import inspect
 import json
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import InferenceClient
 
 from deployments.api import huggingface, openai
 from deployments.schema import GenerationRequest, ImageResult, resolve
@@ -104,6 +106,7 @@ def test_openais_client_asks_for_the_same_picture(words: str, changes: dict[str,
 def test_hugging_faces_client_asks_for_the_same_picture(words: str) -> None:
     spec = a_nasty_spec(words)
     [prompt], parameters = arguments(receipt.snippets(spec, ADDRESS)["InferenceClient"], "text_to_image")
+    inspect.signature(InferenceClient.text_to_image).bind(None, prompt, **parameters)
     body = huggingface.HFBody(inputs=prompt, parameters=parameters)
     assert drawn_again(huggingface.to_request(body, "shapes", "image/png")) == [spec]
 

@@ -1,0 +1,116 @@
+"""The controls of nested objects: one registry, by the type of a field's objects.
+
+`CONTROLS` has those that a person designed. Every other type gets a row of plain controls for each object, which suits
+members that are plain values.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from deployments.schema import nested_type
+from gradio_ingress import scalar_controls
+from gradio_ingress.scalar_controls import MissingControl
+from models.spec import ModelCard
+
+
+class NestedControl(ABC):
+    """How the objects of a field appear on the page: components by path, and their values from and to request data."""
+
+    @abstractmethod
+    def create(self) -> dict[str, Component]:
+        """Return the components by path, placed in the Blocks that are open.
+
+        The path `loras[0].weight` and its `element_id` are where an error of that member is shown.
+        """
+
+    @abstractmethod
+    def fit(self, card: ModelCard) -> dict[str, dict[str, Any]]:
+        """Return the updates that empty the components and fit them to a model, by path."""
+
+    @abstractmethod
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """Return the request data that the values of the components mean; None where the field is left out."""
+
+    @abstractmethod
+    def write(self, data: Any) -> dict[str, Any]:
+        """Return the values of the components, by path, for request data; None empties them."""
+
+
+class Rows(NestedControl):
+    """A row of plain controls for each object. A row whose required members are all empty is left out.
+
+    The rows of a list are as many as its `max_length`. An error's index counts the rows that are not empty.
+
+    Raises:
+        MissingControl: a member is no plain value, none is required, or a list has no greatest length.
+    """
+
+    def __init__(self, name: str, field: FieldInfo, kind: type[BaseModel]) -> None:
+        self._name, self._field, self._members = name, field, kind.model_fields
+        self._required = [
+            member for member, of in self._members.items() if of.is_required() and of.annotation is not bool
+        ]
+        self._is_list = scalar_controls.plain(field) is not kind
+        length = next((bound.max_length for bound in field.metadata if hasattr(bound, "max_length")), None)
+        self._rows = [f"{name}[{row}]" for row in range(length or 0)] if self._is_list else [name]
+        if not self._required or not self._rows:
+            reason = "no member is required, so that no row is ever empty" if self._rows else "it has no max_length"
+            raise MissingControl(
+                f"{name} of GenerationRequest holds {kind.__name__}, whose rows the page cannot generate: {reason}. "
+                "Register a control in gradio_ingress.nested_controls.CONTROLS."
+            )
+        for member, of in self._members.items():
+            scalar_controls.kind(f"{name}.{member}", of)
+
+    def create(self) -> dict[str, Component]:
+        """Return the components, below the field's description."""
+        with gr.Column(elem_id=self._name, elem_classes="nested"):
+            gr.HTML(f"<p>{escape(self._field.description or '')}</p>", padding=False, js_on_load=None)
+            created: dict[str, Component] = {}
+            for row in self._rows:
+                with gr.Row():
+                    for member, of in self._members.items():
+                        created[f"{row}.{member}"] = scalar_controls.create(f"{row}.{member}", of)
+        return created
+
+    def fit(self, card: ModelCard) -> dict[str, dict[str, Any]]:
+        """Return the updates that empty the rows; a card says nothing of plain members."""
+        return {path: gr.update(value=value) for path, value in self.write(None).items()}
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """Return the objects of the rows that are not empty; an empty control leaves its member out."""
+        rows = [{member: values[f"{row}.{member}"] for member in self._members} for row in self._rows]
+        given = [{member: value for member, value in row.items() if value not in (None, "")} for row in rows]
+        found = [row for row in given if any(member in row for member in self._required)]
+        return (found if self._is_list else found[0]) if found else None
+
+    def write(self, data: Any) -> dict[str, Any]:
+        """Return the values of the rows; what an object leaves out has its member's default."""
+        objects = [] if data is None else data if self._is_list else [data]
+        return {
+            f"{row}.{member}": given.get(member, scalar_controls.properties(f"{row}.{member}", of)["value"])
+            for row, given in zip(self._rows, [*objects, *[{}] * len(self._rows)], strict=False)
+            for member, of in self._members.items()
+        }
+
+
+CONTROLS: dict[type[BaseModel], Callable[[str, FieldInfo], NestedControl]] = {}
+
+
+def nested_control(name: str, field: FieldInfo) -> NestedControl | None:
+    """Return the control of a field that holds nested objects, None for any other.
+
+    Raises:
+        MissingControl: none is registered for the field's type, and rows do not suit it.
+    """
+    kind = nested_type(field.annotation)
+    if kind is None:
+        return None
+    return CONTROLS[kind](name, field) if kind in CONTROLS else Rows(name, field, kind)
