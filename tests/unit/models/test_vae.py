@@ -187,7 +187,7 @@ def test_a_cpu_knows_likewise_what_cannot_be_encoded(sdxl, monkeypatch):
 
 
 def test_the_memory_of_a_container_counts_as_the_machines(monkeypatch, tmp_path):
-    from models import loading
+    from models.checkpoint import loading
 
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
