@@ -14,6 +14,7 @@ from torch import Tensor
 from models.checkpoint.configs import read_json
 from models.checkpoint.loading import available_bytes, load_component, parameter_bytes
 from models.errors import InvalidRequest, NonFinite, OutOfMemory
+from models.families.base import Family
 from models.families.registry import FAMILIES
 
 MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is computed one image at a time
@@ -48,19 +49,20 @@ class Vae:
     def __init__(
         self,
         vae: AutoencoderKL,
-        family: str,
+        family: Family,
+        scale: int,
         device: torch.device,
         *,
         batch_invariant: bool = False,
         memory_bytes: float | None = None,
     ) -> None:
         self._vae: Any = vae
-        self._family = FAMILIES[family]
+        self._family = family
+        self._scale = scale  # pixels to a latent cell
         self._device = device
         self._batch_invariant = batch_invariant
         self._memory_bytes = memory_bytes
         widths = self._vae.config.block_out_channels
-        self._scale = 2 ** (len(widths) - 1)
         self._decode_bytes = DECODE_TENSORS * max(widths[:2]) * vae.dtype.itemsize  # a pixel
         self._encode_bytes = ENCODE_TENSORS * widths[0] * vae.dtype.itemsize
 
@@ -193,9 +195,10 @@ def load_vae(
     Raises:
         UnusableCheckpoint: names the file.
     """
-    name = FAMILIES[family].vae
-    if read_json(folder, f"{name}/config.json").get("force_upcast"):  # the class's own default would be yes
+    known = FAMILIES[family]
+    if read_json(folder, f"{known.vae}/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_component(folder, FAMILIES[family], name, device, dtype)
+    vae = load_component(folder, known, known.vae, device, dtype)
     memory_bytes = MEMORY_SHARE * available_bytes() if device.type == "cpu" else None
-    return Vae(vae, family, device, batch_invariant=batch_invariant, memory_bytes=memory_bytes)
+    scale = known.latent_scale(folder)
+    return Vae(vae, known, scale, device, batch_invariant=batch_invariant, memory_bytes=memory_bytes)

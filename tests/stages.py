@@ -36,7 +36,7 @@ class Stages:
         folder = resolve_checkpoint(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.model = load_denoiser(folder, self.card.family, device)
-        self.vae_decoder = load_vae(folder, self.card.family, device)
+        self.vae = load_vae(folder, self.card.family, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
             self.model,
@@ -81,7 +81,7 @@ class Stages:
 
     def pixels(self, *latents: np.ndarray) -> list[np.ndarray]:
         """Decoded latents, uint8 [H, W, 3] each."""
-        decoded = self.vae_decoder.decode(latents)
+        decoded = self.vae.decode(latents)
         assert all(isinstance(image, Decoded) for image in decoded), decoded
         return [image.pixels for image in decoded]
 

@@ -318,7 +318,7 @@ def test_a_forward_has_room_for_all_rows_of_an_image(folder: Path) -> None:
 
 
 def test_previews_are_fitted_to_its_channels(stages: Stages) -> None:
-    assert np.array(fit_latent_rgb(stages.vae_decoder)).shape == (CHANNELS + 1, 3)
+    assert np.array(fit_latent_rgb(stages.vae)).shape == (CHANNELS + 1, 3)
     assert len(stages.state(stages.spec()).plan.pred_original_sample) == 4
 
 

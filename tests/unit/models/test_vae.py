@@ -13,10 +13,12 @@ from PIL import Image
 
 from models import vae as vae_module
 from models.errors import InvalidRequest, NonFinite, OutOfMemory
+from models.families.registry import FAMILIES
 from models.vae import Decoded, Encoded, Vae, load_vae
 from tests.real_checkpoints import build
 from tests.stages import CPU, Stages
 
+XL = FAMILIES["sdxl"]
 TRAINING_SIZES = [(1152, 896), (1216, 832), (1344, 768), (768, 1344)]  # of Stable Diffusion XL
 NIGHTLY = pytest.mark.nightly
 
@@ -70,7 +72,7 @@ def test_the_decoder_gives_diffusers_image_at_the_sizes_that_xl_was_trained_on(n
     latents = noise(width, height)
     vae.use_tiling = False
     reference = by_diffusers(vae, latents).astype(int)
-    [decoded] = Vae(vae, "sdxl", CPU).decode([latents])
+    [decoded] = Vae(vae, XL, 8, CPU).decode([latents])
     assert isinstance(decoded, Decoded)
     assert not decoded.tiled
     assert np.abs(decoded.pixels.astype(int) - reference).max() <= 1
@@ -135,24 +137,24 @@ def small_memory(narrow_vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_batch_that_does_not_fit_is_decoded_one_by_one_and_whole(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    decoded = Vae(narrow_vae, "sdxl", CPU).decode([noise(128, 128, seed) for seed in range(3)])
+    decoded = Vae(narrow_vae, XL, 8, CPU).decode([noise(128, 128, seed) for seed in range(3)])
     assert memory.asked == [(3, False), (1, False), (1, False), (1, False)]
     assert [image.tiled for image in decoded] == [False] * 3
 
 
 def test_an_image_that_does_not_fit_whole_is_decoded_in_tiles_and_says_so(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    [decoded] = Vae(narrow_vae, "sdxl", CPU).decode([noise(256, 256)])
+    [decoded] = Vae(narrow_vae, XL, 8, CPU).decode([noise(256, 256)])
     assert memory.asked == [(1, False), (1, True)]
     assert decoded.tiled
     assert decoded.pixels.shape == (256, 256, 3)
-    [next_one] = Vae(narrow_vae, "sdxl", CPU).decode([noise(128, 128)])
+    [next_one] = Vae(narrow_vae, XL, 8, CPU).decode([noise(128, 128)])
     assert not next_one.tiled, "tiling does not outlive the image"
 
 
 def test_an_image_that_does_not_fit_in_tiles_either_fails_and_its_neighbours_do_not(narrow_vae, small_memory):
     small_memory(6 * 6)
-    large, small = Vae(narrow_vae, "sdxl", CPU).decode([noise(128, 128), noise(48, 48)])
+    large, small = Vae(narrow_vae, XL, 8, CPU).decode([noise(128, 128), noise(48, 48)])
     assert isinstance(large, OutOfMemory)
     assert large.message == "An image of 128x128 does not fit into the VAE's memory."
     assert isinstance(small, Decoded)
@@ -160,7 +162,7 @@ def test_an_image_that_does_not_fit_in_tiles_either_fails_and_its_neighbours_do_
 
 def test_with_batch_invariant_an_image_that_does_not_fit_fails_instead_of_being_tiled(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    [outcome] = Vae(narrow_vae, "sdxl", CPU, batch_invariant=True).decode([noise(256, 256)])
+    [outcome] = Vae(narrow_vae, XL, 8, CPU, batch_invariant=True).decode([noise(256, 256)])
     assert isinstance(outcome, OutOfMemory)
     assert memory.asked == [(1, False)]
 
@@ -234,13 +236,13 @@ def test_images_of_several_shapes_are_encoded_together_each_as_alone_and_in_orde
 
 def test_large_images_are_encoded_one_at_a_time(narrow_vae, small_memory):
     memory = small_memory(10**6)
-    Vae(narrow_vae, "sdxl", CPU).encode([photograph(512, 512)] * 2 + [photograph(520, 512)] * 2)
+    Vae(narrow_vae, XL, 8, CPU).encode([photograph(512, 512)] * 2 + [photograph(520, 512)] * 2)
     assert memory.asked == [(2, False), (1, False), (1, False)]
 
 
 def test_with_batch_invariant_an_encoded_batch_has_the_bits_that_each_has_alone(narrow_vae, small_memory):
     memory = small_memory(10**6)
-    vae = Vae(narrow_vae, "sdxl", CPU, batch_invariant=True)
+    vae = Vae(narrow_vae, XL, 8, CPU, batch_invariant=True)
     images = [photograph(64, 64, seed) for seed in range(5)]
     together = vae.encode(images)
     assert memory.asked == [(1, False)] * 5
@@ -252,14 +254,14 @@ def test_with_batch_invariant_an_encoded_batch_has_the_bits_that_each_has_alone(
 
 def test_images_that_do_not_fit_together_are_encoded_one_by_one(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    encoded = Vae(narrow_vae, "sdxl", CPU).encode([photograph(128, 128, seed) for seed in range(3)])
+    encoded = Vae(narrow_vae, XL, 8, CPU).encode([photograph(128, 128, seed) for seed in range(3)])
     assert memory.asked == [(3, False), (1, False), (1, False), (1, False)]
     assert all(isinstance(each, Encoded) for each in encoded)
 
 
 def test_an_image_that_does_not_fit_alone_fails_and_its_neighbours_do_not(narrow_vae, small_memory):
     memory = small_memory(16 * 16)
-    large, small = Vae(narrow_vae, "sdxl", CPU).encode([photograph(256, 128), photograph(128, 128)])
+    large, small = Vae(narrow_vae, XL, 8, CPU).encode([photograph(256, 128), photograph(128, 128)])
     assert isinstance(large, OutOfMemory)
     assert large.message == "An image of 256x128 does not fit into the VAE's memory."
     assert isinstance(small, Encoded)
@@ -270,7 +272,7 @@ def test_an_image_is_encoded_whole_after_another_was_decoded_in_tiles(narrow_vae
     image = photograph(1152, 896)
     narrow_vae.use_tiling = False
     reference, _ = posterior_by_diffusers(narrow_vae, image)
-    vae = Vae(narrow_vae, "sdxl", CPU)
+    vae = Vae(narrow_vae, XL, 8, CPU)
     memory = small_memory(16 * 16)
     vae.decode([noise(256, 256)])
     assert memory.asked[-1] == (1, True)
@@ -296,7 +298,7 @@ def test_a_posterior_that_is_not_finite_fails_alone(tiny_sd, monkeypatch):
 
 
 def test_an_image_whose_sides_are_no_multiples_of_a_cell_fails_alone(narrow_vae):
-    odd, even = Vae(narrow_vae, "sdxl", CPU).encode([photograph(60, 64), photograph(64, 64)])
+    odd, even = Vae(narrow_vae, XL, 8, CPU).encode([photograph(60, 64), photograph(64, 64)])
     assert isinstance(odd, InvalidRequest)
     assert odd.message == "An image's sides must be multiples of 8 to be encoded; got 60x64."
     assert isinstance(even, Encoded)
