@@ -24,11 +24,12 @@ from deployments.dispatcher.census import Census
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import DAY_S, JobStore, NotConfirmed, RequestKey
+from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.ledger import Ledger
 from deployments.dispatcher.metrics import DispatcherMetrics
 from deployments.dispatcher.overview import Allowance, QueueState, Replicas
+from deployments.dispatcher.quota import DAY_S
 from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel

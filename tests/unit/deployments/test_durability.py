@@ -20,7 +20,8 @@ from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
-from deployments.dispatcher.job_store import NotConfirmed, jobs
+from deployments.dispatcher.job_store import NotConfirmed
+from deployments.dispatcher.job_tables import jobs
 from deployments.errors import Gone, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded, UnreadableJob
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
@@ -505,8 +506,8 @@ async def test_pictures_of_attempts_that_came_to_nothing_are_removed(home: Home,
     images = ImageStore(tmp_path / "images")
     first = home.dispatcher(FakePipeline(images))
     [picture] = (await end_of(first, await submit(first))).images
-    strays = [picture.name.replace("-1-1.", "-1-2."), f".{picture.name}.partial"]
-    for name in (picture.name, *strays):
+    orphans = [picture.name.replace("-1-1.", "-1-2."), f".{picture.name}.partial"]
+    for name in (picture.name, *orphans):
         (tmp_path / "images" / name).write_bytes(b"12345")
         os.utime(tmp_path / "images" / name, (0, 1000.0))
     (tmp_path / "images" / picture.name.replace("-1-1.", "-1-3.")).write_bytes(b"of a moment ago")

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from deployments.dispatcher import deployment as deployment_module
-from deployments.dispatcher.job_store import jobs
+from deployments.dispatcher.job_tables import jobs
 from tests.unit.deployments.api.caller import Api, problem
 
 
