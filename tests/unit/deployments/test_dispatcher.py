@@ -215,7 +215,7 @@ async def test_a_wrong_link_opens_nothing(cluster: Cluster, link: str) -> None:
     assert (await cluster.client.job(job.id, "ada", link)).status == "running"
 
 
-async def test_a_full_line_refuses_the_whole_job_and_says_when_to_come_back() -> None:
+async def test_a_full_queue_refuses_the_whole_job_and_says_when_to_come_back() -> None:
     cluster = Cluster(max_waiting=2)
     job = await cluster.submit(pictures=2)
     await cluster.submit(pictures=2)
