@@ -19,7 +19,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from benchmarks.harness import ROOT
-from models.card import read_card
+from models.checkpoint.card import read_card
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.model import load_denoiser

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from benchmarks.harness import finish
-from models.card import read_card
-from models.checkpoint import locate
+from models.checkpoint.card import read_card
+from models.checkpoint.loading import choose_device, choose_dtype
+from models.checkpoint.location import resolve_checkpoint
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
 from models.image_file import encode_image
-from models.loading import choose_device, choose_dtype
 from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
 from models.vae import load_vae
@@ -93,7 +93,7 @@ def rows_up_to(most: int) -> Iterator[int]:
 def measure(checkpoint: str, device: torch.device, dtype: str, max_rows: int) -> dict[str, Any]:
     """Return the curve of a checkpoint."""
     card = read_card(checkpoint)
-    stages = Stages(card, locate(checkpoint), device, choose_dtype(dtype))
+    stages = Stages(card, resolve_checkpoint(checkpoint), device, choose_dtype(dtype))
     step_s: dict[int, float] = {}
     for rows in rows_up_to(max_rows):
         try:

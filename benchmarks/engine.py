@@ -7,13 +7,12 @@ import torch
 
 from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish
-from models.configs import read_json
+from models.checkpoint.configs import read_json
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
-from models.parameters import SAMPLERS
 from models.samplers import plan_for
 from models.text_encoder import load_text_encoder
 
@@ -49,7 +48,7 @@ def step_s(samplers: tuple[str, ...], guidance: float) -> float:
 @torch.inference_mode()
 def main() -> None:
     """Print the table."""
-    deterministic = tuple(name for name in SAMPLERS if not any(plan_for(SCHEDULER, name, STEPS).draws_noise))
+    deterministic = tuple(name for name in CARD.samplers if not any(plan_for(SCHEDULER, name, STEPS).draws_noise))
     print(f"engine without the model, a step of {MAX_ROWS} rows, median (ms)\n")
     print(f"{'samplers in the batch':24}{'unguided':>10}{'guided':>10}")
     figures = {}
@@ -57,7 +56,7 @@ def main() -> None:
         ("one, deterministic", ("ddim",)),
         (f"{len(deterministic)}, deterministic", deterministic),
         ("one, draws noise", ("euler_ancestral",)),
-        (f"all {len(SAMPLERS)}", SAMPLERS),
+        (f"all {len(CARD.samplers)}", CARD.samplers),
     ):
         unguided, guided = (round(step_s(samplers, guidance) * 1000, 3) for guidance in (1.0, 4.0))
         print(f"{title:24}{unguided:10.3f}{guided:10.3f}")

@@ -147,7 +147,7 @@ class Engine:
         self.sizer.warm_up(self.key)
         self._told: list[tuple[DenoiseState, StepUpdate]] = []
         self._engine = DenoisingEngine(self.denoiser, self._told.extend, sizer=self.sizer, preview=Preview(()))
-        self._decoder = Vae(model.vae, model.family, model.device)
+        self._decoder = Vae(model.vae, FAMILIES[model.family], 8, model.device)
 
     @torch.inference_mode()
     def draw(self, clients: int) -> None:

@@ -17,8 +17,8 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.gpu import SD_15
 from benchmarks.harness import ROOT, finish
+from models.checkpoint.loading import load_component, parameter_bytes
 from models.families.registry import FAMILIES
-from models.loading import load_component, parameter_bytes
 
 MIB = 2**20
 SAMPLED_EVERY_S = 0.01

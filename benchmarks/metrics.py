@@ -31,7 +31,7 @@ def main() -> None:
     figures = {
         "a histogram": microseconds(lambda: denoiser.seconds.observe(0.05)),
         "a gauge": microseconds(lambda: denoiser.gpu_memory.set(6.0)),
-        "a counter with a tag": microseconds(lambda: encoder.texts(2, 2)),
+        "a counter with a tag": microseconds(lambda: encoder.prompts(2, 2)),
         "a denoising step": microseconds(lambda: denoiser.step(update)),
     }
     ray.shutdown()

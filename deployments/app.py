@@ -13,7 +13,7 @@ from deployments.pipeline import Pipeline
 from deployments.schema import check_defaults
 from deployments.serve.replicas import stage_replicas
 from deployments.stages.model import Model
-from models.checkpoint import check, locate
+from models.checkpoint.location import check, resolve_checkpoint
 
 
 def build(config: AppConfig) -> Application:
@@ -41,6 +41,7 @@ def build_model(config: ModelConfig) -> Application:
     Raises:
         UnusableCheckpoint: which file, and why.
         InvalidRequest: the model does not allow one of its defaults.
+        UnusablePostProcessor: an entry of `postprocess`, and why.
     """
     check(config.checkpoint, config.allowed_roots)
     # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
@@ -48,14 +49,16 @@ def build_model(config: ModelConfig) -> Application:
     from deployments.stages.denoiser import Denoiser
     from deployments.stages.text_encoder import TextEncoder
     from deployments.stages.vae import Vae
-    from models.card import read_card
+    from models.checkpoint.card import read_card
+    from models.checkpoint.loading import choose_device
     from models.latent_rgb import fit_latent_rgb
-    from models.loading import choose_device
+    from models.postprocess import load_classes
     from models.vae import load_vae
 
     card = read_card(config.checkpoint, config.defaults, config.manifest, config.allowed_roots)
     check_defaults(card)
-    vae = load_vae(locate(config.checkpoint), card.family, choose_device("cpu"))
+    load_classes(config.postprocess)
+    vae = load_vae(resolve_checkpoint(config.checkpoint), card.family, choose_device("cpu"))
     card = replace(card, latent_rgb=fit_latent_rgb(vae))
     return serve.deployment(Model).bind(
         card,

@@ -1,6 +1,7 @@
 """What `serve_config.yaml` may say under `args`, each key with its bound. Serve checks it before anything starts."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from deployments.schema import GenerationRequest
 from deployments.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
+CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$")]
@@ -115,9 +117,22 @@ class ModelConfig(Settings):
         default={}, description="What requests that leave a field out get, over the checkpoint's own defaults."
     )
 
+    postprocess: tuple[str, ...] = Field(
+        default=(),
+        description="The operator's own code over each image, in order: package.module:Class. See docs/postprocess.md.",
+    )
+
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     vae: VaeConfig = VaeConfig()
+
+    @field_validator("postprocess")
+    @classmethod
+    def _names_classes(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if not CLASS_PATH.fullmatch(entry):
+                raise ValueError(f"{entry} must be a class as package.module:Class")
+        return entries
 
     @field_validator("defaults")
     @classmethod

@@ -26,6 +26,8 @@ DarkroomError                 internal_error
 ├── OtherWeights              other_weights            the model is being replaced for too long
 ├── NonFinite                 non_finite               NaN or Inf in latents or pixels
 ├── OutOfMemory               out_of_memory            a picture that does not fit, even alone
+├── Refused                   image_refused            a post-processor does not let an image out
+├── PostProcessFailed         postprocess_failed       a post-processor failed on an image
 ├── UnreadableJob             unreadable_job           its record in the database is damaged
 ├── UnusableCheckpoint        unusable_checkpoint      at start only
 └── UnsupportedSampler        unsupported_sampler      a scheduler that no plan can express

@@ -32,13 +32,15 @@ class TextEncoderMetrics(StageMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self._texts = Counter("darkroom_texts", description="Texts to encode.", tag_keys=("cached",))
+        self._prompts = Counter(
+            "darkroom_prompts_encoded", description="Prompts to encode, negative ones included.", tag_keys=("cached",)
+        )
 
-    def texts(self, asked: int, cached: int) -> None:
-        """Take in how many texts a batch had, and how many of their embeddings were still known."""
+    def prompts(self, asked: int, cached: int) -> None:
+        """Count the prompts of a batch, and those whose embeddings were cached."""
         for known, count in (("yes", cached), ("no", asked - cached)):
             if count:
-                self._texts.inc(count, {"cached": known})
+                self._prompts.inc(count, {"cached": known})
 
 
 class DenoiserMetrics(StageMetrics):
@@ -47,7 +49,7 @@ class DenoiserMetrics(StageMetrics):
     def __init__(self) -> None:
         super().__init__()
         self._rows_in_use = Gauge("darkroom_rows_in_use", description="Rows of the pictures that a Denoiser holds.")
-        self._rows_most = Gauge("darkroom_rows_most", description="Rows that a forward may have at present.")
+        self._batch_rows_limit = Gauge("darkroom_batch_rows_limit", description="Rows that a forward may have now.")
         self._step_seconds = Histogram(
             "darkroom_step_seconds", description="Seconds of a step and of what lies before it.", boundaries=STEP_S
         )
@@ -66,4 +68,4 @@ class DenoiserMetrics(StageMetrics):
         """Take in how many rows the pictures have that a replica holds, and say how many a forward may have."""
         self._rows_in_use.set(in_use)
         if self._most_rows:
-            self._rows_most.set(self._most_rows)
+            self._batch_rows_limit.set(self._most_rows)

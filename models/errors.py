@@ -45,6 +45,21 @@ class OutOfMemory(DarkroomError):
     code = "out_of_memory"
 
 
+class Refused(DarkroomError):
+    """An operator's post-processor does not let an image out; the message is the operator's."""
+
+    code = "image_refused"
+
+    def __init__(self, message: str = "The image was refused.", param: str | None = None) -> None:
+        super().__init__(message, param)
+
+
+class PostProcessFailed(DarkroomError):
+    """An operator's post-processor failed on an image; the log says which one, and why."""
+
+    code = "postprocess_failed"
+
+
 class UnusableCheckpoint(DarkroomError):
     """A checkpoint that cannot be served: which file, and why."""
 

@@ -35,7 +35,7 @@ from diffusers import (
 from diffusers.utils import DummyObject
 from torch import Tensor
 
-from models.checkpoint import SCHEDULER
+from models.checkpoint.folder import SCHEDULER
 from models.errors import UnsupportedSampler, UnusableCheckpoint
 from models.families.base import Family
 from models.sampling import HISTORY, NOT_LINEAR, TERMS, SamplerPlan, compile_plan

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from models.configs import read_json
+from models.checkpoint.configs import read_json
+from models.checkpoint.loading import load_component, parameter_bytes
 from models.families.base import Conditioning, Family, TextComponents
 from models.families.registry import FAMILIES
-from models.loading import load_component, parameter_bytes
 from models.spec import ImageSpec, Tokens
 
 CACHED_TEXTS = 256

@@ -1,8 +1,9 @@
-"""The stage of pixels: finished latents in, pixels out."""
+"""The stage of pixels: an autoencoder. Latents in, pixels out; and pixels in, the posterior of their latents out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -10,14 +11,18 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from models.configs import read_json
-from models.errors import NonFinite, OutOfMemory
+from models.checkpoint.configs import read_json
+from models.checkpoint.loading import available_bytes, load_component, parameter_bytes
+from models.errors import InvalidRequest, NonFinite, OutOfMemory
+from models.families.base import Family
 from models.families.registry import FAMILIES
-from models.loading import available_bytes, load_component, parameter_bytes
 
-MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is decoded one image at a time
-PEAK_TENSORS = 5  # of the widest layer at full size: what decoding holds at once (benchmarks/memory.py)
+MAX_CELLS_TOGETHER = 64 * 64  # latent cells an image; above, a batch is computed one image at a time
+DECODE_TENSORS = 5  # of the widest layer at full size that decoding holds at once: 4.3 were measured
+ENCODE_TENSORS = 6  # of the first layer at full size that encoding holds at once: 5.1 were measured
 MEMORY_SHARE = 0.5  # of what is free when the stage starts
+
+T = TypeVar("T")
 
 
 class Decoded(NamedTuple):
@@ -27,28 +32,39 @@ class Decoded(NamedTuple):
     tiled: bool
 
 
+class Encoded(NamedTuple):
+    """The normal distribution of one image's latents, as the VAE has them: not scaled as its family's denoiser does."""
+
+    mean: Float32[np.ndarray, "C h w"]
+    std: Float32[np.ndarray, "C h w"]
+
+
 class Vae:
-    """An AutoencoderKL without its encoder.
+    """An AutoencoderKL.
 
     With `batch_invariant` an image's bits cannot depend on its neighbours, nor on how much memory was free: each is
-    decoded alone, and never in tiles. `max_pixels` is the size above which an image does not fit whole.
+    computed alone, and never in tiles. `memory_bytes` is what one image may take; None: the device refuses by itself.
     """
 
     def __init__(
         self,
         vae: AutoencoderKL,
-        family: str,
+        family: Family,
+        scale: int,
         device: torch.device,
         *,
         batch_invariant: bool = False,
-        max_pixels: int | None = None,
+        memory_bytes: float | None = None,
     ) -> None:
         self._vae: Any = vae
-        self._family = FAMILIES[family]
+        self._family = family
+        self._scale = scale  # pixels to a latent cell
         self._device = device
         self._batch_invariant = batch_invariant
-        self._max_pixels = max_pixels
-        self._scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self._memory_bytes = memory_bytes
+        widths = self._vae.config.block_out_channels
+        self._decode_bytes = DECODE_TENSORS * max(widths[:2]) * vae.dtype.itemsize  # a pixel
+        self._encode_bytes = ENCODE_TENSORS * widths[0] * vae.dtype.itemsize
 
     @property
     def channels(self) -> int:
@@ -62,7 +78,7 @@ class Vae:
 
     def warm_up(self, width: int, height: int) -> None:
         """Decode one image of so many pixels, so that the first one does not wait for what that sets up."""
-        shape = self._vae.config.latent_channels, height // self._scale, width // self._scale
+        shape = self.channels, height // self._scale, width // self._scale
         self.decode([np.zeros(shape, np.float32)])
 
     @torch.inference_mode()
@@ -71,44 +87,97 @@ class Vae:
 
         Source: diffusers `VaeImageProcessor.postprocess`.
         """
-        outcomes: dict[int, Decoded | NonFinite | OutOfMemory] = {}
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for index, item in enumerate(latents):
-            shapes.setdefault(item.shape, []).append(index)
-        for (_, height, width), indices in shapes.items():
-            alone = self._batch_invariant or height * width > MAX_CELLS_TOGETHER
-            for group in [[index] for index in indices] if alone else [indices]:
-                stacked = torch.from_numpy(np.stack([latents[index] for index in group]))
-                outcomes |= zip(group, self._decode(stacked), strict=True)
-        return [outcomes[index] for index in range(len(latents))]
+        return self._in_batches(latents, self._decode, MAX_CELLS_TOGETHER * self.channels)
 
-    def _decode(self, latents: Tensor) -> list[Decoded | NonFinite | OutOfMemory]:
+    @torch.inference_mode()
+    def encode(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> list[Encoded | InvalidRequest | NonFinite | OutOfMemory]:
+        """Encode a batch of any shapes; those of one shape share a forward. An image that fails is an error.
+
+        Never in tiles: encoding takes about half the memory of decoding.
+
+        Source: diffusers `VaeImageProcessor.preprocess`.
+        """
+        return self._in_batches(images, self._encode, MAX_CELLS_TOGETHER * self._scale**2 * 3)
+
+    def _in_batches(
+        self, items: Sequence[np.ndarray], compute: Callable[[Tensor], Sequence[T]], max_size: int
+    ) -> list[T]:
+        """Compute items of one shape together, and those of more than `max_size` numbers alone."""
+        outcomes: dict[int, T] = {}
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for index, item in enumerate(items):
+            shapes.setdefault(item.shape, []).append(index)
+        for indices in shapes.values():
+            alone = self._batch_invariant or items[indices[0]].size > max_size
+            for group in [[index] for index in indices] if alone else [indices]:
+                stacked = torch.from_numpy(np.stack([items[index] for index in group]))
+                outcomes |= zip(group, compute(stacked), strict=True)
+        return [outcomes[index] for index in range(len(items))]
+
+    def _decode(self, latents: Tensor) -> Sequence[Decoded | NonFinite | OutOfMemory]:
         """Decode latents of one shape: whole, else one by one, else in tiles, as they fit into memory."""
         height, width = (side * self._scale for side in latents.shape[2:])
-        fits = self._max_pixels is None or height * width <= self._max_pixels
-        if fits and (decoded := self._try(latents, tiled=False)) is not None:
+        fits = self._fits(height * width * self._decode_bytes)
+        if fits and (decoded := self._try(partial(self._decoded, latents), tiled=False)) is not None:
             return decoded
         if fits and len(latents) > 1:
             return [outcome for one in latents.split(1) for outcome in self._decode(one)]
-        if not self._batch_invariant and (decoded := self._try(latents, tiled=True)) is not None:
-            return decoded
-        return [OutOfMemory(f"An image of {width}x{height} does not fit into the VAE's memory.")] * len(latents)
+        tiled = None if self._batch_invariant else self._try(partial(self._decoded, latents), tiled=True)
+        return tiled or [_too_large(width, height)] * len(latents)
 
-    def _try(self, latents: Tensor, *, tiled: bool) -> list[Decoded | NonFinite | OutOfMemory] | None:
-        """Decode latents of one shape; None where the device has too little memory."""
+    def _encode(self, images: Tensor) -> Sequence[Encoded | InvalidRequest | NonFinite | OutOfMemory]:
+        """Encode images of one shape: whole, else one by one, as they fit into memory."""
+        height, width = images.shape[1:3]
+        if height % self._scale or width % self._scale:
+            message = f"An image's sides must be multiples of {self._scale} to be encoded; got {width}x{height}."
+            return [InvalidRequest(message)] * len(images)
+        fits = self._fits(height * width * self._encode_bytes)
+        if fits and (encoded := self._try(partial(self._encoded, images), tiled=False)) is not None:
+            return encoded
+        if fits and len(images) > 1:
+            return [outcome for one in images.split(1) for outcome in self._encode(one)]
+        return [_too_large(width, height)] * len(images)
+
+    def _fits(self, needed_bytes: int) -> bool:
+        return self._memory_bytes is None or needed_bytes <= self._memory_bytes
+
+    def _try(self, compute: Callable[[], Sequence[T]], *, tiled: bool) -> Sequence[T] | None:
+        """Compute, in tiles or whole; None where the device has too little memory."""
         self._vae.use_tiling = tiled
         try:
-            scaled = self._family.to_vae(latents.to(self._device, self._vae.dtype), self._vae.config)
-            decoded = self._vae.decode(scaled, return_dict=False)[0].float()
-            finite = decoded.isfinite().flatten(1).all(1).tolist()
-            unit = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+            return compute()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return None
+
+    def _decoded(self, latents: Tensor) -> Sequence[Decoded | NonFinite]:
+        scaled = self._family.to_vae(latents.to(self._device, self._vae.dtype), self._vae.config)
+        decoded = self._vae.decode(scaled, return_dict=False)[0].float()
+        finite = decoded.isfinite().flatten(1).all(1).tolist()
+        unit = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         return [
-            Decoded((image * 255).round().astype(np.uint8), tiled) if ok else NonFinite("The image is not finite.")
+            Decoded((image * 255).round().astype(np.uint8), self._vae.use_tiling) if ok else _not_finite()
             for image, ok in zip(unit, finite, strict=True)
         ]
+
+    def _encoded(self, images: Tensor) -> Sequence[Encoded | NonFinite]:
+        pixels = 2 * (images.to(self._device).permute(0, 3, 1, 2).float() / 255) - 1
+        posterior = self._vae.encode(pixels.to(self._vae.dtype), return_dict=False)[0]
+        mean, std = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        finite = (mean.isfinite() & std.isfinite()).flatten(1).all(1).tolist()
+        return [
+            Encoded(*each) if ok else _not_finite() for *each, ok in zip(mean.numpy(), std.numpy(), finite, strict=True)
+        ]
+
+
+def _not_finite() -> NonFinite:
+    return NonFinite("The image is not finite.")
+
+
+def _too_large(width: int, height: int) -> OutOfMemory:
+    return OutOfMemory(f"An image of {width}x{height} does not fit into the VAE's memory.")
 
 
 def load_vae(
@@ -119,21 +188,17 @@ def load_vae(
     *,
     batch_invariant: bool = False,
 ) -> Vae:
-    """Load the decoder half of a checkpoint's autoencoder; in float32 where its config says that less overflows.
+    """Load a checkpoint's autoencoder; in float32 where its config says that less overflows.
+
+    A CPU does not refuse memory, it ends the process: there, a share of what is free now is the bound.
 
     Raises:
         UnusableCheckpoint: names the file.
     """
-    name = FAMILIES[family].vae
-    if read_json(folder, f"{name}/config.json").get("force_upcast"):  # the class's own default would be yes
+    known = FAMILIES[family]
+    if read_json(folder, f"{known.vae}/config.json").get("force_upcast"):  # the class's own default would be yes
         dtype = torch.float32
-    vae = load_component(folder, FAMILIES[family], name, device, dtype)
-    vae.encoder = vae.quant_conv = None
-    max_pixels = _max_pixels_on_cpu(vae) if device.type == "cpu" else None
-    return Vae(vae, family, device, batch_invariant=batch_invariant, max_pixels=max_pixels)
-
-
-def _max_pixels_on_cpu(vae: Any) -> int:
-    """Return how large an image may be decoded whole: a CPU does not refuse memory, it ends the process."""
-    bytes_per_pixel = PEAK_TENSORS * max(vae.config.block_out_channels[:2]) * vae.dtype.itemsize
-    return int(MEMORY_SHARE * available_bytes() / bytes_per_pixel)
+    vae = load_component(folder, known, known.vae, device, dtype)
+    memory_bytes = MEMORY_SHARE * available_bytes() if device.type == "cpu" else None
+    scale = known.latent_scale(folder)
+    return Vae(vae, known, scale, device, batch_invariant=batch_invariant, memory_bytes=memory_bytes)

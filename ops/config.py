@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.stages import DENOISER, MODEL, STAGES, VAE
-from models.checkpoint import check
+from models.checkpoint.location import check
 from models.errors import UnusableCheckpoint
+from models.postprocess import UnusablePostProcessor, check_modules
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
@@ -74,7 +75,8 @@ def read(path: Path, host: str | None = None, port: int | None = None, model: st
 
 
 def check_files(config: Config) -> list[str]:
-    """Check the files that a config names, before anything starts or changes: checkpoints and API keys.
+    """Check the files that a config names, before anything starts or changes: checkpoints, modules of
+    post-processors and API keys.
 
     Returns for each model that cannot be served its name and the reason: it does not keep the others from it.
 
@@ -90,9 +92,10 @@ def check_files(config: Config) -> list[str]:
                 read_keys(settings.keys_path)
             elif isinstance(settings, ModelConfig) and app.name in config.generation.models:
                 check(settings.checkpoint, settings.allowed_roots)
+                check_modules(settings.postprocess)
         except UnusableKeys as error:
             raise UnusableConfig(f"{app.name}: {error}") from error
-        except UnusableCheckpoint as error:
+        except (UnusableCheckpoint, UnusablePostProcessor) as error:
             broken.append(f"{app.name}: {error}")
     if len(broken) == len(config.generation.models):
         raise UnusableConfig("\n".join(broken))

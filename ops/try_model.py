@@ -23,8 +23,9 @@ import yaml
 from deployments.config import DenoiserKnobs
 from deployments.schema import check_defaults, read_request, resolve
 from deployments.stages.memory import peak_bytes
-from models.card import read_card
-from models.checkpoint import locate
+from models.checkpoint.card import read_card
+from models.checkpoint.loading import choose_device, choose_dtype
+from models.checkpoint.location import resolve_checkpoint
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.model import DenoiserModel, load_denoiser
@@ -32,7 +33,6 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
 from models.image_file import encode_image
-from models.loading import choose_device, choose_dtype
 from models.parameters import OutputFormat
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import EncodedPrompt, load_text_encoder
@@ -145,7 +145,7 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     Raises:
         DarkroomError: what a stage raises.
     """
-    folder, device, dtype = locate(args.checkpoint), choose_device(args.device), choose_dtype(args.dtype)
+    folder, device, dtype = resolve_checkpoint(args.checkpoint), choose_device(args.device), choose_dtype(args.dtype)
     with reported("text encoder", device) as lap:
         encoder = load_text_encoder(folder, card.family, device, dtype)
         lap("loaded", encoder.parameter_bytes)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.card import read_card
-from models.checkpoint import locate
+from models.checkpoint.card import read_card
+from models.checkpoint.location import resolve_checkpoint
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.model import load_denoiser
@@ -33,10 +33,10 @@ class Stages:
         **options: bool,
     ) -> None:
         self.card = replace(read_card(str(folder), allowed_roots=allowed_roots), id="model")
-        folder = locate(str(folder))
+        folder = resolve_checkpoint(str(folder))
         self.text_encoder = load_text_encoder(folder, self.card.family, device)
         self.model = load_denoiser(folder, self.card.family, device)
-        self.vae_decoder = load_vae(folder, self.card.family, device)
+        self.vae = load_vae(folder, self.card.family, device)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
             self.model,
@@ -81,7 +81,7 @@ class Stages:
 
     def pixels(self, *latents: np.ndarray) -> list[np.ndarray]:
         """Decoded latents, uint8 [H, W, 3] each."""
-        decoded = self.vae_decoder.decode(latents)
+        decoded = self.vae.decode(latents)
         assert all(isinstance(image, Decoded) for image in decoded), decoded
         return [image.pixels for image in decoded]
 

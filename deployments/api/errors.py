@@ -49,7 +49,7 @@ SHAPES = (ErrorDetail, ErrorBody, HFError)
 def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of the errors that a route has beside those of every route; `SHAPES` are known there."""
     words = {
-        400: "A field is beyond its bound: `param` names it.",
+        400: "A field is beyond its bound: `param` names it; or `image_refused`: the operator refuses the image.",
         401: "With keys on: no key, or not one of ours.",
         403: "Without keys: a host name that is not allowed, or a page of another site.",
         404: "There is no such thing, or it is somebody else's.",

@@ -17,14 +17,14 @@ from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup, warn_of_cuts
 from deployments.stages.stats import StageStats
-from models.checkpoint import locate_parts
+from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.location import locate_parts
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
-from models.loading import allocated_bytes, choose_device, choose_dtype
 from models.parameters import MAX_STEPS, SAMPLERS, model_calls
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import EncodedPrompt

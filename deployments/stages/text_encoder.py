@@ -15,8 +15,8 @@ from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup
 from deployments.stages.stats import StageStats
-from models.checkpoint import locate_parts
-from models.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.location import locate_parts
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import EncodedPrompt, load_text_encoder
 
@@ -74,6 +74,6 @@ class TextEncoder:
         asked, cached = self._encoder.asked, self._encoder.cached
         encoded = await self._thread.run(self._encoder.encode, specs)
         self._stats.took(len(specs), encoded[0].encode_s)
-        self._metrics.texts(self._encoder.asked - asked, self._encoder.cached - cached)
+        self._metrics.prompts(self._encoder.asked - asked, self._encoder.cached - cached)
         self._metrics.seconds.observe(encoded[0].encode_s)
         return encoded

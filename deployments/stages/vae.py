@@ -1,4 +1,4 @@
-"""Serves `models.vae`: latents in, pictures out to the image store, in batches."""
+"""Serves `models.vae`: latents in, images out to the image store, in batches."""
 
 import asyncio
 import time
@@ -19,10 +19,11 @@ from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup
 from deployments.stages.stats import StageStats
-from models.checkpoint import locate_parts
+from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
+from models.checkpoint.location import locate_parts
 from models.errors import DarkroomError
 from models.image_file import encode_image
-from models.loading import allocated_bytes, choose_device, choose_dtype
+from models.postprocess import PostProcessors
 from models.spec import ImageSpec, ModelCard
 from models.vae import Decoded, load_vae
 
@@ -30,7 +31,7 @@ Item = tuple[ImageSpec, np.ndarray, str, str]  # a picture, its latents, and whi
 
 
 class Vae:
-    """One replica: a VAE's decoder half."""
+    """One replica: an autoencoder, and what makes files of its pixels."""
 
     def __init__(self, model: ModelConfig, card: ModelCard) -> None:
         startup = Startup(VAE.deployment)
@@ -44,11 +45,12 @@ class Vae:
             choose_dtype(model.dtype),
             batch_invariant=model.batch_invariant,
         )
+        self._postprocess = PostProcessors(model.postprocess)
         startup.loaded()
         self._digest = card.digest
         self._stats = StageStats(self._vae.parameter_bytes)
         self._metrics = StageMetrics()
-        self._thread = SerialExecutor("decoder")
+        self._thread = SerialExecutor("vae")
         self._store_at = cache(ImageStore)  # opening one asks its filesystem, over the network maybe
         batch: Any = self._decode_batch
         batch.set_max_batch_size(config.max_batch_size)
@@ -62,7 +64,7 @@ class Vae:
         """Decode float32 [C, h, w] latents and put the image into the store `images` as `name`.
 
         Raises:
-            NonFinite, OutOfMemory, StorageFull: nothing was stored.
+            NonFinite, OutOfMemory, Refused, PostProcessFailed, StorageFull: nothing was stored.
             OtherWeights: the latents are of another checkpoint than the one with this digest.
         """
         if model_digest != self._digest:
@@ -108,5 +110,7 @@ class Vae:
     def _store(self, decoded: Decoded | DarkroomError, spec: ImageSpec, store: str, name: str) -> StoredImage:
         if isinstance(decoded, DarkroomError):
             raise decoded
-        size = self._store_at(store).put(name, encode_image(decoded, spec, self._digest))
+        pixels = self._postprocess.pixels(decoded.pixels, spec)
+        content = encode_image(decoded._replace(pixels=pixels), spec, self._digest)
+        size = self._store_at(store).put(name, self._postprocess.file(content, spec))
         return StoredImage(size, decoded.tiled)

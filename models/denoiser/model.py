@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.checkpoint import read_scheduler
+from models.checkpoint.folder import read_scheduler
+from models.checkpoint.loading import load_component, parameter_bytes
 from models.families.base import Batch, BatchKey, Conditioning, Family, frozen_shapes
 from models.families.registry import FAMILIES
-from models.loading import load_component, parameter_bytes
 from models.samplers import plan_for
 from models.sampling import SamplerPlan
 from models.spec import ImageSpec

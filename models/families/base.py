@@ -18,7 +18,7 @@ from models.parameters import SAMPLERS, model_calls
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.sizes import Size, SizeEntries
+    from models.checkpoint.sizes import Size, SizeEntries
     from models.spec import ImageSpec, Tokens
 
 Domain = Literal["text", "latents", "pixels"]  # of the tensors that a stage computes

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.version import InvalidVersion, Version
 
-from models.configs import read_entry, read_json
+from models.checkpoint.configs import read_entry, read_json
+from models.checkpoint.sizes import clip_text_encoder, unet, vae
 from models.errors import UnusableCheckpoint
 from models.families.base import Batch, Component, Conditioning, Facts, Family, TextComponents
 from models.parameters import MAX_SIDE
-from models.sizes import clip_text_encoder, unet, vae
 
 if TYPE_CHECKING:
     from torch import Tensor

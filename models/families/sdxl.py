@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.configs import read_entry, read_json
+from models.checkpoint.configs import read_entry, read_json
+from models.checkpoint.sizes import clip_text_encoder
 from models.families.base import Component, Conditioning, TextComponents
 from models.families.sd import TEXT_ENCODER, TOKENIZER, UNET, UNET_CONFIG, VAE, Fit, StableDiffusion
-from models.sizes import clip_text_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from models.card import read_card
+from models.checkpoint.card import read_card
 from ops.config import ROOT, application
 from tests.chaos.cluster import for_drills, scaled_checkpoint
 from tests.cluster import Cluster

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from openai import OpenAI
 from PIL import Image
 
-from models.card import read_card
+from models.checkpoint.card import read_card
 from tests.cluster import Cluster
 from tests.served.conftest import served
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ray.serve import Application
 
 from deployments.app import build_model
 from deployments.config import ModelConfig
@@ -34,14 +35,18 @@ def test_a_checkpoint_is_refused_before_torch_is_imported(tmp_path: Path) -> Non
     assert done.stdout == f"{tmp_path / 'model_index.json'}: missing. False\n"
 
 
-def test_a_models_application_has_the_stages_of_the_table(shapes: Path) -> None:
-    model = build_model(ModelConfig(checkpoint=str(shapes)))
+@pytest.fixture(scope="module")
+def model(shapes: Path) -> Application:
+    """The application of the model that ships here."""
+    return build_model(ModelConfig(checkpoint=str(shapes)))
+
+
+def test_a_models_application_has_the_stages_of_the_table(model: Application) -> None:
     _, *stages = model._bound_deployment.init_args
     assert [stage._bound_deployment.name for stage in stages] == [stage.deployment for stage in STAGES]
 
 
-def test_a_models_card_has_the_map_of_its_previews(shapes: Path) -> None:
-    model = build_model(ModelConfig(checkpoint=str(shapes)))
+def test_a_models_card_has_the_map_of_its_previews(shapes: Path, model: Application) -> None:
     card = model._bound_deployment.init_args[0]
     vae = load_vae(shapes, card.family, torch.device("cpu"))
     assert np.array(card.latent_rgb).shape == (9, 3)

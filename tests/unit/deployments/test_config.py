@@ -21,6 +21,12 @@ def test_a_default_that_no_request_may_ask_for_is_refused(name: str, value: obje
         ModelConfig(defaults={name: value})
 
 
+@pytest.mark.parametrize("entry", ["watermark", "package.module.Class", "package/module.py:Class", ":Class", "a b:C"])
+def test_a_post_processor_that_is_no_path_to_a_class_is_refused(entry: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be a class as package\.module:Class"):
+        ModelConfig(postprocess=("module:Class", "package.module:Class", entry))
+
+
 def test_defaults_of_the_operator_are_taken() -> None:
     assert ModelConfig(defaults={"num_inference_steps": 4, "guidance_scale": 0}).defaults["num_inference_steps"] == 4
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from deployments.schema import GenerationRequest, resolve
-from models import checkpoint as checkpoint_module
-from models.card import read_card
-from models.checkpoint import locate
+from models.checkpoint import location
+from models.checkpoint.card import read_card
+from models.checkpoint.location import resolve_checkpoint
 from models.errors import UnusableCheckpoint
 from models.parameters import SAMPLERS
 
@@ -227,7 +227,7 @@ def test_a_hub_id_is_fetched_at_its_commit_and_without_weights_that_can_run_code
         return str(tiny_sd)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert locate(f"owner/name@{COMMIT}") == tiny_sd
+    assert resolve_checkpoint(f"owner/name@{COMMIT}") == tiny_sd
     assert (asked["name"], asked["revision"]) == ("owner/name", COMMIT)
     assert not any(pattern.endswith(".bin") for pattern in asked["allow_patterns"])
     assert "*.fp16*" in asked["ignore_patterns"]
@@ -273,10 +273,10 @@ def test_a_repository_of_the_hubs_cache_is_refused_with_its_snapshots(tmp_path: 
 
 def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
-    monkeypatch.setattr(checkpoint_module, "ROOT", tmp_path)
+    monkeypatch.setattr(location, "ROOT", tmp_path)
     monkeypatch.chdir("/")
-    assert locate("weights") == tmp_path / "weights"
-    assert locate(str(tmp_path / "weights")) == tmp_path / "weights"
+    assert resolve_checkpoint("weights") == tmp_path / "weights"
+    assert resolve_checkpoint(str(tmp_path / "weights")) == tmp_path / "weights"
 
 
 @pytest.mark.parametrize(

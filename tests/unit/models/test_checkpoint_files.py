@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.card import read_card
-from models.checkpoint import locate_parts
-from models.checkpoint_files import LARGEST_JSON
+from models.checkpoint.card import read_card
+from models.checkpoint.files import LARGEST_JSON
+from models.checkpoint.location import locate_parts
 from models.denoiser.model import load_denoiser
 from models.errors import UnusableCheckpoint
 

@@ -17,15 +17,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from models.card import read_card
-from models.checkpoint import check
-from models.checkpoint_files import checked_files
-from models.checkpoint_guard import MAX_HEADER_BYTES, check_model, measure
+from models.checkpoint.card import read_card
+from models.checkpoint.files import checked_files
+from models.checkpoint.guard import MAX_HEADER_BYTES, check_model, measure
+from models.checkpoint.location import check
+from models.checkpoint.sizes import Size
 from models.denoiser.model import load_denoiser
 from models.errors import UnusableCheckpoint
 from models.families.base import Component
 from models.families.registry import FAMILIES
-from models.sizes import Size
 from models.text_encoder import load_text_encoder
 from models.vae import load_vae
 from tests.real_checkpoints import TEXT_LAYERS, UNETS, VAES, WIDTH
@@ -441,7 +441,7 @@ def test_no_model_is_taken_for_larger_than_it_is(kind: str, tmp_path: Path, monk
         ]
     for model in models:
         size = size_of(model)
-        monkeypatch.setattr("models.checkpoint_guard.measure", lambda path, size=size: size)
+        monkeypatch.setattr("models.checkpoint.guard.measure", lambda path, size=size: size)
         config = json.loads(model.config.to_json_string() if model is models[0] else model.to_json_string())
         component = component_of(model)
         check_model(tmp_path, config, component.library, component.least_size, [tmp_path])
@@ -473,7 +473,7 @@ def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
         models = [CLIPTextModel(CLIPTextConfig()), UNet2DConditionModel(), AutoencoderKL()]
     for model in models:
         size = size_of(model)
-        monkeypatch.setattr("models.checkpoint_guard.measure", lambda path, size=size: size)
+        monkeypatch.setattr("models.checkpoint.guard.measure", lambda path, size=size: size)
         component = component_of(model)
         check_model(tmp_path, {}, component.library, component.least_size, [tmp_path])
 

@@ -23,13 +23,13 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from deployments.schema import read_request, resolve
-from models.checkpoint import check
+from models.checkpoint.location import check
+from models.checkpoint.sizes import Size, SizeEntries
 from models.errors import UnusableCheckpoint
 from models.families.base import Batch, Component, Conditioning, Facts, Family, Segment, TextComponents
 from models.families.registry import FAMILIES, PIPELINES
 from models.families.sd import TEXT_ENCODER, TOKENIZER, VAE
 from models.latent_rgb import fit_latent_rgb
-from models.sizes import Size, SizeEntries
 from models.spec import ImageSpec, Tokens
 from tests.stages import Stages
 from training.shapes.tokenizer import new_tokenizer
@@ -318,7 +318,7 @@ def test_a_forward_has_room_for_all_rows_of_an_image(folder: Path) -> None:
 
 
 def test_previews_are_fitted_to_its_channels(stages: Stages) -> None:
-    assert np.array(fit_latent_rgb(stages.vae_decoder)).shape == (CHANNELS + 1, 3)
+    assert np.array(fit_latent_rgb(stages.vae)).shape == (CHANNELS + 1, 3)
     assert len(stages.state(stages.spec()).plan.pred_original_sample) == 4
 
 

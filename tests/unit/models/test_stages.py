@@ -95,7 +95,7 @@ def test_latents_that_are_not_finite_fail_alone(stages):
     bad = good.copy()
     bad[0, 0, 0] = np.nan
     other_shape = good[:, :8]
-    first, second, third = stages.vae_decoder.decode([good, bad, other_shape])
+    first, second, third = stages.vae.decode([good, bad, other_shape])
     assert isinstance(second, NonFinite)
     assert first.pixels.shape == (32, 32, 3)
     assert third.pixels.shape == (16, 32, 3)
@@ -143,7 +143,7 @@ def test_previews_of_finished_latents_have_the_colours_of_their_pictures(shapes)
     latents = np.stack(stages.denoise(*(stages.state(spec) for spec in specs)))
     pictures = np.stack(stages.pixels(*latents)) / 127.5 - 1
     colours = pictures.reshape(len(specs), 16, 8, 16, 8, 3).mean((2, 4))
-    weights = np.array(fit_latent_rgb(stages.vae_decoder))
+    weights = np.array(fit_latent_rgb(stages.vae))
     guess = (np.einsum("nchw,cd->nhwd", latents, weights[:-1]) + weights[-1]).clip(-1, 1)
     unexplained = ((guess - colours) ** 2).sum() / ((colours - colours.mean((0, 1, 2))) ** 2).sum()
     assert unexplained < 0.3

@@ -14,8 +14,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from models.card import read_card
-from models.checkpoint import locate
+from models.checkpoint.card import read_card
+from models.checkpoint.location import resolve_checkpoint
 from models.errors import UnusableCheckpoint
 from models.spec import ImageSpec, ModelCard
 from tests.real_checkpoints import build
@@ -98,7 +98,7 @@ class Reference:
     """The image of diffusers' pipeline, and the latents after its last step."""
 
     def __init__(self, folder: Path, case: Case, spec: ImageSpec) -> None:
-        pipeline = DiffusionPipeline.from_pretrained(locate(str(folder)), variant=case.variant)
+        pipeline = DiffusionPipeline.from_pretrained(resolve_checkpoint(str(folder)), variant=case.variant)
         pipeline.set_progress_bar_config(disable=True)
         self.default_size = (pipeline.unet.config.sample_size * pipeline.vae_scale_factor,) * 2
 

@@ -81,6 +81,19 @@ def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path)
     assert "shapes.vae.threads = 0: Input should be greater than or equal to 1" in message
 
 
+def test_a_post_processor_that_is_no_path_to_a_class_is_shown_with_the_form_it_must_have(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, {"shapes": {"postprocess": ["watermark.py"]}}))
+    assert "shapes.postprocess = ['watermark.py']" in message
+    assert "watermark.py must be a class as package.module:Class" in message
+
+
+def test_a_post_processor_whose_module_is_not_there_keeps_its_model_alone_from_being_served(tmp_path: Path) -> None:
+    served = {"shapes": {}, "marked": {"postprocess": ["no_such_module:Watermark"]}}
+    found = config.read(written(tmp_path, served, models=["shapes", "marked"]))
+    reason = "postprocess: no_such_module:Watermark: there is no module no_such_module on Python's path."
+    assert config.check_files(found) == [f"marked: {reason}"]
+
+
 def test_a_live_knob_out_of_bounds_is_shown_likewise(tmp_path: Path) -> None:
     path = written(tmp_path)
     given = yaml.safe_load(path.read_text())

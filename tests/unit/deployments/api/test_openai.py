@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.dispatcher import client as client_module
-from models.errors import NonFinite
+from models.errors import NonFinite, Refused
 from tests.fakes import STEPS, settled, until
 from tests.unit.deployments.api.caller import Api, events, problem, size_of
 
@@ -121,17 +121,18 @@ async def test_proxies_are_told_not_to_hold_a_stream_back(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "message"),
+    ("error", "status", "code", "message"),
     [
-        (NonFinite("The picture turned into NaN."), "non_finite", "The picture turned into NaN."),
-        (ValueError("secret"), "internal_error", "Something went wrong on our side."),
+        (NonFinite("The picture turned into NaN."), 500, "non_finite", "The picture turned into NaN."),
+        (Refused("The image shows a weapon."), 400, "image_refused", "The image shows a weapon."),
+        (ValueError("secret"), 500, "internal_error", "Something went wrong on our side."),
     ],
 )
 async def test_a_job_that_fails_is_an_error_with_and_without_a_stream(
-    api: Api, error: Exception, code: str, message: str
+    api: Api, error: Exception, status: int, code: str, message: str
 ) -> None:
     api.pipeline.problems = [error, error]
-    plain = problem(await api.generate(), 500)
+    plain = problem(await api.generate(), status)
     assert (plain["code"], plain["message"]) == (code, message)
     [(name, data)] = events(await api.generate(stream=True))
     assert (name, data) == ("message", {"error": plain})

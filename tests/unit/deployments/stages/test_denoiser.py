@@ -11,7 +11,7 @@ import torch
 from deployments.config import DenoiserConfig, ModelConfig
 from deployments.errors import OtherWeights, Superseded
 from deployments.stages.denoiser import Denoiser
-from models.card import read_card
+from models.checkpoint.card import read_card
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec
 from models.text_encoder import EncodedPrompt, load_text_encoder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deployments.config import ModelConfig
 from deployments.stages.text_encoder import TextEncoder
-from models.card import read_card
+from models.checkpoint.card import read_card
 from tests.fakes import a_spec
 
 

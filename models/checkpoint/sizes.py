@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.configs import check_count, leaves, shortened
+from models.checkpoint.configs import check_count, leaves, shortened
 from models.errors import UnusableCheckpoint
 
 MAX_LEVELS = 8  # of resolution, in UNet and VAE; real ones have 3 or 4

@@ -13,9 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from models.configs import check_count, entries_of, entry_name, leaves, shortened
+from models.checkpoint.configs import check_count, entries_of, entry_name, leaves, shortened
+from models.checkpoint.sizes import Size, SizeEntries
 from models.errors import UnusableCheckpoint
-from models.sizes import Size, SizeEntries
 
 MAX_NUMBER = 2**20  # real widths and vocabularies are far below
 MAX_SCHEDULER_NUMBER = 10_000  # real ones have 1000 training steps, and sigmas up to 1348

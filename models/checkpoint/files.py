@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.checkpoint_guard import check_entries, check_model, check_neighbours, check_scheduler, check_tokenizer_file
-from models.configs import LARGEST_JSON, check_file, read_json
+from models.checkpoint.configs import LARGEST_JSON, check_file, read_json
+from models.checkpoint.guard import check_entries, check_model, check_neighbours, check_scheduler, check_tokenizer_file
 from models.errors import UnusableCheckpoint
 from models.families.base import Component
 from models.families.registry import FAMILIES

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from models.checkpoint_files import find_weights
+from models.checkpoint.files import find_weights
 from models.errors import UnusableCheckpoint
 from models.families.base import Component, Family
 

@@ -5,16 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import (
-    check_components,
-    check_numbers,
-    locate,
-    pipeline_class,
-    read_own_word,
-    read_scheduler,
-    unused_components,
-)
-from models.checkpoint_files import (
+from models.checkpoint.files import (
     check_manifest,
     digest,
     file_sums,
@@ -22,6 +13,9 @@ from models.checkpoint_files import (
     ignored_files,
     own_manifest,
 )
+from models.checkpoint.folder import check_components, check_numbers, pipeline_class, read_scheduler, unused_components
+from models.checkpoint.location import resolve_checkpoint
+from models.checkpoint.settings import read_settings
 from models.families.base import Facts, Family
 from models.families.registry import PIPELINES
 from models.samplers import Samplers, choose_samplers
@@ -48,7 +42,7 @@ def read_card(
     Raises:
         UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
     """
-    folder = locate(checkpoint)
+    folder = resolve_checkpoint(checkpoint)
     pipeline = pipeline_class(folder)
     family = PIPELINES[pipeline]
     check_components(folder)
@@ -56,7 +50,7 @@ def read_card(
     check_numbers(folder)
     if manifest := manifest or own_manifest(folder, allowed_roots):
         check_manifest(manifest, sums)
-    own = read_own_word(folder)
+    own = read_settings(folder)
     facts = family.facts(folder, pipeline)
     least, side = 8 * facts.size_multiple, facts.side
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})

@@ -1,0 +1,133 @@
+"""Where a checkpoint is: a diffusers folder, or a hub id with its commit. No torch."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.checkpoint.files import check_parts, checked_files, find_weights
+from models.checkpoint.folder import INDEX, check_components, check_numbers, pipeline_class
+from models.errors import UnusableCheckpoint
+from models.families.base import Domain
+from models.families.registry import FAMILIES, PIPELINES
+from models.spec import ModelCard
+
+ROOT = Path(__file__).parents[2]
+COMMIT = re.compile("[0-9a-f]{40}")
+HUB_FILES = ["model_index.json", "darkroom.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
+HUB_IGNORED = ["safety_checker/*", "feature_extractor/*"]
+HUB_VARIANTS = ["*.fp16*", "*non_ema*"]  # fetched only where a component has no other weights
+
+
+def resolve_checkpoint(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint, fetching `owner/name@commit` from the hub where it is no folder.
+
+    A relative folder is relative to the repository, as a replica's working directory is Ray's.
+
+    Raises:
+        UnusableCheckpoint: neither a folder nor a hub id that can be fetched, or one without the commit that pins it.
+    """
+    folder = _named_folder(checkpoint)
+    if folder.is_dir():
+        return _checked_snapshot(folder)
+    name, revision = _hub_id(checkpoint)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def fetch(*ignored: str) -> Path:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=[*HUB_IGNORED, *ignored]
+            )
+        )
+
+    try:
+        fetched = fetch(*HUB_VARIANTS)
+        if not _has_weights(fetched):
+            fetched = fetch()
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
+    return fetched
+
+
+def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
+    """Check what can be checked at once, however large it is: sums and the hub are left to `read_card`.
+
+    Raises:
+        UnusableCheckpoint: neither a folder nor a hub id with its commit; or names the file that is at fault.
+    """
+    folder = _named_folder(checkpoint)
+    if not folder.is_dir():
+        _hub_id(checkpoint)
+        return
+    _checked_snapshot(folder)
+    check_components(folder)
+    for _ in checked_files(folder, PIPELINES[pipeline_class(folder)].name, allowed_roots):
+        pass  # it is checked before it is yielded
+    check_numbers(folder)
+
+
+def locate_parts(checkpoint: str, card: ModelCard, stage: Domain, allowed_roots: Sequence[Path] = ()) -> Path:
+    """Return the folder of a checkpoint whose files for a stage are those that the card was read from.
+
+    Raises:
+        UnusableCheckpoint: names the file that another machine, or another moment, has differently.
+    """
+    folder = resolve_checkpoint(checkpoint)
+    check_parts(folder, card.family, card.files, FAMILIES[card.family].parts(stage), allowed_roots)
+    return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether every component that is loaded has weights here."""
+    family = PIPELINES[pipeline_class(folder)]
+    try:
+        for name, component in family.components.items():
+            if component.weights:
+                find_weights(folder / name, component)
+    except UnusableCheckpoint:
+        return False
+    return True
+
+
+def _checked_snapshot(folder: Path) -> Path:
+    """Return a folder as it is.
+
+    Raises:
+        UnusableCheckpoint: it is a repository of the hub's cache, whose checkpoints are its snapshots.
+    """
+    home = folder.parent if folder.name == "snapshots" else folder
+    snapshots = sorted(path.name for path in (home / "snapshots").glob("*"))
+    if home.name.startswith("models--") and not (folder / INDEX).exists():
+        raise UnusableCheckpoint(
+            f"{folder}: a repository of the hub's cache; name a snapshot of it: "
+            f"{', '.join(str(home / 'snapshots' / name) for name in snapshots) or 'there is none'}."
+        )
+    return folder
+
+
+def _named_folder(checkpoint: str) -> Path:
+    try:
+        return (ROOT / Path(checkpoint).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no such user, a NUL
+        raise UnusableCheckpoint(f"{checkpoint!r}: cannot be a path: {error}") from error
+
+
+def _hub_id(checkpoint: str) -> tuple[str, str]:
+    """Return name and commit."""
+    named = _named_folder(checkpoint)
+    if named.is_file():
+        raise UnusableCheckpoint(
+            f"{checkpoint}: a single file; checkpoints are diffusers folders. Convert it: "
+            "StableDiffusionXLPipeline.from_single_file(file).save_pretrained(folder), or StableDiffusionPipeline."
+        )
+    name, _, revision = checkpoint.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name@commit).")
+    if not COMMIT.fullmatch(revision):
+        command = f"git ls-remote https://huggingface.co/{name} {revision or 'HEAD'}"
+        raise UnusableCheckpoint(
+            f"{checkpoint}: no such folder, and a hub id is taken with its commit alone, as anything else can change: "
+            f"{name}@commit, where `{command}` tells the commit."
+        )
+    return name, revision
