@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from deployments.config import QueueConfig
 from deployments.dispatcher.clock import SteadyClock
-from deployments.dispatcher.ledger import Ledger
+from deployments.dispatcher.durable_writer import DurableWriter
 from deployments.errors import Superseded
 from deployments.image_store import ImageStore
 
@@ -24,13 +24,13 @@ class Sweeper:
 
     def __init__(
         self,
-        ledger: Ledger,
+        writer: DurableWriter,
         images: ImageStore,
         config: QueueConfig,
         clock: SteadyClock,
         forget: Callable[[Iterable[str]], None],
     ) -> None:
-        self._ledger = ledger
+        self._writer = writer
         self._images = images
         self._config = config
         self._clock = clock
@@ -39,7 +39,7 @@ class Sweeper:
     async def keep_sweeping(self) -> None:
         """Forget results that are too old or too many, and now and then orphans."""
         orphans_due = time.monotonic()  # the first time, at once
-        while not self._ledger.superseded:
+        while not self._writer.superseded:
             try:
                 await self._sweep_results()
                 if time.monotonic() >= orphans_due:
@@ -52,17 +52,17 @@ class Sweeper:
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _sweep_results(self) -> None:
-        store = self._ledger.store
+        store = self._writer.store
         # What expires is gone for good: not by a clock that may be wrong. Too many bytes go at any time.
         before = self._clock.now() - self._config.result_ttl_s if self._clock.settled else 0.0
-        expired = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
+        expired = await self._writer.call(store.expire, before, self._config.max_result_bytes)
         self._forget(expired)
         await asyncio.to_thread(self._images.remove, [name for names in expired.values() for name in names])
-        await self._ledger.call(store.forget, before - GONE_FOR_S)
+        await self._writer.call(store.forget, before - GONE_FOR_S)
 
     async def _sweep_orphans(self) -> None:
         now = min(time.time(), self._clock.now())  # files have the system's time, by a clock that may have jumped since
         names = await asyncio.to_thread(self._images.names, now - ORPHAN_AGE_S)
         for start in range(0, len(names), ORPHAN_BATCH):  # other writes come in between
-            orphans = await self._ledger.call(self._ledger.store.orphans, names[start : start + ORPHAN_BATCH])
+            orphans = await self._writer.call(self._writer.store.orphans, names[start : start + ORPHAN_BATCH])
             await asyncio.to_thread(self._images.remove, orphans)
