@@ -87,8 +87,8 @@ def _busy_queue(line: int, room: int) -> JobQueue:
 
 def _forecast_s(forecaster: Forecaster, queue: JobQueue, asked: str) -> float:
     start = time.perf_counter()
-    wanted = {asked: queue.in_line(asked)}
-    line, cost = queue.line(SPEC.model), queue.waiting_cost(SPEC.model)
+    wanted = {asked: queue.queued_images(asked)}
+    line, cost = queue.queued(SPEC.model), queue.waiting_cost(SPEC.model)
     queue.estimate(forecaster.outlook(queue.running, line, cost, wanted, start))
     return time.perf_counter() - start
 

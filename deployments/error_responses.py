@@ -24,7 +24,7 @@ STATUSES = {  # of an error's code; 500 where it is none of these
     "body_too_large": 413,
     "idempotency_key_reused": 422,
     "queue_full": 429,
-    "own_line_full": 429,
+    "owner_queue_full": 429,
     "quota_exceeded": 429,
     "too_many_requests": 429,
     "headers_too_large": 431,

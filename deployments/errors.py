@@ -13,7 +13,7 @@ DarkroomError                 internal_error
 ├── KeyReused                 idempotency_key_reused
 ├── HeadersTooLarge           headers_too_large
 ├── QueueFull                 queue_full               carries `retry_after_s`
-│   ├── OwnLineFull           own_line_full            as much of the owner waits as may
+│   ├── OwnerQueueFull        owner_queue_full         as many of the owner's images wait as may
 │   ├── QuotaExceeded         quota_exceeded           a key's work of the day is spent
 │   └── TooManyRequests       too_many_requests        as many of the owner's requests are open as may be
 ├── Unavailable               unavailable              no replica can answer now
@@ -100,7 +100,7 @@ class HeadersTooLarge(DarkroomError):
 
 
 class QueueFull(DarkroomError):
-    """The line is full; nothing was queued."""
+    """The queue is full; nothing was queued."""
 
     code = "queue_full"
 
@@ -110,10 +110,10 @@ class QueueFull(DarkroomError):
         self.retry_after_s = retry_after_s
 
 
-class OwnLineFull(QueueFull):
-    """As many of the owner's pictures wait as may; nothing was queued."""
+class OwnerQueueFull(QueueFull):
+    """As many of the owner's images wait as may; nothing was queued."""
 
-    code = "own_line_full"
+    code = "owner_queue_full"
 
 
 class QuotaExceeded(QueueFull):

@@ -193,7 +193,7 @@ def a_dispatcher(
         keys=keys,
         clock=clock or SteadyClock(hold_s=0.0),
     )
-    dispatcher._ledger._thread = Inline("inline")
+    dispatcher._writer._thread = Inline("inline")
     return dispatcher
 
 

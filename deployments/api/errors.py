@@ -57,7 +57,7 @@ def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int |
         410: "It was there; its result has expired.",
         413: "The body is larger than is read.",
         422: "The `Idempotency-Key` came with another request before.",
-        429: "The line is full, a key's caps are reached, or too many of your requests are open: nothing was queued. "
+        429: "The queue is full, a key's caps are reached, or too many of your requests are open: nothing was queued. "
         "`Retry-After` says when to come back.",
         431: "The headers are larger than is read.",
         500: "It failed on our side.",

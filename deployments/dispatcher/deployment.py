@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deployments.config import QueueConfig
-from deployments.dispatcher import journal
+from deployments.dispatcher import job_log
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
-from deployments.dispatcher.census import Census
 from deployments.dispatcher.clock import SteadyClock
+from deployments.dispatcher.durable_writer import DurableWriter
 from deployments.dispatcher.feed import Feed
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import DAY_S, JobStore, NotConfirmed, RequestKey
+from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
-from deployments.dispatcher.ledger import Ledger
 from deployments.dispatcher.metrics import DispatcherMetrics
 from deployments.dispatcher.overview import Allowance, QueueState, Replicas
+from deployments.dispatcher.quota import DAY_S
+from deployments.dispatcher.replica_counts import ReplicaCounts
 from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
@@ -87,9 +88,9 @@ class Dispatcher:
         unfinished = store.begin()
         limits = Limits(config.max_waiting, config.max_waiting_per_owner, config.max_running_per_owner)
         self._queue = JobQueue(limits, store.epoch)
-        self._ledger = Ledger(store, self._stop)
+        self._writer = DurableWriter(store, self._stop)
         self._accepting = asyncio.Lock()
-        self._census = Census(replicas)
+        self._counts = ReplicaCounts(replicas)
         self._asked: set[str] = set()  # jobs that somebody has asked for, until they end
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._contexts: dict[str, Context] = {}  # of the jobs that have not ended
@@ -99,7 +100,7 @@ class Dispatcher:
         self._forecasting: asyncio.Task[None] | None = None
         self._in_charge = False
         self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
-        sweeper = Sweeper(self._ledger, ImageStore(images), config, self._clock, self._queue.forget)
+        sweeper = Sweeper(self._writer, ImageStore(images), config, self._clock, self._queue.forget)
         self._background = [
             asyncio.create_task(work)
             for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
@@ -130,14 +131,14 @@ class Dispatcher:
     async def job(self, job_id: str, owner: str | None, link: str = "") -> Job:
         """Return a job's present state; `NotFound` if it is somebody else's and `link` is not its own."""
         await asyncio.shield(self._beginning)
-        self._ledger.check()
-        await self._ledger.up_to_date(job_id)
+        self._writer.check()
+        await self._writer.flushed(job_id)
         if self._queue.is_open(job_id):
             self._asked.add(job_id)
         try:
             return self._as_of_now(self._queue.job(job_id, owner, link))
         except NotFound:
-            job = await self._ledger.call(self._ledger.store.job, job_id)
+            job = await self._writer.call(self._writer.store.job, job_id)
             if job is None or not job.shown_to(owner, link):
                 raise
             return job
@@ -151,16 +152,16 @@ class Dispatcher:
             NotFound, Gone: `after`.
         """
         await asyncio.shield(self._beginning)
-        self._ledger.check()
+        self._writer.check()
         if after is not None:
             await self.job(after, owner)
-        present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._ledger.is_behind(j.id)}
+        present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._writer.has_unsaved(j.id)}
         if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
             earlier = present.keys()
             if after is not None:
-                earlier = await self._ledger.call(self._ledger.store.open_before, owner, after)
+                earlier = await self._writer.call(self._writer.store.open_before, owner, after)
             return list(islice((job for job in present.values() if job.id in earlier and job.status == status), limit))
-        saved = await self._ledger.call(self._ledger.store.jobs, owner, status, limit, after)
+        saved = await self._writer.call(self._writer.store.jobs, owner, status, limit, after)
         return [present.get(job.id, job) for job in saved]
 
     async def allowance(self, owner: str) -> Allowance | None:
@@ -171,7 +172,7 @@ class Dispatcher:
         now = self._clock.now()
         spent = 0.0
         if key.max_cost_per_day is not None:
-            spent = await self._ledger.call(self._ledger.store.spent, owner, now)
+            spent = await self._writer.call(self._writer.store.spent, owner, now)
         waiting = self._queue.waiting_of(owner)
         return Allowance(key.max_waiting, waiting, key.max_cost_per_day, spent, DAY_S - now % DAY_S)
 
@@ -199,13 +200,13 @@ class Dispatcher:
             raise JobEnded(f"Job {job_id} has ended already: {job.status}.")
         job = self._queue.cancel(job_id, owner, self._clock.now())
         self._go_and(self._book(job))
-        await self._ledger.up_to_date(job_id)
-        self._ledger.check()  # else it was not for this Dispatcher to end
+        await self._writer.flushed(job_id)
+        self._writer.check()  # else it was not for this Dispatcher to end
         return job
 
     def check_health(self) -> None:
         """Let Serve replace a Dispatcher that another has taken over from, or of which a part has stopped."""
-        self._ledger.check()
+        self._writer.check()
         for work in (self._beginning, *self._background):
             if work.done():
                 work.result()
@@ -214,7 +215,7 @@ class Dispatcher:
         """Say what keeps jobs from being accepted, if anything does."""
         if not any(model.card for model in self._models.values()):
             return "No model is up yet."
-        return self._ledger.problem
+        return self._writer.problem
 
     async def models(self) -> list[ModelCard]:
         """Return the cards of the models that can be used, the default first.
@@ -250,7 +251,7 @@ class Dispatcher:
         Raises:
             Superseded: the reader should look for the Dispatcher that has taken over.
         """
-        self._ledger.check()
+        self._writer.check()
         feed, until = Feed(), time.monotonic() + FEED_S
         self._feeds.add(feed)
         try:
@@ -298,7 +299,7 @@ class Dispatcher:
         async with self._accepting:
             known = None
             if request_key is not None:
-                known = await self._ledger.call(self._ledger.store.find, job.owner, request_key)
+                known = await self._writer.call(self._writer.store.find, job.owner, request_key)
             model = self._models[job.model]
             if known is not None:
                 job = await self.job(known, job.owner)
@@ -311,26 +312,26 @@ class Dispatcher:
                 own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
                 self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
                 try:
-                    await self._ledger.add(job, request_key, day_most, before)
+                    await self._writer.add(job, request_key, day_most, before)
                 except NotConfirmed as error:
                     self._go_and(self._withdraw(job))
                     raise StoreUnavailable(error.reason) from error
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
-        journal.accepted(job)
+        job_log.accepted(job)
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
 
     async def _withdraw(self, job: Job) -> None:
         """Remove a job of which its caller was told that it is not there, if it is; not once its key came again."""
         removed = False
-        while not (removed or self._queue.knows(job.id) or self._ledger.superseded):
+        while not (removed or self._queue.knows(job.id) or self._writer.superseded):
             await asyncio.sleep(CONFIRM_INTERVAL_S)
             async with self._accepting:  # no key may find what is being withdrawn
                 if not self._queue.knows(job.id):
                     with suppress(StoreUnavailable, Superseded):
-                        await self._ledger.call(self._ledger.store.withdraw, job)
+                        await self._writer.call(self._writer.store.withdraw, job)
                         removed = True
 
     def _go_and(self, errand: Coroutine[Any, Any, None]) -> None:
@@ -344,14 +345,14 @@ class Dispatcher:
             self._drop_tasks(job.id)
             self._contexts.pop(job.id, None)
             self._metrics.ended(job)
-            journal.ended(job)
+            job_log.ended(job)
 
         def newest() -> Job:
             with suppress(NotFound):  # it has ended, and the queue has forgotten it already
                 return self._queue.job(job.id)
             return job
 
-        return self._tell(self._ledger.write(job.id, newest))
+        return self._tell(self._writer.write(job.id, newest))
 
     async def _tell(self, written: Awaitable[Job | None]) -> None:
         self._changed(await written)
@@ -367,9 +368,9 @@ class Dispatcher:
 
     async def _keep_confirming(self) -> None:
         """Notice that another has taken over also where nothing is to be written: watchers must not stay here."""
-        while not self._ledger.superseded:
+        while not self._writer.superseded:
             await asyncio.sleep(CONFIRM_INTERVAL_S)
-            await self._ledger.confirm()
+            await self._writer.confirm()
             self._measure()
 
     def _measure(self) -> None:
@@ -378,15 +379,15 @@ class Dispatcher:
             state = model.state(self._queue)
             self._metrics.line(model.name, state.waiting, state.running, state.eta_s)
         self._metrics.whole(
-            epoch=self._ledger.store.epoch,
-            store_problem=self._ledger.problem is not None,
+            epoch=self._writer.store.epoch,
+            store_problem=self._writer.problem is not None,
             owners=self._queue.owners_waiting,
             most_waiting=self._config.max_waiting,
         )
 
     async def _keep_meeting(self) -> None:
         """Learn of models that come up, and of new weights under an old name; tell each what there is to do."""
-        while not self._ledger.superseded:  # whose line is no longer the one that counts
+        while not self._writer.superseded:  # whose line is no longer the one that counts
             await asyncio.sleep(MEET_INTERVAL_S)
             await asyncio.gather(*(model.meet(self._queue) for model in self._models.values()))
             self._pump()
@@ -438,7 +439,7 @@ class Dispatcher:
                         model.forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
                         ended = self._queue.finish(lease, word, self._clock.now())
         except Superseded:
-            self._ledger.step_down()
+            self._writer.step_down()
         except ReplicaLost:
             logger.warning("lost a replica: %s", lease)
             ended = self._queue.lose(lease, self._clock.now())
@@ -457,7 +458,7 @@ class Dispatcher:
 
     def _changed(self, job: Job | None) -> None:
         """Tell the feeds, unless there is something in it that is not on disk yet."""
-        if job is None or self._ledger.is_behind(job.id):
+        if job is None or self._writer.has_unsaved(job.id):
             return
         job = self._as_of_now(job)
         for feed in self._feeds:
@@ -506,7 +507,7 @@ class Dispatcher:
 
     async def _count(self) -> None:
         """See how many replicas each stage of each model has."""
-        counted = await self._census.replicas()
+        counted = await self._counts.replicas()
         for name, model in self._models.items():
             model.replicas = counted.get(name, {})
 

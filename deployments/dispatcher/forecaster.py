@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from deployments.dispatcher.forecast import Estimate, Fleet, Size, Task, forecast, rows_in_flight
-from deployments.dispatcher.lease import Lease, Waiting
+from deployments.dispatcher.lease import Lease, QueuedImage
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.denoiser.step_curve import StepCurve
 from models.spec import ImageSpec, StepUpdate
@@ -113,14 +113,19 @@ class Forecaster:
     # -- telling
 
     def outlook(
-        self, running: Sequence[Running], line: Iterator[Waiting], cost: float, wanted: Mapping[str, int], now: float
+        self,
+        running: Sequence[Running],
+        queued: Iterator[QueuedImage],
+        cost: float,
+        wanted: Mapping[str, int],
+        now: float,
     ) -> Outlook:
         """Return what to expect of the pictures that run and of those in line, whose cost in all is `cost`.
 
         Of jobs far from the front only those that are `wanted` are told anything: job -> how many of its pictures are
         in line. That an owner may be kept from running more is not foreseen.
         """
-        near = list(islice(line, HORIZON))
+        near = list(islice(queued, HORIZON))
         fleet = self._fleet(now)
         tasks = [(lease.job_id, _task(spec, update.step if update else 0)) for lease, spec, update in running]
         tasks += [(one.lease.job_id, _task(one.spec)) for one in near]
@@ -135,7 +140,7 @@ class Forecaster:
         pace_s = _pace_s([one.spec for one in near] or [spec for _, spec, _ in running], fleet)
         self.cost_s = pace_s * fleet.replicas or self.cost_s
         near_cost = start_cost = sum(one.spec.cost for one in near)
-        for one in _until_seen(line, Counter(wanted) - Counter(one.lease.job_id for one in near)):
+        for one in _until_seen(queued, Counter(wanted) - Counter(one.lease.job_id for one in near)):
             places.setdefault(one.lease.job_id, len(places) + 1)
             if one.lease.job_id in wanted:
                 start = starts[-1] + pace_s * (start_cost - near_cost)
@@ -197,10 +202,10 @@ def _pace_s(specs: Sequence[ImageSpec], fleet: Fleet) -> float:
     return seconds / sum(spec.cost for spec in specs) if specs else 0.0
 
 
-def _until_seen(line: Iterator[Waiting], wanted: Counter[str]) -> Iterator[Waiting]:
+def _until_seen(queued: Iterator[QueuedImage], wanted: Counter[str]) -> Iterator[QueuedImage]:
     """Walk on until so many pictures of each of these jobs have come by."""
     left = wanted.total()
-    while left and (one := next(line, None)) is not None:
+    while left and (one := next(queued, None)) is not None:
         left -= one.lease.job_id in wanted
         yield one
 

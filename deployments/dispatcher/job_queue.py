@@ -1,32 +1,32 @@
-"""The cluster's one queue, pure: jobs and leases. Time is handed in, changes are handed back.
+"""The cluster's one queue, pure: jobs and leases. Time is passed in, changed jobs are returned.
 
-Each model has a line of its own, fair between owners, so that one that is busy holds up no other's pictures.
+Each model has a queue of its own, fair between owners, so that a busy model delays no other's images.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
-from deployments.dispatcher.fair_line import FairLine
+from deployments.dispatcher.fair_queue import FairQueue
 from deployments.dispatcher.forecaster import Outlook
-from deployments.dispatcher.lease import Lease, Place, Waiting
-from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnLineFull, QueueFull, ReplicaLost
-from deployments.schema import ImageResult, Job, JobError, Progress, QueuePlace, Status
-from deployments.stages import DENOISER, TEXT_ENCODER, VAE
+from deployments.dispatcher.job_progress import with_estimate, with_progress, with_warning
+from deployments.dispatcher.lease import ImageKey, Lease, QueuedImage
+from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnerQueueFull, QueueFull, ReplicaLost
+from deployments.schema import ImageResult, Job, JobError, Status
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, StepUpdate
 
 MAX_ATTEMPTS = 3
 KEPT_JOBS = 1000  # that have ended; beyond, the oldest are on disk only
-LOST = "A worker stopped; the picture restarted at the front of the line."
+LOST = "A worker stopped; the image restarted at the front of the queue."
 RESTARTED = "The service restarted; the job kept its place."
 TILED = "An image did not fit into memory whole: it was decoded in tiles, whose seams may show."
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many pictures may wait and run, in all and of one owner; None is no limit."""
+    """How many images may wait and run, in all and for one owner; None is no limit."""
 
     waiting: int
     owner_waiting: int | None = None
@@ -41,12 +41,12 @@ class JobQueue:
         self._epoch = epoch
         self._jobs: dict[str, Job] = {}
         self._ended: deque[str] = deque()  # jobs, in the order of their ends
-        self._lines: defaultdict[str, FairLine] = defaultdict(FairLine)  # by model
+        self._queues: defaultdict[str, FairQueue] = defaultdict(FairQueue)  # by model
         self._deadlines: list[tuple[float, str]] = []  # a heap, of jobs that have ended too
-        self._running: dict[Place, Lease] = {}
-        self._running_of: Counter[str] = Counter()  # owner -> pictures in the making
-        self._rows: Counter[str] = Counter()  # model -> rows of its pictures in the making
-        self._updates: dict[Place, StepUpdate] = {}
+        self._running: dict[ImageKey, Lease] = {}
+        self._running_of: Counter[str] = Counter()  # owner -> running images
+        self._rows: Counter[str] = Counter()  # model -> rows of its running images
+        self._updates: dict[ImageKey, StepUpdate] = {}
 
     # -- reading
 
@@ -67,45 +67,45 @@ class JobQueue:
 
     @property
     def waiting(self) -> int:
-        """Pictures in line, for all models."""
-        return sum(map(len, self._lines.values()))
+        """Images in the queue, for all models."""
+        return sum(map(len, self._queues.values()))
 
     @property
     def owners_waiting(self) -> int:
-        """Owners with pictures in line."""
-        return len(set[str]().union(*(line.owners for line in self._lines.values())))
+        """Owners with images in the queue."""
+        return len(set[str]().union(*(queue.owners for queue in self._queues.values())))
 
     def waiting_for(self, model: str) -> int:
-        """Pictures in line for a model."""
-        return len(self._lines[model])
+        """Return how many images wait for a model."""
+        return len(self._queues[model])
 
     def rows(self, model: str) -> int:
-        """Rows of a model's pictures in the making."""
+        """Return the rows of a model's running images."""
         return self._rows[model]
 
     @property
     def running(self) -> list[tuple[Lease, ImageSpec, StepUpdate | None]]:
-        """Pictures in the making, with the newest word on each."""
+        """Running images, with the newest update of each."""
         return [
-            (lease, self._jobs[lease.job_id].specs[lease.index], self._updates.get(place))
-            for place, lease in self._running.items()
+            (lease, self._jobs[lease.job_id].specs[lease.index], self._updates.get(key))
+            for key, lease in self._running.items()
         ]
 
     def running_of(self, model: str) -> list[tuple[Lease, ImageSpec, StepUpdate | None]]:
-        """A model's pictures in the making, with the newest word on each."""
+        """Return a model's running images, with the newest update of each."""
         return [one for one in self.running if one[1].model == model]
 
     def waiting_of(self, owner: str) -> int:
-        """An owner's pictures in line."""
-        return sum(line.of(owner) for line in self._lines.values())
+        """Return how many images of an owner are in the queue."""
+        return sum(queue.of(owner) for queue in self._queues.values())
 
     def waiting_cost(self, model: str) -> float:
-        """Work in line for a model, in `ImageSpec.cost`."""
-        return self._lines[model].cost
+        """Return the work in a model's queue, in `ImageSpec.cost`."""
+        return self._queues[model].cost
 
-    def in_line(self, job_id: str) -> int:
-        """How many of a job's pictures are in line."""
-        return self._lines[self._jobs[job_id].model].of_job(job_id)
+    def queued_images(self, job_id: str) -> int:
+        """Return how many images of a job are in the queue."""
+        return self._queues[self._jobs[job_id].model].of_job(job_id)
 
     def knows(self, job_id: str) -> bool:
         """Whether a job is here, and has perhaps ended."""
@@ -115,9 +115,9 @@ class JobQueue:
         """Whether a job is here and has not ended."""
         return job_id in self._jobs and not self._jobs[job_id].ended
 
-    def line(self, model: str) -> Iterator[Waiting]:
-        """Walk the pictures in line for a model, in the order in which they will be granted if nobody else comes."""
-        return iter(self._lines[model])
+    def queued(self, model: str) -> Iterator[QueuedImage]:
+        """Iterate over the queued images of a model, in the order in which they are granted if nobody else arrives."""
+        return iter(self._queues[model])
 
     # -- changing
 
@@ -128,11 +128,11 @@ class JobQueue:
         retry_after_s: Callable[[int], int] = lambda _: 1,
         own_most: int | None = None,
     ) -> None:
-        """See whether there is room for an owner's pictures; `retry_after_s` says when so many will have left the line,
-        `own_most` how many of this owner may wait, if that is less than of any owner.
+        """Check that there is room for an owner's images. `retry_after_s` returns when so many will have left the
+        queue; `own_most` is the owner's own limit.
 
         Raises:
-            QueueFull: there is not in the line; OwnLineFull: not for this owner.
+            QueueFull: there is none; OwnerQueueFull: there is none for this owner.
             InvalidRequest: there never will be.
         """
         most = self._limits.waiting
@@ -143,17 +143,17 @@ class JobQueue:
             raise InvalidRequest(message, "num_images")
         if self.waiting + pictures > most:
             over = self.waiting + pictures - most
-            raise QueueFull(f"The line is full ({most}). Nothing was queued.", retry_after_s(over))
+            raise QueueFull(f"The queue is full ({most}). Nothing was queued.", retry_after_s(over))
         if owner_most is not None and self.waiting_of(owner) + pictures > owner_most:
             message = f"At most {owner_most} of your pictures may wait at a time. Nothing was queued."
-            raise OwnLineFull(message, retry_after_s(1))
+            raise OwnerQueueFull(message, retry_after_s(1))
 
     def submit(self, job: Job) -> Job:
-        """Put a new job's pictures at the end of its owner's line."""
+        """Append a new job's images to its owner's queue."""
         drawn = {image.index for image in job.images}
         missing = [(index, spec) for index, spec in enumerate(job.specs) if index not in drawn]
-        self._lines[job.model].put(
-            job.owner, (Waiting(Lease(job.id, index, self._epoch), job.owner, spec) for index, spec in missing)
+        self._queues[job.model].put(
+            job.owner, (QueuedImage(Lease(job.id, index, self._epoch), job.owner, spec) for index, spec in missing)
         )
         self._jobs[job.id] = job
         if job.timestamps.deadline is not None:
@@ -166,18 +166,18 @@ class JobQueue:
         Its versions go on from higher than any that the earlier queue gave.
         """
         status = "running" if job.images else "queued"
-        self.submit(_warned(replace(job, status=status, version=self._epoch << 32), RESTARTED))
+        self.submit(with_warning(replace(job, status=status, version=self._epoch << 32), RESTARTED))
         return self._put(self._with_progress(self._jobs[job.id]))
 
     def grant(self, model: str, now: float) -> tuple[Lease, Job] | None:
-        """Start the next picture of a model, or return None where none waits that may run."""
-        waiting = self._lines[model].take(self._may_run)
-        if waiting is None:
+        """Start the next image of a model; None if none waits that may run."""
+        image = self._queues[model].take(self._may_run)
+        if image is None:
             return None
-        lease = waiting.lease
-        self._running[lease.place] = lease
-        self._running_of[waiting.owner] += 1
-        self._rows[model] += waiting.spec.rows
+        lease = image.lease
+        self._running[lease.key] = lease
+        self._running_of[image.owner] += 1
+        self._rows[model] += image.spec.rows
         job = self._jobs[lease.job_id]
         times = job.timestamps if job.timestamps.started else replace(job.timestamps, started=now)
         job = self._with_progress(replace(job, status="running", timestamps=times))
@@ -187,11 +187,11 @@ class JobQueue:
         """Take in the newest word on a picture; None if the lease was taken back."""
         if not self._holds(lease):
             return None
-        self._updates[lease.place] = update
+        self._updates[lease.key] = update
         job = self._jobs[lease.job_id]
         warning = f"The text encoder did not read the end of the prompt: “{update.cut.strip()}”." if update.cut else ""
-        job = _warned(job, warning)
-        return self._put(self._with_progress(job, {lease.index: preview} if preview else None))
+        job = with_warning(job, warning)
+        return self._put(self._with_progress(job, {lease.index: preview} if preview else {}))
 
     def finish(self, lease: Lease, result: ImageResult, now: float) -> Job | None:
         """Take in a finished picture; the last one ends the job. None if the lease was taken back."""
@@ -199,7 +199,7 @@ class JobQueue:
             return None
         job = self._jobs[lease.job_id]
         images = tuple(sorted((*job.images, result), key=lambda image: image.index))
-        job = _warned(replace(job, images=images), TILED if result.tiled else "")
+        job = with_warning(replace(job, images=images), TILED if result.tiled else "")
         if len(images) == len(job.specs):
             times = replace(job.timestamps, ended=now)
             return self._put(replace(job, status="succeeded", progress=None, timestamps=times))
@@ -220,10 +220,10 @@ class JobQueue:
             return self._stop(lease.job_id, "failed", now, JobError(code=ReplicaLost.code, message=message))
         job = self._jobs[lease.job_id]
         again = replace(lease, attempt=lease.attempt + 1)
-        self._lines[job.model].put_first(Waiting(again, job.owner, job.specs[lease.index]))
+        self._queues[job.model].put_first(QueuedImage(again, job.owner, job.specs[lease.index]))
         alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
-        return self._put(self._with_progress(_warned(replace(job, status=status), LOST)))
+        return self._put(self._with_progress(with_warning(replace(job, status=status), LOST)))
 
     def cancel(self, job_id: str, owner: str | None, now: float) -> Job:
         """End a job and take its leases back.
@@ -257,24 +257,12 @@ class JobQueue:
             self._jobs.pop(job_id, None)
 
     def estimate(self, outlook: Outlook) -> list[Job]:
-        """Take in what is to be expected; return the jobs whose place or time changed enough to be worth saying."""
+        """Apply a forecast; return the jobs whose place or times changed enough to be sent."""
         changed = []
-        for job_id, expected in outlook.jobs.items():
+        for job_id in outlook.jobs:
             job = self._jobs[job_id]
-            if job.status == "queued":
-                place = QueuePlace(
-                    position=outlook.places[job_id],
-                    size=self._lines[job.model].jobs,
-                    eta_s=expected.start_s,
-                    eta_most_s=outlook.most_s(expected.start_s),
-                    end_eta_s=expected.end_s,
-                )
-                if job.queue is None or _differs(job.queue, place):
-                    changed.append(self._put(replace(job, queue=place)))
-            elif job.progress and _moved(job.progress.eta_s, expected.end_s):
-                most_s = outlook.most_s(expected.end_s)
-                progress = replace(job.progress, eta_s=expected.end_s, eta_most_s=most_s)
-                changed.append(self._put(replace(job, progress=progress)))
+            if (estimated := with_estimate(job, outlook, self._queues[job.model].jobs)) is not None:
+                changed.append(self._put(estimated))
         return changed
 
     # -- inside
@@ -289,14 +277,14 @@ class JobQueue:
         return job
 
     def _holds(self, lease: Lease) -> bool:
-        return self._running.get(lease.place) == lease
+        return self._running.get(lease.key) == lease
 
     def _end(self, lease: Lease) -> bool:
         """Take a lease back; False if that happened before."""
         if not self._holds(lease):
             return False
-        del self._running[lease.place]
-        self._updates.pop(lease.place, None)
+        del self._running[lease.key]
+        self._updates.pop(lease.key, None)
         job = self._jobs[lease.job_id]
         self._running_of[job.owner] -= 1
         if not self._running_of[job.owner]:
@@ -314,47 +302,11 @@ class JobQueue:
         for index in range(len(job.specs)):
             if (lease := self._running.get((job_id, index))) is not None:
                 self._end(lease)
-        self._lines[job.model].remove(job_id, job.owner)
+        self._queues[job.model].remove(job_id, job.owner)
         times = replace(job.timestamps, ended=now)
         return self._put(replace(job, status=status, error=error, queue=None, progress=None, timestamps=times))
 
-    def _with_progress(self, job: Job, previews: dict[int, str] | None = None) -> Job:
-        """Sum the steps of a job's pictures; its stage is that of the picture that is furthest behind."""
-        if job.status != "running":
-            return replace(job, progress=None)
-        done = {image.index for image in job.images}
-        updates = {i: self._updates.get((job.id, i)) for i in range(len(job.specs)) if i not in done}
-        steps_of = [update.steps if update else job.specs[i].model_calls for i, update in updates.items()]
-        finished = sum(job.specs[i].model_calls for i in done)
-        started = [update for update in updates.values() if update]
-        decoding = len(started) == len(updates) and all(update.step == update.steps for update in started)
-        shown = (job.progress.previews if job.progress else {}) | (previews or {})
-        foretold = job.queue.end_eta_s if job.queue else 0.0
-        progress = Progress(
-            stage=(VAE if decoding else DENOISER if started else TEXT_ENCODER).phase,
-            step=finished + sum(update.step for update in started),
-            steps=finished + sum(steps_of),
-            eta_s=job.progress.eta_s if job.progress else foretold,
-            eta_most_s=job.progress.eta_most_s if job.progress else None,
-            batch_rows=max((update.batch_rows for update in started), default=0),
-            batch_images=max((update.batch_images for update in started), default=0),
-            previews={i: preview for i, preview in shown.items() if i not in done},
-        )
-        return replace(job, progress=progress)
-
-
-def _warned(job: Job, warning: str) -> Job:
-    """Return a job with one more warning, if there is one and it does not have it yet."""
-    if not warning or warning in job.warnings:
-        return job
-    return replace(job, warnings=(*job.warnings, warning))
-
-
-def _differs(old: QueuePlace, new: QueuePlace) -> bool:
-    place_differs = (old.position, old.size) != (new.position, new.size)
-    return place_differs or _moved(old.eta_s, new.eta_s) or (old.eta_most_s is None) != (new.eta_most_s is None)
-
-
-def _moved(old_s: float, new_s: float) -> bool:
-    """Whether an estimate differs by more than a fifth of a second and a fiftieth."""
-    return abs(new_s - old_s) > max(0.2, 0.02 * old_s)
+    def _with_progress(self, job: Job, previews: Mapping[int, str] = {}) -> Job:
+        keys = ((job.id, index) for index in range(len(job.specs)))
+        updates = {index: update for _, index in keys if (update := self._updates.get((job.id, index)))}
+        return with_progress(job, updates, previews)

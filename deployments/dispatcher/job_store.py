@@ -1,97 +1,30 @@
 """Jobs on disk: what was accepted outlives every process. SQLite in `state_dir` by default, or PostgreSQL.
 
-One table: the job is its own document, and columns hold what queries need. Writes are conditional on the *epoch*. Each
-Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
+A job is a document, with columns for what queries need (`job_tables`, `job_documents`). Writes are conditional on the
+*epoch*. Each Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
 """
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import ceil
-from pathlib import Path
+from dataclasses import dataclass
 from secrets import token_hex
-from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
-from sqlalchemy import (
-    DDL,
-    BigInteger,
-    Column,
-    ColumnElement,
-    Connection,
-    Engine,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    cast,
-    create_engine,
-    delete,
-    event,
-    inspect,
-    select,
-    update,
-)
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import DDL, BigInteger, Connection, Float, cast, delete, inspect, select, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import StaticPool
 
-from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
-from deployments.schema import MAX_IMAGES, Job
-from models.parameters import MAX_SIDE, MAX_STEPS
-
-logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
+from deployments.dispatcher import quota
+from deployments.dispatcher.job_documents import read_job, readable_jobs, recorded_bytes, row_of
+from deployments.dispatcher.job_tables import create_job_engine, jobs, metadata, probe, service
+from deployments.errors import Gone, KeyReused, StoreUnavailable, Superseded, UnreadableJob
+from deployments.schema import Job
 
 SCHEMA_VERSION = 2
-BUSY_S = 10  # how long another writer is waited for
-POSTGRESQL = {"connect_timeout": "10", "tcp_user_timeout": "10000"}  # s, ms: a host that is gone says nothing
-DAY_S = 86400
-LARGEST_RECORD = MAX_IMAGES * MAX_SIDE**2 * 4  # bytes: of images that nothing can be made of but their pixels
 PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
 
-DOCUMENT: TypeAdapter[Job] = TypeAdapter(Job)
-Number = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER key numbers SQLite's rows
-
-metadata = MetaData()
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("number", Number, primary_key=True),  # the order in which they came
-    Column("id", String(40), nullable=False, unique=True),
-    Column("owner", String(200), nullable=False, index=True),
-    Column("request_key", String(255)),
-    Column("request_hash", String(64)),
-    Column("status", String(16)),
-    Column("ended", Float, index=True),  # seconds since 1970
-    Column("size", BigInteger, nullable=False, default=0),  # bytes of its pictures and its document
-    Column("document", Text),  # none once its result has expired
-    UniqueConstraint("owner", "request_key"),
-)
-service = Table(
-    "service",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("schema_version", Integer, nullable=False),
-    Column("epoch", Integer, nullable=False),
-)
-usage = Table(
-    "usage",
-    metadata,
-    Column("owner", String(200), primary_key=True),
-    Column("day", Integer, primary_key=True),  # since 1970, UTC
-    Column("cost", Float, nullable=False),  # of the jobs accepted, in `ImageSpec.cost`
-)
-probe = Table(
-    "probe",
-    metadata,
-    Column("id", Number, primary_key=True),
-    Column("filling", Text, nullable=False),
-)
+# SQLite keeps any value in any column: cast, what is not a number is 0.
+_ENDED = cast(jobs.c.ended, Float).label("ended")
+_SIZE = cast(jobs.c.size, BigInteger).label("size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +53,7 @@ class JobStore:
     def __init__(self, url: str) -> None:
         try:
             self._url = make_url(url)
-            self._engine = _engine(self._url)
+            self._engine = create_job_engine(self._url)
         except (ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
             raise StoreUnavailable(f"database_url cannot be used: {error}") from error
         self.epoch = 0
@@ -143,7 +76,7 @@ class JobStore:
                 connection.execute(update(service).values(epoch=found.epoch + 1))
             self.epoch = 1 if found is None else found.epoch + 1
             unfinished = select(jobs.c.id, jobs.c.document).where(jobs.c.ended.is_(None)).order_by(jobs.c.number)
-            return _readable(connection.execute(unfinished))
+            return readable_jobs(connection.execute(unfinished))
 
     def find(self, owner: str, request_key: RequestKey) -> str | None:
         """Return the id of the job that was accepted under a key.
@@ -167,14 +100,14 @@ class JobStore:
             QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
             NotConfirmed: it may have been.
         """
-        row = _row(job) | {"id": job.id, "owner": job.owner}
+        row = row_of(job) | {"id": job.id, "owner": job.owner}
         if request_key is not None:
             row |= {"request_key": request_key.key, "request_hash": request_key.request_hash}
         inserted = False
         try:
             with self._in_charge() as connection:
                 if max_cost_per_day is not None:
-                    _spend(connection, job, max_cost_per_day)
+                    quota.spend(connection, job, max_cost_per_day)
                 connection.execute(jobs.insert().values(row))
                 inserted = True
         except StoreUnavailable as error:
@@ -186,18 +119,17 @@ class JobStore:
         """Take a job back, and what it spent, if it is here; one that has ended stays. Raises Superseded."""
         with self._in_charge() as connection:
             if connection.execute(delete(jobs).where(jobs.c.id == job.id, jobs.c.ended.is_(None))).rowcount:
-                day = _of(job.owner, _day(job.timestamps.created))
-                connection.execute(update(usage).where(*day).values(cost=usage.c.cost - _cost(job)))
+                quota.refund(connection, job)
 
     def spent(self, owner: str, now: float) -> float:
         """Return the work that an owner's jobs of this day (UTC) are, of those that were counted."""
         with self._connected() as connection:
-            return _spent(connection, owner, _day(now))
+            return quota.spent(connection, owner, now)
 
     def save(self, job: Job) -> None:
         """Write what has become of a job. Raises Superseded where another Dispatcher has taken over."""
         with self._in_charge() as connection:
-            connection.execute(update(jobs).where(jobs.c.id == job.id).values(_row(job)))
+            connection.execute(update(jobs).where(jobs.c.id == job.id).values(row_of(job)))
 
     def confirm(self, *, by_writing: bool = False) -> None:
         """Raise Superseded if another Dispatcher has taken over; with `by_writing`, StoreUnavailable if no job could be
@@ -225,7 +157,7 @@ class JobStore:
             return None
         if found.document is None and found.ended is not None:
             raise Gone(f"The result of {job_id} has expired.")
-        job = _read(found.id, found.document)
+        job = read_job(found.id, found.document)
         if job is None:
             raise UnreadableJob(f"The record of {job_id} cannot be read. The log of the service has the reason.")
         return job
@@ -243,7 +175,7 @@ class JobStore:
         with self._connected() as connection:
             while (wanted := limit - len(found)) > 0:
                 rows = connection.execute(chosen.limit(wanted)).all()
-                found += [job for job in _readable(rows) if job.owner == owner]
+                found += [job for job in readable_jobs(rows) if job.owner == owner]
                 if len(rows) < wanted:
                     break
                 chosen = chosen.where(jobs.c.number < rows[-1].number)  # in place of those that cannot be read
@@ -260,7 +192,7 @@ class JobStore:
         """Forget the results of jobs that ended before a moment, and of the oldest beyond so many bytes.
 
         Returns for each of these jobs the names of its images, which nothing refers to any more; none if its document
-        cannot be read: its images are strays from then on.
+        cannot be read: its images are orphans from then on.
         """
         kept = jobs.c.ended.is_not(None) & jobs.c.document.is_not(None)
         newest_first = (jobs.c.ended.desc(), jobs.c.number.desc())
@@ -269,13 +201,13 @@ class JobStore:
         with self._in_charge() as connection:
             total, expired = 0, []
             for row in connection.execute(newest):
-                total += _bytes_of(row)
+                total += recorded_bytes(row)
                 if row.ended < ended_before or total > most_bytes:
                     expired.append(row)
             for row in expired:
                 this = jobs.c.number == row.number
                 [(job_id, document)] = connection.execute(select(jobs.c.id, jobs.c.document).where(this))
-                job = _read(job_id, document)
+                job = read_job(job_id, document)
                 names[job_id] = [image.name for image in job.images] if job else []
                 connection.execute(update(jobs).where(this).values(document=None, size=0, ended=row.ended))
         return names
@@ -285,10 +217,10 @@ class JobStore:
         spent before."""
         with self._in_charge() as connection:
             connection.execute(delete(jobs).where(jobs.c.document.is_(None), jobs.c.ended < ended_before))
-            connection.execute(delete(usage).where(usage.c.day < _day(ended_before)))
+            quota.forget_before(connection, ended_before)
 
-    def strays(self, names: Sequence[str]) -> list[str]:
-        """Return those files of jobs that have ended here which are not their pictures: attempts came to nothing."""
+    def orphans(self, names: Sequence[str]) -> list[str]:
+        """Return those files of jobs that have ended which are not their images: they are of attempts that failed."""
         jobs_of = {name: name.lstrip(".").rsplit("-", 3)[0] for name in names}
         ended = select(jobs.c.id, jobs.c.document).where(
             jobs.c.id.in_(set(jobs_of.values())), jobs.c.ended.is_not(None)
@@ -296,7 +228,7 @@ class JobStore:
         with self._connected() as connection:
             rows = connection.execute(ended).all()
         images: dict[str, set[str]] = {row.id: set() for row in rows if row.document is None}
-        readable = _readable(row for row in rows if row.document is not None)  # of the others nothing is known
+        readable = readable_jobs(row for row in rows if row.document is not None)  # of the others nothing is known
         images |= {job.id: {image.name for image in job.images} for job in readable}
         return [name for name in names if name not in images.get(jobs_of[name], {name})]
 
@@ -338,118 +270,11 @@ class JobStore:
             )
 
 
-def _check_specs(job: Job) -> None:
-    """Check what reckons with the images. Raises ValueError where a request could not have asked for them."""
-    for spec in job.specs:
-        sizes = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": MAX_STEPS}
-        for name, most in sizes.items():
-            if not 0 < getattr(spec, name) <= most:
-                raise ValueError(f"specs {name} must be from 1 to {most}")
-
-
-_ENDED = cast(jobs.c.ended, Float).label("ended")  # SQLite keeps any value in any column: what is no number is 0
-_SIZE = cast(jobs.c.size, BigInteger).label("size")
-
-
-def _bytes_of(row: Any) -> int:
-    """Return what a record says that its images take; 0 where no record can be so large."""
-    if 0 <= row.size <= LARGEST_RECORD:
-        return row.size
-    logger.error(
-        "the record number %d in the table jobs has a size of %d bytes: it counts nothing", row.number, row.size
-    )
-    return 0
-
-
-def _readable(rows: Iterable[Any]) -> list[Job]:
-    """Return the jobs of rows that end with id and document, without those whose document cannot be read."""
-    return [job for *_, job_id, document in rows if (job := _read(job_id, document)) is not None]
-
-
-def _read(job_id: str, document: Any) -> Job | None:
-    """Return the job of a row; None, with the reason in the log, if its document is no such job."""
-    try:
-        # Numbers that no answer can hold are refused here: pydantic's dataclasses take them.
-        job = DOCUMENT.validate_python(from_json(document, allow_inf_nan=False))
-        if job.id != job_id or not job.specs:
-            raise ValueError("it is not the document of this job")
-        _check_specs(job)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]  # no prompt in logs
-        reason = " ".join([*map(str, problem["loc"]), problem["msg"]])
-    except (TypeError, ValueError) as error:  # no text at all, or no JSON
-        reason = str(error)
-    else:
-        return job
-    logger.error("the record of %s in the table jobs cannot be read: %s", job_id, reason)
-    return None
-
-
-def _row(job: Job) -> dict[str, Any]:
-    """What changes of a job. Places and progress are of the moment: they are not kept."""
-    document = DOCUMENT.dump_json(replace(job, queue=None, progress=None))
-    size = len(document) + sum(image.size for image in job.images)
-    return {"status": job.status, "ended": job.timestamps.ended, "size": size, "document": document.decode()}
-
-
-def _spend(connection: Connection, job: Job, most: float) -> None:
-    """Count a job's work. Raises QuotaExceeded where it is too much for its owner's day."""
-    day, cost = _day(job.timestamps.created), _cost(job)
-    spent = _spent(connection, job.owner, day)
-    if spent + cost > most:
-        raise QuotaExceeded(
-            f"This key may ask for {most:g} megapixel steps a day; {spent:.4g} are spent, and this would be {cost:.4g} "
-            "more. Nothing was queued.",
-            ceil((day + 1) * DAY_S - job.timestamps.created),
-        )
-    if not connection.execute(update(usage).where(*_of(job.owner, day)).values(cost=spent + cost)).rowcount:
-        connection.execute(usage.insert().values(owner=job.owner, day=day, cost=cost))
-
-
-def _cost(job: Job) -> float:
-    return sum(spec.cost for spec in job.specs)
-
-
-def _spent(connection: Connection, owner: str, day: int) -> float:
-    return connection.scalar(select(cast(usage.c.cost, Float)).where(*_of(owner, day))) or 0.0
-
-
-def _of(owner: str, day: int) -> tuple[ColumnElement[bool], ...]:
-    return usage.c.owner == owner, usage.c.day == day
-
-
-def _day(moment: float) -> int:
-    return int(moment // DAY_S)
-
-
 def _upgrade(connection: Connection) -> None:
     """Bring what an older Darkroom has written up to date."""
     if connection.scalar(select(service.c.schema_version)) == 1:  # which had no column for the status
         connection.execute(DDL("ALTER TABLE jobs ADD COLUMN status VARCHAR(16)"))
         documents = select(jobs.c.id, jobs.c.document).where(jobs.c.document.is_not(None))
-        for job in _readable(connection.execute(documents).all()):
+        for job in readable_jobs(connection.execute(documents).all()):
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=job.status))
         connection.execute(update(service).values(schema_version=SCHEMA_VERSION))
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        own = POSTGRESQL if url.get_backend_name() == "postgresql" else {}
-        return create_engine(url.set(query=own | dict(url.query)), pool_pre_ping=True)
-    in_memory = url.database in (None, "", ":memory:")
-    if not in_memory:
-        Path(url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    arguments = {"check_same_thread": False, "timeout": BUSY_S, "isolation_level": None}
-    engine = create_engine(url, connect_args=arguments, poolclass=StaticPool if in_memory else None)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.text_factory = lambda text: text.decode(errors="replace")  # else one such text fails a whole query
-        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way there
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's sqlite3 would begin at the first write: too late
-
-    return engine

@@ -1,15 +1,15 @@
-"""The right to draw a picture."""
+"""The right to generate an image, and images in the queue."""
 
 from dataclasses import dataclass
 
 from models.spec import ImageSpec
 
-Place = tuple[str, int]  # a job's id, and which of its pictures
+ImageKey = tuple[str, int]  # a job's id, and the index of one of its images
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to draw one picture of a job; epoch and attempt are the fence against doubles."""
+    """The right to generate one image of a job; epoch and attempt fence off all other attempts."""
 
     job_id: str
     index: int
@@ -17,18 +17,18 @@ class Lease:
     attempt: int = 1
 
     @property
-    def place(self) -> Place:
-        """The picture, whoever draws it."""
+    def key(self) -> ImageKey:
+        """The image, whichever attempt generates it."""
         return self.job_id, self.index
 
     def file_name(self, extension: str) -> str:
-        """Return the name of the picture that this lease leads to, and no other."""
+        """Return the name of the file of this attempt alone."""
         return f"{self.job_id}-{self.index}-{self.epoch}-{self.attempt}.{extension}"
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A picture in line."""
+class QueuedImage:
+    """An image in the queue."""
 
     lease: Lease
     owner: str

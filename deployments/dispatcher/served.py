@@ -93,9 +93,9 @@ class Served:
         running = queue.running_of(self.name)
         told = {job_id for job_id in asked if queue.job(job_id).model == self.name}
         told |= {lease.job_id for lease, _, _ in running}
-        wanted = {job_id: count for job_id in told if (count := queue.in_line(job_id))}
+        wanted = {job_id: count for job_id in told if (count := queue.queued_images(job_id))}
         cost = queue.waiting_cost(self.name)
-        self.outlook = self.forecaster.outlook(running, queue.line(self.name), cost, wanted, time.monotonic())
+        self.outlook = self.forecaster.outlook(running, queue.queued(self.name), cost, wanted, time.monotonic())
         return queue.estimate(self.outlook)
 
     def drained_s(self, queue: JobQueue) -> float:

@@ -1,4 +1,4 @@
-"""Forgets what is too old or too much: results, and what attempts that came to nothing left behind."""
+"""Deletes what is too old or too much: results, and the files of attempts that failed."""
 
 import asyncio
 import logging
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 
 from deployments.config import QueueConfig
 from deployments.dispatcher.clock import SteadyClock
-from deployments.dispatcher.ledger import Ledger
+from deployments.dispatcher.durable_writer import DurableWriter
 from deployments.errors import Superseded
 from deployments.image_store import ImageStore
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 SWEEP_INTERVAL_S = 60.0
-STRAY_AFTER_S = 3600.0  # a picture that is of no use to its job after so long never will be
-STRAYS_AT_ONCE = 500
-GONE_FOR_S = 30 * 86400.0  # so long a job whose result has expired answers 410, then 404
+ORPHAN_AGE_S = 3600.0  # an image that does not belong to its job by then never will
+ORPHAN_BATCH = 500  # names that are compared at a time
+GONE_FOR_S = 30 * 86400.0  # time for which a job whose result has expired answers 410; then 404
 
 
 class Sweeper:
@@ -24,27 +24,27 @@ class Sweeper:
 
     def __init__(
         self,
-        ledger: Ledger,
+        writer: DurableWriter,
         images: ImageStore,
         config: QueueConfig,
         clock: SteadyClock,
         forget: Callable[[Iterable[str]], None],
     ) -> None:
-        self._ledger = ledger
+        self._writer = writer
         self._images = images
         self._config = config
         self._clock = clock
         self._forget = forget  # jobs that the queue knows still
 
     async def keep_sweeping(self) -> None:
-        """Forget results that are too old or too many, and now and then strays."""
-        strays_due = time.monotonic()  # the first time, at once
-        while not self._ledger.superseded:
+        """Forget results that are too old or too many, and now and then orphans."""
+        orphans_due = time.monotonic()  # the first time, at once
+        while not self._writer.superseded:
             try:
                 await self._sweep_results()
-                if time.monotonic() >= strays_due:
-                    strays_due = time.monotonic() + STRAY_AFTER_S
-                    await self._sweep_strays()
+                if time.monotonic() >= orphans_due:
+                    orphans_due = time.monotonic() + ORPHAN_AGE_S
+                    await self._sweep_orphans()
             except Superseded:
                 break
             except Exception:  # each filesystem has its own
@@ -52,17 +52,17 @@ class Sweeper:
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _sweep_results(self) -> None:
-        store = self._ledger.store
+        store = self._writer.store
         # What expires is gone for good: not by a clock that may be wrong. Too many bytes go at any time.
         before = self._clock.now() - self._config.result_ttl_s if self._clock.settled else 0.0
-        expired = await self._ledger.call(store.expire, before, self._config.max_result_bytes)
+        expired = await self._writer.call(store.expire, before, self._config.max_result_bytes)
         self._forget(expired)
         await asyncio.to_thread(self._images.remove, [name for names in expired.values() for name in names])
-        await self._ledger.call(store.forget, before - GONE_FOR_S)
+        await self._writer.call(store.forget, before - GONE_FOR_S)
 
-    async def _sweep_strays(self) -> None:
+    async def _sweep_orphans(self) -> None:
         now = min(time.time(), self._clock.now())  # files have the system's time, by a clock that may have jumped since
-        names = await asyncio.to_thread(self._images.names, now - STRAY_AFTER_S)
-        for start in range(0, len(names), STRAYS_AT_ONCE):  # what else is to be written comes in between
-            strays = await self._ledger.call(self._ledger.store.strays, names[start : start + STRAYS_AT_ONCE])
-            await asyncio.to_thread(self._images.remove, strays)
+        names = await asyncio.to_thread(self._images.names, now - ORPHAN_AGE_S)
+        for start in range(0, len(names), ORPHAN_BATCH):  # other writes come in between
+            orphans = await self._writer.call(self._writer.store.orphans, names[start : start + ORPHAN_BATCH])
+            await asyncio.to_thread(self._images.remove, orphans)

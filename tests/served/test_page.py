@@ -128,7 +128,7 @@ def test_a_full_line_says_that_nothing_was_queued(crowd: Crowd, visit: Callable[
     page = visit()
     crowd.fill_the_line()
     generate(page, PROMPT)
-    expect(status(page)).to_contain_text("The line is full (256). Nothing was queued.")
+    expect(status(page)).to_contain_text("The queue is full (256). Nothing was queued.")
     expect(page.locator(".tile")).to_have_count(0)
 
 

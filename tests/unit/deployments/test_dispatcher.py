@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from ray.serve.context import _get_serve_request_context
 
-from deployments.dispatcher import census
 from deployments.dispatcher import client as client_module
 from deployments.dispatcher import deployment as deployment_module
+from deployments.dispatcher import replica_counts
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
@@ -215,7 +215,7 @@ async def test_a_wrong_link_opens_nothing(cluster: Cluster, link: str) -> None:
     assert (await cluster.client.job(job.id, "ada", link)).status == "running"
 
 
-async def test_a_full_line_refuses_the_whole_job_and_says_when_to_come_back() -> None:
+async def test_a_full_queue_refuses_the_whole_job_and_says_when_to_come_back() -> None:
     cluster = Cluster(max_waiting=2)
     job = await cluster.submit(pictures=2)
     await cluster.submit(pictures=2)
@@ -367,7 +367,7 @@ async def test_twice_the_rows_of_the_denoiser_are_in_flight_and_no_more(max_rows
 
 async def test_new_replicas_get_pictures_without_waiting_for_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0.0)
-    monkeypatch.setattr(census, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(replica_counts, "COUNT_INTERVAL_S", 0.0)
     replicas = {"denoiser": Replicas(1)}
     cluster = Cluster(replicas=lambda: replicas)
     await cluster.submit(pictures=8)

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from sqlalchemy import func, text, update
 
-from deployments.dispatcher import census
 from deployments.dispatcher import deployment as deployment_module
+from deployments.dispatcher import durable_writer, replica_counts
 from deployments.dispatcher import job_queue as job_queue_module
-from deployments.dispatcher import ledger as ledger_module
 from deployments.dispatcher import sweeper as sweeper_module
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
-from deployments.dispatcher.job_store import NotConfirmed, jobs
+from deployments.dispatcher.job_store import NotConfirmed
+from deployments.dispatcher.job_tables import jobs
 from deployments.errors import Gone, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded, UnreadableJob
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
@@ -55,13 +55,13 @@ def held() -> FakePipeline:
 
 def silenced(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Let its database answer nothing until what is returned is set."""
-    answers, run = asyncio.Event(), dispatcher._ledger._thread.run
+    answers, run = asyncio.Event(), dispatcher._writer._thread.run
 
     async def hang(*work: Any, **named: Any) -> Any:
         await answers.wait()
         return await run(*work, **named)
 
-    monkeypatch.setattr(dispatcher._ledger._thread, "run", hang)
+    monkeypatch.setattr(dispatcher._writer._thread, "run", hang)
     return answers
 
 
@@ -104,7 +104,7 @@ async def test_what_had_ended_is_still_there(home: Home) -> None:
 async def test_a_job_from_before_there_were_links_is_still_its_owners_and_no_link_opens_it(home: Home) -> None:
     first = home.dispatcher(FakePipeline())
     end = await end_of(first, await submit(first))
-    with first._ledger.store._connected() as connection:
+    with first._writer.store._connected() as connection:
         connection.execute(update(jobs).values(document=func.json_remove(jobs.c.document, "$.link")))
     second = home.dispatcher(FakePipeline())
     assert await second.job(end.id, "ada") == replace(end, link="")
@@ -118,7 +118,7 @@ async def test_a_picture_that_was_drawn_is_not_drawn_again(home: Home) -> None:
     first = home.dispatcher(pipeline, max_rows=1)
     job = await submit(first, pictures=2)
     pipeline.allow(STEPS)
-    await until(lambda: first._queue.job(job.id).images and not first._ledger._behind)
+    await until(lambda: first._queue.job(job.id).images and not first._writer._unsaved)
     [drawn] = first._queue.job(job.id).images
     again = FakePipeline()
     end = await end_of(home.dispatcher(again), job)
@@ -151,7 +151,7 @@ async def test_a_job_for_a_model_that_is_no_longer_served_fails_with_the_reason(
 async def test_a_broken_record_ends_neither_the_start_nor_lists_nor_watches(home: Home) -> None:
     first = home.dispatcher(held())
     broken, whole = [await first.submit(REQUEST, "ada", key) for key in ("k", "l")]
-    with first._ledger.store._connected() as connection:
+    with first._writer.store._connected() as connection:
         connection.execute(update(jobs).where(jobs.c.id == broken.id).values(document="{"))
     second = home.dispatcher(FakePipeline())
     assert (await end_of(second, whole)).status == "succeeded"
@@ -241,24 +241,24 @@ async def test_a_picture_of_who_was_taken_over_from_does_not_count(home: Home) -
 
 
 async def test_an_end_is_told_only_once_it_is_on_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    monkeypatch.setattr(durable_writer, "RETRY_INTERVAL_S", 0)
     dispatcher = home.dispatcher(FakePipeline())
-    save, refused = dispatcher._ledger.store.save, []
+    save, refused = dispatcher._writer.store.save, []
 
     def broken(job: Job) -> None:
         refused.append(job)
         raise StoreUnavailable("The disk is gone.")
 
-    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    monkeypatch.setattr(dispatcher._writer.store, "save", broken)
     job = await submit(dispatcher)
     asked = asyncio.create_task(dispatcher.job(job.id, "ada"))
     watched = asyncio.create_task(end_of(dispatcher, job))
     await until(lambda: len(refused) > 3)
     assert not watched.done()
-    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    monkeypatch.setattr(dispatcher._writer.store, "save", save)
     assert (await watched).status == "succeeded"
     assert (await asked).id == job.id
-    assert dispatcher._ledger.store.job(job.id).status == "succeeded"
+    assert dispatcher._writer.store.job(job.id).status == "succeeded"
 
 
 async def test_an_end_that_the_queue_forgets_at_once_is_on_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +275,7 @@ async def test_what_cannot_be_written_is_not_accepted(home: Home, monkeypatch: p
     def broken(*_: object) -> None:
         raise StoreUnavailable("The disk is full.")
 
-    monkeypatch.setattr(dispatcher._ledger.store, "add", broken)
+    monkeypatch.setattr(dispatcher._writer.store, "add", broken)
     with pytest.raises(StoreUnavailable):
         await submit(dispatcher)
     assert (pipeline.started, dispatcher._queue.waiting) == ([], 0)
@@ -286,89 +286,89 @@ async def test_what_is_wrong_with_the_database_is_said_until_it_can_be_written_a
 ) -> None:
     monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
     dispatcher = home.dispatcher(FakePipeline())
-    add, confirm = dispatcher._ledger.store.add, dispatcher._ledger.store.confirm
+    add, confirm = dispatcher._writer.store.add, dispatcher._writer.store.confirm
 
     def broken(*_: object, **__: object) -> None:
         raise StoreUnavailable("The disk is full.")
 
-    monkeypatch.setattr(dispatcher._ledger.store, "add", broken)
-    monkeypatch.setattr(dispatcher._ledger.store, "confirm", broken)
+    monkeypatch.setattr(dispatcher._writer.store, "add", broken)
+    monkeypatch.setattr(dispatcher._writer.store, "confirm", broken)
     with pytest.raises(StoreUnavailable):
         await submit(dispatcher)
     await settled()
     assert await dispatcher.problem() == "The disk is full."
-    monkeypatch.setattr(dispatcher._ledger.store, "add", add)
-    monkeypatch.setattr(dispatcher._ledger.store, "confirm", confirm)
-    await until(lambda: dispatcher._ledger.problem is None)
+    monkeypatch.setattr(dispatcher._writer.store, "add", add)
+    monkeypatch.setattr(dispatcher._writer.store, "confirm", confirm)
+    await until(lambda: dispatcher._writer.problem is None)
     assert (await end_of(dispatcher, await submit(dispatcher))).status == "succeeded"
 
 
 def limit_pages(dispatcher: Dispatcher, pages: int) -> None:
     """Let its database grow to so many pages, or no more: SQLite's own "database or disk is full"."""
-    with dispatcher._ledger.store._connected() as connection:
+    with dispatcher._writer.store._connected() as connection:
         connection.execute(text(f"PRAGMA max_page_count = {pages}"))
 
 
 async def test_a_full_disk_is_a_problem_until_a_job_fits_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
     dispatcher = home.dispatcher(FakePipeline())
-    confirm, confirmed = dispatcher._ledger.store.confirm, []
+    confirm, confirmed = dispatcher._writer.store.confirm, []
 
     def counted(*, by_writing: bool = False) -> None:
         confirmed.append(by_writing)
         confirm(by_writing=by_writing)
 
-    monkeypatch.setattr(dispatcher._ledger.store, "confirm", counted)
+    monkeypatch.setattr(dispatcher._writer.store, "confirm", counted)
     limit_pages(dispatcher, 1)
     with pytest.raises(StoreUnavailable, match="disk is full"):
         await submit(dispatcher, prompt="a" * 4000)
     await until(lambda: confirmed.count(True) > 3)
     assert "disk is full" in str(await dispatcher.problem())
     limit_pages(dispatcher, 10_000)
-    await until(lambda: dispatcher._ledger.problem is None)
+    await until(lambda: dispatcher._writer.problem is None)
     assert (await end_of(dispatcher, await submit(dispatcher, prompt="a" * 4000))).status == "succeeded"
 
 
 async def test_a_problem_that_comes_up_while_the_database_is_read_stays(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = home.dispatcher(FakePipeline())._ledger
+    writer = home.dispatcher(FakePipeline())._writer
 
     def read(*, by_writing: bool = False) -> None:
         assert not by_writing
-        ledger.problem = "The disk is full."  # as an insert before it on the same thread has found
+        writer.problem = "The disk is full."  # as an insert before it on the same thread has found
 
-    monkeypatch.setattr(ledger.store, "confirm", read)
-    await ledger.confirm()
-    assert ledger.problem == "The disk is full."
+    monkeypatch.setattr(writer.store, "confirm", read)
+    await writer.confirm()
+    assert writer.problem == "The disk is full."
 
 
 async def test_a_job_whose_end_waits_for_the_disk_is_a_503_for_who_asks_and_seen_by_who_watches(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "BEHIND_S", 0.01)
-    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    monkeypatch.setattr(durable_writer, "FLUSH_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(durable_writer, "RETRY_INTERVAL_S", 0)
     dispatcher = home.dispatcher(pipeline := held(), max_rows=1)
     drawn, waiting = [await submit(dispatcher) for _ in range(2)]
     watched = asyncio.create_task(end_of(dispatcher, drawn))
     await until(lambda: dispatcher._feeds)
-    save = dispatcher._ledger.store.save
+    save = dispatcher._writer.store.save
 
     def broken(_: Job) -> None:
         raise StoreUnavailable("The disk is full.")
 
-    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    monkeypatch.setattr(dispatcher._writer.store, "save", broken)
     with pytest.raises(StoreUnavailable, match="The disk is full"):
         await dispatcher.cancel(waiting.id, "ada")
     pipeline.let_go()
-    await until(lambda: dispatcher._ledger.is_behind(drawn.id))
+    await until(lambda: dispatcher._writer.has_unsaved(drawn.id))
     with pytest.raises(StoreUnavailable, match="The disk is full"):
         await dispatcher.job(drawn.id, "ada")
     joins = asyncio.create_task(end_of(dispatcher, drawn))
     await asyncio.sleep(0.05)
     assert not watched.done()
     assert not joins.done()
-    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    monkeypatch.setattr(dispatcher._writer.store, "save", save)
     assert [(await task).status for task in (watched, joins)] == ["succeeded"] * 2
     assert (await dispatcher.job(waiting.id, "ada")).status == "cancelled"
 
@@ -377,17 +377,17 @@ async def test_a_database_that_does_not_answer_is_a_problem_until_it_does(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
-    monkeypatch.setattr(ledger_module, "SILENT_S", 0.05)
+    monkeypatch.setattr(durable_writer, "CONFIRM_TIMEOUT_S", 0.05)
     dispatcher = home.dispatcher(held())
     known = await submit(dispatcher)
     answers = silenced(dispatcher, monkeypatch)
     dispatcher._go_and(dispatcher._withdraw(replace(known, id="job_0")))
     hangs = asyncio.create_task(submit(dispatcher))
-    await until(lambda: dispatcher._ledger.problem)
+    await until(lambda: dispatcher._writer.problem)
     assert await dispatcher.problem() == "The database has not answered for 0.05 s."
     answers.set()
     await hangs
-    await until(lambda: dispatcher._ledger.problem is None)
+    await until(lambda: dispatcher._writer.problem is None)
 
 
 async def test_a_caller_who_leaves_while_a_job_is_accepted_leaves_it_in_line(home: Home) -> None:
@@ -416,14 +416,14 @@ async def test_the_same_key_and_request_give_the_same_job_also_at_the_same_momen
 
 async def not_confirmed(dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Submit with the key k; the job is on disk, and the caller is told that it is not."""
-    add = dispatcher._ledger.store.add
+    add = dispatcher._writer.store.add
 
     def unheard(*given: Any) -> None:
         add(*given)
         raise NotConfirmed("The server closed the connection.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dispatcher._ledger.store, "add", unheard)
+        patch.setattr(dispatcher._writer.store, "add", unheard)
         with pytest.raises(StoreUnavailable, match="The server closed the connection"):
             await dispatcher.submit(REQUEST, "ada", "k")
 
@@ -452,19 +452,19 @@ async def test_a_job_whose_commit_was_not_confirmed_is_gone_when_the_database_is
 ) -> None:
     monkeypatch.setattr(deployment_module, "CONFIRM_INTERVAL_S", 0)
     dispatcher = home.dispatcher(held())
-    withdraw, failures = dispatcher._ledger.store.withdraw, iter([StoreUnavailable("It is not back yet.")])
+    withdraw, failures = dispatcher._writer.store.withdraw, iter([StoreUnavailable("It is not back yet.")])
 
     def once_it_is_back(job: Job) -> None:
         for failure in failures:
             raise failure
         withdraw(job)
 
-    monkeypatch.setattr(dispatcher._ledger.store, "withdraw", once_it_is_back)
+    monkeypatch.setattr(dispatcher._writer.store, "withdraw", once_it_is_back)
     await not_confirmed(dispatcher, monkeypatch)
     assert len(await dispatcher.jobs("ada")) == 1
     await until(lambda: not dispatcher._errands)
     assert await dispatcher.jobs("ada") == []
-    assert home.dispatcher(FakePipeline())._ledger.store.jobs("ada") == []
+    assert home.dispatcher(FakePipeline())._writer.store.jobs("ada") == []
 
 
 async def test_what_a_caller_no_longer_waits_for_is_not_queued(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,8 +505,8 @@ async def test_pictures_of_attempts_that_came_to_nothing_are_removed(home: Home,
     images = ImageStore(tmp_path / "images")
     first = home.dispatcher(FakePipeline(images))
     [picture] = (await end_of(first, await submit(first))).images
-    strays = [picture.name.replace("-1-1.", "-1-2."), f".{picture.name}.partial"]
-    for name in (picture.name, *strays):
+    orphans = [picture.name.replace("-1-1.", "-1-2."), f".{picture.name}.partial"]
+    for name in (picture.name, *orphans):
         (tmp_path / "images" / name).write_bytes(b"12345")
         os.utime(tmp_path / "images" / name, (0, 1000.0))
     (tmp_path / "images" / picture.name.replace("-1-1.", "-1-3.")).write_bytes(b"of a moment ago")
@@ -548,22 +548,22 @@ async def test_jobs_that_expire_while_the_database_is_away_are_told_when_it_is_b
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
-    monkeypatch.setattr(ledger_module, "WRITE_AGAIN_S", 0)
+    monkeypatch.setattr(durable_writer, "RETRY_INTERVAL_S", 0)
     dispatcher = home.dispatcher(pipeline := held(), max_rows=1)
     jobs = [await submit(dispatcher, deadline_s=0.05) for _ in range(2)]
     later = await submit(dispatcher, deadline_s=0.2)
-    save = dispatcher._ledger.store.save
+    save = dispatcher._writer.store.save
 
     def broken(_: Job) -> None:
         raise StoreUnavailable("The disk is gone.")
 
-    monkeypatch.setattr(dispatcher._ledger.store, "save", broken)
+    monkeypatch.setattr(dispatcher._writer.store, "save", broken)
     await until(lambda: dispatcher._queue.job(later.id).ended)  # the first ones do not hold the others up
     await until(lambda: pipeline.running == 0)
     asked = [asyncio.create_task(dispatcher.job(job.id, "ada")) for job in (*jobs, later)]
     await settled()
     assert not any(task.done() for task in asked)
-    monkeypatch.setattr(dispatcher._ledger.store, "save", save)
+    monkeypatch.setattr(dispatcher._writer.store, "save", save)
     assert [(await task).status for task in asked] == ["expired"] * 3
 
 
@@ -571,7 +571,7 @@ async def test_deadlines_and_the_queue_do_not_wait_for_a_controller_that_does_no
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
-    monkeypatch.setattr(census, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(replica_counts, "COUNT_TIMEOUT_S", 0.01)
     answers, asked = threading.Event(), []
 
     def replicas() -> dict[str, Any]:
@@ -633,14 +633,14 @@ async def test_a_sweep_that_fails_is_made_again(home: Home, tmp_path: Path, monk
     first = home.dispatcher(FakePipeline(images))
     await end_of(first, await submit(first))
     second = home.dispatcher(FakePipeline(images), result_ttl_s=0.001)
-    expire, failures = second._ledger.store.expire, iter([NotImplementedError("this filesystem cannot")])
+    expire, failures = second._writer.store.expire, iter([NotImplementedError("this filesystem cannot")])
 
     def now_and_then(*given: Any) -> dict[str, list[str]]:
         for failure in failures:
             raise failure
         return expire(*given)
 
-    monkeypatch.setattr(second._ledger.store, "expire", now_and_then)
+    monkeypatch.setattr(second._writer.store, "expire", now_and_then)
     await until(lambda: not list((tmp_path / "images").iterdir()))
 
 
@@ -685,13 +685,13 @@ async def test_a_clock_that_jumps_by_eight_days_expires_no_result(
     images = ImageStore(tmp_path / "images")
     dispatcher = home.dispatcher(FakePipeline(images), clock=jumping.clock)
     end = await end_of(dispatcher, await submit(dispatcher))
-    sweeps, expire = [], dispatcher._ledger.store.expire
+    sweeps, expire = [], dispatcher._writer.store.expire
 
     def counted(*given: Any) -> dict[str, list[str]]:
         sweeps.append(given)
         return expire(*given)
 
-    monkeypatch.setattr(dispatcher._ledger.store, "expire", counted)
+    monkeypatch.setattr(dispatcher._writer.store, "expire", counted)
     jumping.ahead_s += 8 * 86400
     await until(lambda: len(sweeps) > 2)
     assert (await dispatcher.job(end.id, "ada")).images == end.images
@@ -729,14 +729,14 @@ async def test_a_dispatcher_that_begins_expires_by_age_only_after_an_hour_and_by
     end = await end_of(first, await submit(first))
     wrong = SteadyClock(system=lambda: time.time() + 8 * 86400)
     second = home.dispatcher(FakePipeline(), clock=wrong)
-    expire, sweeps = second._ledger.store.expire, []
+    expire, sweeps = second._writer.store.expire, []
 
     def counted(*given: Any) -> dict[str, list[str]]:
         sweeps.append(given)
         return expire(*given)
 
-    monkeypatch.setattr(second._ledger.store, "expire", counted)
+    monkeypatch.setattr(second._writer.store, "expire", counted)
     await until(lambda: len(sweeps) > 2)
     assert (await second.job(end.id, "ada")).status == "succeeded"
     third = home.dispatcher(FakePipeline(), clock=wrong, max_result_bytes=0)
-    await until(lambda: third._ledger.store.jobs("ada") == [])
+    await until(lambda: third._writer.store.jobs("ada") == [])

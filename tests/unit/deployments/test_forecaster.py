@@ -32,8 +32,8 @@ def a_queue(jobs: int, owners: int = 1, pictures: int = 1) -> tuple[JobQueue, li
 
 
 def outlook(forecaster: Forecaster, queue: JobQueue, *asked: Job, now: float = 0.0) -> Outlook:
-    wanted = {job.id: queue.in_line(job.id) for job in asked}
-    return forecaster.outlook(queue.running, queue.line("shapes"), queue.waiting_cost("shapes"), wanted, now)
+    wanted = {job.id: queue.queued_images(job.id) for job in asked}
+    return forecaster.outlook(queue.running, queue.queued("shapes"), queue.waiting_cost("shapes"), wanted, now)
 
 
 def test_jobs_are_told_their_places_and_times(forecaster: Forecaster) -> None:
@@ -87,7 +87,7 @@ def test_the_line_is_walked_no_further_than_to_the_last_who_is_asked_for(
 ) -> None:
     queue, jobs = a_queue(40)
     monkeypatch.setattr(module, "HORIZON", 10)
-    line = queue.line("shapes")
+    line = queue.queued("shapes")
     forecaster.outlook([], line, queue.waiting_cost("shapes"), {jobs[20].id: 1}, 0.0)
     assert next(line).lease.job_id == jobs[21].id
 

@@ -21,7 +21,7 @@ from deployments.dispatcher.forecast import Estimate
 from deployments.dispatcher.forecaster import Forecaster, Outlook
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, TILED, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
-from deployments.errors import JobEnded, NotFound, OwnLineFull, QueueFull
+from deployments.errors import JobEnded, NotFound, OwnerQueueFull, QueueFull
 from deployments.schema import Job, Timestamps
 from models.errors import InvalidRequest, NonFinite
 from models.spec import ImageSpec, StepUpdate
@@ -80,7 +80,7 @@ def test_an_image_that_was_decoded_in_tiles_is_warned_of_once() -> None:
 
 def seen(queue: JobQueue) -> object:
     """All that can be seen of a queue."""
-    return copy.deepcopy((queue._jobs, list(queue.line("shapes")), queue.running, queue.waiting))
+    return copy.deepcopy((queue._jobs, list(queue.queued("shapes")), queue.running, queue.waiting))
 
 
 # -- order
@@ -132,19 +132,19 @@ def test_owners_who_are_gone_leave_no_trace() -> None:
     for k in range(200):
         queue.submit(a_job(f"owner {k}"))
         finish(queue, granted(queue))
-    assert (queue._lines["shapes"]._served, queue._lines["shapes"]._lines) == ({}, {})
+    assert (queue._queues["shapes"]._served, queue._queues["shapes"]._queues) == ({}, {})
 
 
 def test_the_line_tells_the_order_of_the_grants() -> None:
     queue = a_queue(a_job("ada", 3), a_job("bob", 2), a_job("ada", 1), a_job("cy", 4))
-    foretold = [waiting.lease for waiting in queue.line("shapes")]
+    foretold = [waiting.lease for waiting in queue.queued("shapes")]
     assert [granted(queue) for _ in range(10)] == foretold
 
 
 # -- a full line
 
 
-def test_a_full_line_queues_nothing_of_the_job_and_says_when_to_come_back() -> None:
+def test_a_full_queue_queues_nothing_of_the_job_and_says_when_to_come_back() -> None:
     queue = a_queue(a_job("ada", 3), max_waiting=4)
     before = seen(queue)
     late = a_job("bob", 2)
@@ -153,8 +153,8 @@ def test_a_full_line_queues_nothing_of_the_job_and_says_when_to_come_back() -> N
     assert caught.value.retry_after_s == 17
     assert "(4)" in caught.value.message
     assert seen(queue) == before
-    assert "bob" not in queue._lines["shapes"]._lines
-    assert "bob" not in queue._lines["shapes"]._served
+    assert "bob" not in queue._queues["shapes"]._queues
+    assert "bob" not in queue._queues["shapes"]._served
     with pytest.raises(NotFound):
         queue.job(late.id)
     assert owners(queue) == ["ada"] * 3
@@ -164,7 +164,7 @@ def test_an_owner_at_their_cap_of_waiting_pictures_is_refused_and_others_are_not
     queue = JobQueue(Limits(100, owner_waiting=3))
     queue.submit(a_job("ada", 2))
     queue.check_room("ada", 1)
-    with pytest.raises(OwnLineFull, match="At most 3 of your pictures"):
+    with pytest.raises(OwnerQueueFull, match="At most 3 of your pictures"):
         queue.check_room("ada", 2)
     queue.check_room("bob", 3)
 
@@ -190,7 +190,7 @@ def test_who_was_held_back_does_not_let_who_comes_next_begin_before_others() -> 
     finish(queue, first)
     assert queue.job(granted(queue).job_id).owner == "ada"  # who stands at one
     queue.submit(a_job("cy", 1))
-    line = queue._lines["shapes"]
+    line = queue._queues["shapes"]
     assert line._served["cy"] == pytest.approx(line._clock)
     assert line._clock >= 4 * a_spec().cost
 
@@ -255,7 +255,7 @@ def test_a_failed_picture_ends_its_job_and_takes_the_others_out() -> None:
         "The picture turned into NaN.",
     )
     assert (queue.running, finish(queue, second)) == ([], None)
-    assert [waiting.lease.job_id for waiting in queue.line("shapes")] == [other.id]
+    assert [waiting.lease.job_id for waiting in queue.queued("shapes")] == [other.id]
     assert queue.job(job.id).status == "failed"
 
 
@@ -308,7 +308,7 @@ def test_cancelling_takes_a_job_out_of_the_line_and_leaves_the_owners_others() -
     lease = granted(queue)
     state = queue.cancel(job.id, "ada", 3.0)
     assert (state.status, state.queue, state.progress, state.timestamps.ended) == ("cancelled", None, None, 3.0)
-    assert [waiting.lease.job_id for waiting in queue.line("shapes")] == [other.id]
+    assert [waiting.lease.job_id for waiting in queue.queued("shapes")] == [other.id]
     assert queue.progress(lease, update(4)) is None
 
 
@@ -473,8 +473,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=leases)
     def grant(self):
-        line = list(self.queue.line("shapes"))
-        urgent = bool(self.queue._lines["shapes"]._urgent)
+        line = list(self.queue.queued("shapes"))
+        urgent = bool(self.queue._queues["shapes"]._urgent)
         grant = self.queue.grant("shapes", 1.0)
         if grant is None:
             assert not line
@@ -542,12 +542,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def estimate(self) -> None:
         outlook = Forecaster(max_rows=2).outlook(
-            self.queue.running, self.queue.line("shapes"), self.queue.waiting_cost("shapes"), {}, now=1.0
+            self.queue.running, self.queue.queued("shapes"), self.queue.waiting_cost("shapes"), {}, now=1.0
         )
         changed = self.queue.estimate(outlook)
         assert all(job == self.queue.job(job.id) for job in changed)
         assert self.queue.estimate(outlook) == []
-        in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.line("shapes")))
+        in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.queued("shapes")))
         for job in map(self.queue.job, self.accepted):
             if job.status == "queued":
                 assert (job.queue.position, job.queue.size) == (in_line.index(job.id) + 1, len(in_line))
@@ -557,7 +557,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def the_line_foretells_the_grants(self) -> None:
         queue = copy.deepcopy(self.queue)
-        foretold = [waiting.lease for waiting in queue.line("shapes")]
+        foretold = [waiting.lease for waiting in queue.queued("shapes")]
         assert [granted(queue) for _ in foretold] == foretold
         assert queue.grant("shapes", 1.0) is None
 
@@ -589,7 +589,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_picture_is_in_one_place(self) -> None:
-        line = [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.line("shapes")]
+        line = [(waiting.lease.job_id, waiting.lease.index) for waiting in self.queue.queued("shapes")]
         running = [(lease.job_id, lease.index) for lease, _, _ in self.queue.running]
         places = line + running
         for job in map(self.queue.job, self.accepted):
@@ -605,10 +605,10 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job.status == "queued") == (not job.ended and not done and job.id not in dict(running))
             assert (job.progress is not None) == (job.status == "running")
         assert self.queue.waiting == len(line)
-        cost = sum(waiting.spec.cost for waiting in self.queue.line("shapes"))
+        cost = sum(waiting.spec.cost for waiting in self.queue.queued("shapes"))
         assert self.queue.waiting_cost("shapes") == pytest.approx(cost)
         in_line = Counter(job_id for job_id, _ in line)
-        assert all(self.queue.in_line(job_id) == in_line[job_id] for job_id in self.accepted)
+        assert all(self.queue.queued_images(job_id) == in_line[job_id] for job_id in self.accepted)
         waiting = {job_id for job_id, _ in line}
         owners = {self.queue.job(job_id).owner for job_id in waiting}
         self.overtaken = {owner: work for owner, work in self.overtaken.items() if owner in owners}

@@ -10,17 +10,11 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
+from deployments.dispatcher.job_documents import DOCUMENT
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.dispatcher.job_store import (
-    DAY_S,
-    DOCUMENT,
-    PROBE_BYTES,
-    SCHEMA_VERSION,
-    JobStore,
-    NotConfirmed,
-    RequestKey,
-)
+from deployments.dispatcher.job_store import PROBE_BYTES, SCHEMA_VERSION, JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
+from deployments.dispatcher.quota import DAY_S
 from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import MAX_PROMPT, Job, Timestamps
 from tests.fakes import a_result, a_spec
@@ -261,7 +255,7 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(
     assert len(begin()[1]) == 2
 
 
-def test_a_stray_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(store: JobStore) -> None:
+def test_an_orphan_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(store: JobStore) -> None:
     jobs = [ended(a_job(), size=100_000) for _ in range(3)]
     for job in jobs:
         store.add(job)
@@ -269,10 +263,10 @@ def test_a_stray_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(stor
     store.add(unfinished := a_job())
     [gone], *pictures = ([image.name for image in job.images] for job in jobs)
     known = [name for names in pictures for name in names]
-    strays = [gone, known[0].replace("-0-0-1.", "-0-0-2."), f".{known[1]}.partial"]
+    orphans = [gone, known[0].replace("-0-0-1.", "-0-0-2."), f".{known[1]}.partial"]
     elsewhere = [f"{unfinished.id}-0-1-1.png", f"job_{'f' * 32}-0-1-1.png"]  # still made; of another database
-    assert store.strays([*strays, *known, *elsewhere]) == strays
-    assert store.strays([]) == []
+    assert store.orphans([*orphans, *known, *elsewhere]) == orphans
+    assert store.orphans([]) == []
 
 
 def test_there_is_no_unknown_job(store: JobStore) -> None:
@@ -402,16 +396,16 @@ def test_broken_rows_make_no_page_of_a_list_shorter(store: JobStore) -> None:
     assert [job.id for job in store.jobs("ada", limit=3, after=first[-1].id)] == [jobs[1].id]
 
 
-def test_a_broken_row_that_has_ended_expires_like_any_other_and_its_images_are_strays_then(store: JobStore) -> None:
+def test_a_broken_row_that_has_ended_expires_like_any_other_and_its_images_are_orphans_then(store: JobStore) -> None:
     broken, whole = (ended(a_job(), at=at) for at in (1.0, 2.0))
     for job in (broken, whole):
         store.add(job)
     spoil(store, broken)
     names = [image.name for job in (broken, whole) for image in job.images]
-    assert store.strays(names) == []
+    assert store.orphans(names) == []
     assert store.expire(ended_before=0.5, most_bytes=10**9) == {}
     assert store.expire(ended_before=9.0, most_bytes=10**9) == {broken.id: [], whole.id: names[1:]}
-    assert store.strays(names) == names
+    assert store.orphans(names) == names
     with pytest.raises(Gone):
         store.job(broken.id)
 

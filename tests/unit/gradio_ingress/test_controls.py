@@ -142,7 +142,7 @@ def test_bad_input_is_refused_in_words_that_name_the_control_and_its_bound(
 def test_messages_of_the_cluster_get_the_controls_label() -> None:
     words = controls.in_page_words("num_inference_steps must be from 1 to 100.", "num_inference_steps")
     assert words == "Inference steps must be from 1 to 100."
-    assert controls.in_page_words("The line is full.", None) == "The line is full."
+    assert controls.in_page_words("The queue is full.", None) == "The queue is full."
 
 
 def test_what_the_schema_does_not_allow_is_left_out_and_named() -> None:

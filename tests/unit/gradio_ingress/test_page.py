@@ -138,7 +138,7 @@ async def test_a_full_line_is_said_in_the_clusters_words(tmp_path: Path) -> None
     cluster.pipeline.go.clear()
     await cluster.client.submit(GenerationRequest(prompt="a star", num_images=4), "browser:bob")
     updates = await generated(crowded, prompt="a star", num_images=4)
-    assert "The line is full (4). Nothing was queued." in updates[-1][crowded.parts.status]
+    assert "The queue is full (4). Nothing was queued." in updates[-1][crowded.parts.status]
 
 
 async def test_more_pictures_than_may_ever_wait_are_said_with_their_field(tmp_path: Path) -> None:

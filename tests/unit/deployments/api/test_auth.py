@@ -182,7 +182,7 @@ async def test_a_job_is_accepted_though_what_is_left_of_a_day_cannot_be_read(
     def broken(*_: object) -> float:
         raise StoreUnavailable("The disk is gone.")
 
-    monkeypatch.setattr(keyed.api.dispatcher._ledger.store, "spent", broken)
+    monkeypatch.setattr(keyed.api.dispatcher._writer.store, "spent", broken)
     answer = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})
     assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/jobs/{answer.json()['id']}")
     assert "x-ratelimit-limit-cost" not in answer.headers

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from deployments.dispatcher import deployment as deployment_module
-from deployments.dispatcher.job_store import jobs
+from deployments.dispatcher.job_tables import jobs
 from tests.unit.deployments.api.caller import Api, problem
 
 
@@ -55,14 +55,14 @@ async def test_the_longest_deadline_is_said(api: Api) -> None:
 async def test_a_result_that_has_expired_is_a_410(api: Api) -> None:
     job = await api.ended(await api.submit())
     api.dispatcher._queue._jobs.clear()
-    api.dispatcher._ledger.store.expire(time.time() + 1, 0)
+    api.dispatcher._writer.store.expire(time.time() + 1, 0)
     assert problem(await api.http.get(f"/jobs/{job['id']}"), 410)["code"] == "gone"
 
 
 async def test_a_job_whose_record_is_damaged_is_a_500_in_words_on_each_of_its_routes(api: Api) -> None:
     job = await api.ended(await api.submit())
     api.dispatcher._queue._jobs.clear()
-    with api.dispatcher._ledger.store._connected() as connection:
+    with api.dispatcher._writer.store._connected() as connection:
         connection.execute(update(jobs).values(document="{"))
     file = job["images"][0]["url"].removeprefix("/v1")
     for method, path in (("GET", ""), ("GET", "/watch"), ("DELETE", ""), ("POST", "/cancel"), ("GET", file)):

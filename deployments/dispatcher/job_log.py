@@ -1,4 +1,4 @@
-"""What logs say of a job: a line when it is accepted, and one for its whole life when it has ended. Not its prompt."""
+"""Log lines of a job: one when it is accepted, one for its whole life when it has ended. Never its prompt."""
 
 import logging
 
@@ -8,12 +8,12 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 
 
 def accepted(job: Job) -> None:
-    """Say which request brought which job: the line's request id is the request's."""
+    """Log an accepted job, with the request id of its request."""
     logger.info("job accepted", extra=_identity(job))
 
 
 def ended(job: Job) -> None:
-    """Say what became of a job, and where its time went; seconds, and of stages the sum over its pictures."""
+    """Log how a job ended, and its times in seconds; those of stages are sums over its images."""
     times, images = job.timestamps, job.images
     assert times.ended is not None
     logger.info(
@@ -35,7 +35,7 @@ def ended(job: Job) -> None:
 
 
 def _identity(job: Job) -> dict[str, object]:
-    """A job's id, what it asks for in figures, and of what kind its owner is: who that is does not go into logs."""
+    """A job's id, its request in figures, and the kind of its owner: the owner's name is not logged."""
     spec = job.specs[0]
     return {
         "job": job.id,  # `job_id` is a word of Ray's, which Serve takes out of lines

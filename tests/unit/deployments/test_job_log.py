@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from deployments.dispatcher import journal
+from deployments.dispatcher import job_log
 from deployments.dispatcher.lease import Lease
 from deployments.schema import Job, JobError, Timestamps, new_job
 from tests.fakes import a_result, a_spec
@@ -26,14 +26,14 @@ def line(caplog: pytest.LogCaptureFixture) -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def everything(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, journal.logger.name)
-    journal.logger.propagate = True
+    caplog.set_level(logging.INFO, job_log.logger.name)
+    job_log.logger.propagate = True
 
 
 def test_a_jobs_life_is_one_line(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     images = tuple(a_result(spec, Lease(job.id, k, attempt=k + 1)) for k, spec in enumerate(job.specs))
     times = Timestamps(created=100.0, started=102.5, ended=110.0)
-    journal.ended(replace(job, status="succeeded", images=images, timestamps=times))
+    job_log.ended(replace(job, status="succeeded", images=images, timestamps=times))
     assert line(caplog) == {
         "job": job.id,
         "owner_kind": "browser",
@@ -59,7 +59,7 @@ def test_a_jobs_life_is_one_line(job: Job, caplog: pytest.LogCaptureFixture) -> 
 
 def test_a_job_that_never_started_waited_all_its_life(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     error, times = JobError(code="deadline_exceeded", message="Too late."), Timestamps(created=100.0, ended=130.0)
-    journal.ended(replace(job, status="expired", error=error, timestamps=times))
+    job_log.ended(replace(job, status="expired", error=error, timestamps=times))
     said = line(caplog)
     assert (said["status"], said["error_code"], said["wait_s"], said["drawn"]) == (
         "expired",
@@ -70,8 +70,8 @@ def test_a_job_that_never_started_waited_all_its_life(job: Job, caplog: pytest.L
 
 
 def test_no_line_has_a_word_of_the_prompt_the_owner_or_the_link(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    journal.accepted(job)
-    journal.ended(replace(job, status="cancelled", timestamps=Timestamps(created=100.0, ended=101.0)))
+    job_log.accepted(job)
+    job_log.ended(replace(job, status="cancelled", timestamps=Timestamps(created=100.0, ended=101.0)))
     said = str([vars(record) for record in caplog.records])
     assert job.id in said
     for secret in ("garden", "weeds", "0123456789", "a-secret-link"):

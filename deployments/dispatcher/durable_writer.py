@@ -1,4 +1,4 @@
-"""When what has become of a job may be told: once it is on disk."""
+"""Writes jobs to disk, and knows which have unsaved changes: clients see a change once it is durable."""
 
 import asyncio
 import logging
@@ -14,18 +14,18 @@ from models.errors import Unavailable
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
-WRITE_AGAIN_S = 1.0  # after the database could not be written
-SILENT_S = 15.0  # longer than SQLite waits for another writer
-BEHIND_S = 5.0  # how long a reader waits for a job's newest state to be on disk, once the database has a problem
+RETRY_INTERVAL_S = 1.0  # after the database could not be written
+CONFIRM_TIMEOUT_S = 15.0  # longer than SQLite waits for another writer
+FLUSH_TIMEOUT_S = 5.0  # of a reader that waits for a job's newest state, once the database has a problem
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Ledger:
-    """A store on a thread of its own, and which jobs it is behind with.
+class DurableWriter:
+    """A store on a thread of its own, and the jobs with unsaved changes.
 
-    `superseded` is called once, when another Dispatcher turns out to have taken over.
+    `superseded` is called once, when another Dispatcher has taken over.
     """
 
     def __init__(self, store: JobStore, superseded: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class Ledger:
         self.problem: str | None = None  # why the database could not be used, since it last could
         self._on_superseded = superseded
         self._thread = SerialExecutor("job-store")  # writes in the order they were asked for
-        self._behind: dict[str, asyncio.Event] = {}  # job -> set once the disk has its newest state
+        self._unsaved: dict[str, asyncio.Event] = {}  # job -> set once its newest state is on disk
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a method of the store. Raises what it raises."""
@@ -64,78 +64,78 @@ class Ledger:
         await self.call(in_time)
 
     async def confirm(self) -> None:
-        """See whether another Dispatcher has taken over, and whether a database that failed works again."""
+        """Check whether another Dispatcher has taken over, and whether a database that failed works again."""
         known = self.problem
         try:
-            async with asyncio.timeout(SILENT_S):
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                 await self.call(self.store.confirm, by_writing=known is not None)
             if self.problem == known:  # and not one that came up since: only a write disproves that
                 self.problem = None
         except TimeoutError:
-            self.problem = f"The database has not answered for {SILENT_S:g} s."
+            self.problem = f"The database has not answered for {CONFIRM_TIMEOUT_S:g} s."
         except (Superseded, StoreUnavailable):
             pass  # `call` has noted it
 
     def step_down(self) -> None:
-        """Write nothing any more: another Dispatcher does."""
+        """Stop writing: another Dispatcher does."""
         if self.superseded:
             return
         logger.warning("another Dispatcher has taken over")
         self.superseded = True
-        for up_to_date in self._behind.values():
-            up_to_date.set()
+        for saved in self._unsaved.values():
+            saved.set()
         self._on_superseded()
 
     def check(self) -> None:
-        """Raise Superseded where another Dispatcher has taken over."""
+        """Raise Superseded if another Dispatcher has taken over."""
         if self.superseded:
             raise Superseded
 
-    def is_behind(self, job_id: str) -> bool:
-        """Whether something of a job is not on disk yet, and so must not be told."""
-        return job_id in self._behind
+    def has_unsaved(self, job_id: str) -> bool:
+        """Whether a job has changes that are not on disk yet, so that clients must not see them."""
+        return job_id in self._unsaved
 
-    async def up_to_date(self, job_id: str) -> None:
-        """Wait until what is known of a job is on disk.
+    async def flushed(self, job_id: str) -> None:
+        """Wait until all changes of a job are on disk.
 
         Raises:
-            StoreUnavailable: the database has a problem, and the job was waited for `BEHIND_S`.
-            Superseded: that is for another Dispatcher to write.
+            StoreUnavailable: the database has a problem, and `FLUSH_TIMEOUT_S` have passed.
+            Superseded: another Dispatcher writes the job now.
         """
-        while (up_to_date := self._behind.get(job_id)) is not None:
+        while (saved := self._unsaved.get(job_id)) is not None:
             try:
-                async with asyncio.timeout(BEHIND_S):
-                    await up_to_date.wait()
+                async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                    await saved.wait()
             except TimeoutError:
                 if self.problem is not None:
                     raise StoreUnavailable(self.problem) from None
             self.check()
 
     def write(self, job_id: str, newest: Callable[[], Job]) -> Coroutine[Any, Any, Job | None]:
-        """Put a job's newest state on disk, as often as that takes. From now on it is behind, until that is awaited.
+        """Write a job's newest state, with retries. The job has unsaved changes from now until the result is awaited.
 
-        Returns the job if this brought the disk up to date, None if another call did or will, or another Dispatcher.
+        Returns the job if this call saved its newest state, None if another call or another Dispatcher did or will.
         """
-        self._behind.setdefault(job_id, asyncio.Event())
+        self._unsaved.setdefault(job_id, asyncio.Event())
         return self._write(job_id, newest)
 
     async def _write(self, job_id: str, newest: Callable[[], Job]) -> Job | None:
-        while job_id in self._behind and not self.superseded:
+        while job_id in self._unsaved and not self.superseded:
             job = newest()
             try:
                 await self.call(self.store.save, job)
             except StoreUnavailable as error:
                 logger.error("%s", error.reason)
-                await asyncio.sleep(WRITE_AGAIN_S)
+                await asyncio.sleep(RETRY_INTERVAL_S)
             except Superseded:
                 break
             else:
-                if _durable(newest()) == _durable(job) and job_id in self._behind:
-                    self._behind.pop(job_id).set()
+                if _durable(newest()) == _durable(job) and job_id in self._unsaved:
+                    self._unsaved.pop(job_id).set()
                     return newest()
         return None
 
 
 def _durable(job: Job) -> tuple[object, ...]:
-    """What of a job must not be told before it is on disk."""
+    """What clients must not see of a job before it is on disk."""
     return job.status if job.ended else "open", job.images

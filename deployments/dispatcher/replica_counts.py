@@ -1,4 +1,4 @@
-"""How many replicas each stage of each model has. Serve's controller knows, and may not answer."""
+"""How many replicas each stage of each model has, from Serve's controller, which may not answer."""
 
 import asyncio
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 from deployments.dispatcher.overview import Replicas
 
-INTERVAL_S = 2.0
-PATIENCE_S = 2.0  # with a controller that is on its way back; what was known before holds meanwhile
+COUNT_INTERVAL_S = 2.0
+COUNT_TIMEOUT_S = 2.0  # for a controller that restarts; until it answers, the last counts hold
 
 
-class Census:
-    """Counts on another thread, one count at a time."""
+class ReplicaCounts:
+    """The newest counts, taken on another thread, one at a time."""
 
     def __init__(self, count: Callable[[], Mapping[str, Mapping[str, Replicas]]]) -> None:
         self._count = count
@@ -20,18 +20,15 @@ class Census:
         self._replicas: Mapping[str, Mapping[str, Replicas]] = {}
 
     async def replicas(self) -> Mapping[str, Mapping[str, Replicas]]:
-        """Return them by model and stage, as of the last few seconds where the controller answers.
-
-        Raises what counting raises.
-        """
-        if time.monotonic() - self._counted_at > INTERVAL_S:
+        """Return them by model and stage, a few seconds old. Raises what counting raises."""
+        if time.monotonic() - self._counted_at > COUNT_INTERVAL_S:
             if self._counting is None or self._counting.done():
-                self._counting = asyncio.create_task(self._take())
-            done, _ = await asyncio.wait([self._counting], timeout=PATIENCE_S)
+                self._counting = asyncio.create_task(self._refresh())
+            done, _ = await asyncio.wait([self._counting], timeout=COUNT_TIMEOUT_S)
             for counted in done:
                 counted.result()
         return self._replicas
 
-    async def _take(self) -> None:
+    async def _refresh(self) -> None:
         self._replicas = await asyncio.to_thread(self._count)
         self._counted_at = time.monotonic()

@@ -1,0 +1,72 @@
+"""What a job shows while its images wait and run: progress, place, times and warnings. Pure: job in, job out."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from deployments.dispatcher.forecaster import Outlook
+from deployments.schema import Job, Progress, QueuePlace
+from deployments.stages import DENOISER, TEXT_ENCODER, VAE
+from models.spec import StepUpdate
+
+
+def with_progress(job: Job, updates: Mapping[int, StepUpdate], previews: Mapping[int, str] = {}) -> Job:
+    """Return a job with the sum of its images' steps; its stage is that of the image that is furthest behind.
+
+    `updates` and `previews` are by index, and may lack images.
+    """
+    if job.status != "running":
+        return replace(job, progress=None)
+    done = {image.index for image in job.images}
+    left = [index for index in range(len(job.specs)) if index not in done]
+    started = [updates[index] for index in left if index in updates]
+    steps_of = [updates[index].steps if index in updates else job.specs[index].model_calls for index in left]
+    finished = sum(job.specs[index].model_calls for index in done)
+    decoding = len(started) == len(left) and all(update.step == update.steps for update in started)
+    shown = {**(job.progress.previews if job.progress else {}), **previews}
+    forecast_s = job.queue.end_eta_s if job.queue else 0.0
+    progress = Progress(
+        stage=(VAE if decoding else DENOISER if started else TEXT_ENCODER).phase,
+        step=finished + sum(update.step for update in started),
+        steps=finished + sum(steps_of),
+        eta_s=job.progress.eta_s if job.progress else forecast_s,
+        eta_most_s=job.progress.eta_most_s if job.progress else None,
+        batch_rows=max((update.batch_rows for update in started), default=0),
+        batch_images=max((update.batch_images for update in started), default=0),
+        previews={index: preview for index, preview in shown.items() if index not in done},
+    )
+    return replace(job, progress=progress)
+
+
+def with_estimate(job: Job, outlook: Outlook, queued_jobs: int) -> Job | None:
+    """Return a job with its new place and times; None if they changed too little to be sent."""
+    expected = outlook.jobs[job.id]
+    if job.status == "queued":
+        place = QueuePlace(
+            position=outlook.places[job.id],
+            size=queued_jobs,
+            eta_s=expected.start_s,
+            eta_most_s=outlook.most_s(expected.start_s),
+            end_eta_s=expected.end_s,
+        )
+        return replace(job, queue=place) if job.queue is None or _differs(job.queue, place) else None
+    if job.progress and _moved(job.progress.eta_s, expected.end_s):
+        most_s = outlook.most_s(expected.end_s)
+        return replace(job, progress=replace(job.progress, eta_s=expected.end_s, eta_most_s=most_s))
+    return None
+
+
+def with_warning(job: Job, warning: str) -> Job:
+    """Return a job with one more warning, if there is one and the job does not have it yet."""
+    if not warning or warning in job.warnings:
+        return job
+    return replace(job, warnings=(*job.warnings, warning))
+
+
+def _differs(old: QueuePlace, new: QueuePlace) -> bool:
+    place_differs = (old.position, old.size) != (new.position, new.size)
+    return place_differs or _moved(old.eta_s, new.eta_s) or (old.eta_most_s is None) != (new.eta_most_s is None)
+
+
+def _moved(old_s: float, new_s: float) -> bool:
+    """Whether an estimate differs by more than a fifth of a second and a fiftieth."""
+    return abs(new_s - old_s) > max(0.2, 0.02 * old_s)
