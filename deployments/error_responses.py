@@ -33,7 +33,7 @@ STATUSES = {  # of an error's code; 500 where it is none of these
     "store_unavailable": 503,
     "superseded": 503,
     "replica_lost": 503,
-    "other_weights": 503,
+    "weights_mismatch": 503,
     "deadline_exceeded": 504,
     "storage_full": 507,
 }

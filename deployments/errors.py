@@ -10,7 +10,7 @@ DarkroomError                 internal_error
 ├── JobEnded                  job_ended
 ├── Gone                      gone                     the job's result has expired
 ├── TooLarge                  body_too_large
-├── KeyReused                 idempotency_key_reused
+├── IdempotencyKeyReused      idempotency_key_reused
 ├── HeadersTooLarge           headers_too_large
 ├── QueueFull                 queue_full               carries `retry_after_s`
 │   ├── OwnerQueueFull        owner_queue_full         as many of the owner's images wait as may
@@ -23,7 +23,7 @@ DarkroomError                 internal_error
 ├── ReplicaLost               replica_lost             a picture's replica died too often
 ├── DeadlineExceeded          deadline_exceeded        a job's time was over before its pictures were drawn
 ├── StorageFull               storage_full             a picture could not be written
-├── OtherWeights              other_weights            the model is being replaced for too long
+├── WeightsMismatch           weights_mismatch         the model is being replaced for too long
 ├── NonFinite                 non_finite               NaN or Inf in latents or pixels
 ├── OutOfMemory               out_of_memory            a picture that does not fit, even alone
 ├── Refused                   image_refused            a post-processor does not let an image out
@@ -81,7 +81,7 @@ class Gone(DarkroomError):
     code = "gone"
 
 
-class KeyReused(DarkroomError):
+class IdempotencyKeyReused(DarkroomError):
     """An `Idempotency-Key` that came with another request before."""
 
     code = "idempotency_key_reused"
@@ -175,10 +175,10 @@ class ReplicaLost(DarkroomError):
     code = "replica_lost"
 
 
-class OtherWeights(DarkroomError):
+class WeightsMismatch(DarkroomError):
     """The stages of a picture had different weights, as while a model is being replaced; it should be drawn again."""
 
-    code = "other_weights"
+    code = "weights_mismatch"
 
 
 class UnreadableJob(DarkroomError):

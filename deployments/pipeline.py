@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import Demand
 from deployments.dispatcher.lease import Lease
-from deployments.errors import NoReplica, OtherWeights, ReplicaLost
+from deployments.errors import NoReplica, ReplicaLost, WeightsMismatch
 from deployments.image_store import StoredImage
 from deployments.schema import ImageResult
 from deployments.serve.liveness import own_name
@@ -55,8 +55,8 @@ class Pipeline:
         has no replica it waits for one, for as long as the caller does.
 
         Raises:
-            DarkroomError: what a stage raised; `ReplicaLost` where a replica died, `OtherWeights` where the stages do
-                not come to have the same ones.
+            DarkroomError: what a stage raised; `ReplicaLost` where a replica died, `WeightsMismatch` where the stages
+                do not come to have the same ones.
         """
         patient_until = time.monotonic() + REPLACED_WITHIN_S
         while True:
@@ -65,7 +65,7 @@ class Pipeline:
                     async for word in words:
                         yield word
                 return
-            except OtherWeights:
+            except WeightsMismatch:
                 if time.monotonic() > patient_until:
                     raise
                 logger.info("%s: begun again, as its model is being replaced", lease.job_id)

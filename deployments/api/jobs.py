@@ -60,6 +60,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
     """Return the routes of jobs and files."""
     routes = APIRouter()
     _add_submit(routes, client)
+    _add_list(routes, client)
     _add_reading(routes, client)
     _add_ending(routes, client)
     _add_files(routes, client, images)
@@ -108,7 +109,7 @@ def _applied(seconds: int) -> dict[str, str]:
     return {"Preference-Applied": f"wait={seconds}"}
 
 
-def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
+def _add_list(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.get(
         "/jobs",
         tags=["jobs"],
@@ -129,6 +130,8 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         body = {"object": "list", "data": [job_body(job) for job in page]}
         return JSONResponse(body | {"has_more": len(found) > limit, "last_id": last_id})
 
+
+def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
     async def shown(job_id: JobId, request: Request, link: Link = "") -> Job:
         """Find a job that the caller may look at: before a stream begins, as afterwards it is too late for a 404."""
         return await client.job(job_id, owner_of(request), link)

@@ -87,7 +87,7 @@ class DispatcherClient:
         """Queue a request; the same key and request give the same job again.
 
         Raises:
-            UnknownModel, InvalidRequest, QueueFull, KeyReused, Unavailable: nothing was queued.
+            UnknownModel, InvalidRequest, QueueFull, IdempotencyKeyReused, Unavailable: nothing was queued.
         """
         return await self._call("submit", request, owner, key or f"darkroom-{secrets.token_hex(16)}")
 

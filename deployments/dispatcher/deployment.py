@@ -112,8 +112,8 @@ class Dispatcher:
         """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
 
         Raises:
-            Unauthorized, UnknownModel, Unavailable, InvalidRequest, QueueFull, KeyReused, StoreUnavailable: nothing
-                was queued.
+            Unauthorized, UnknownModel, Unavailable, InvalidRequest, QueueFull, IdempotencyKeyReused, StoreUnavailable:
+                nothing was queued.
         """
         with self._metrics.refusals():
             if self._keys is not None and not owner.startswith(OWNER):

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from deployments.dispatcher import quota
 from deployments.dispatcher.job_documents import read_job, readable_jobs, recorded_bytes, row_of
 from deployments.dispatcher.job_tables import create_job_engine, jobs, metadata, probe, service
-from deployments.errors import Gone, KeyReused, StoreUnavailable, Superseded, UnreadableJob
+from deployments.errors import Gone, IdempotencyKeyReused, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import Job
 
 SCHEMA_VERSION = 2
@@ -82,7 +82,7 @@ class JobStore:
         """Return the id of the job that was accepted under a key.
 
         Raises:
-            KeyReused: it was for another request.
+            IdempotencyKeyReused: it was for another request.
         """
         with self._connected() as connection:
             same = (jobs.c.owner == owner) & (jobs.c.request_key == request_key.key)
@@ -90,7 +90,7 @@ class JobStore:
         if found is None:
             return None
         if found.request_hash != request_key.request_hash:
-            raise KeyReused("Idempotency-Key: this key came with another request before.", "Idempotency-Key")
+            raise IdempotencyKeyReused("Idempotency-Key: this key came with another request before.", "Idempotency-Key")
         return found.id
 
     def add(self, job: Job, request_key: RequestKey | None = None, max_cost_per_day: float | None = None) -> None:

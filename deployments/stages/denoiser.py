@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deployments.config import DenoiserKnobs, ModelConfig
-from deployments.errors import OtherWeights, Superseded
+from deployments.errors import Superseded, WeightsMismatch
 from deployments.metrics import DenoiserMetrics
 from deployments.serve.liveness import until_dead
 from deployments.stages import DENOISER
@@ -88,12 +88,12 @@ class Denoiser:
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
-            OtherWeights: the conditioning is of another checkpoint.
+            WeightsMismatch: the conditioning is of another checkpoint.
             Superseded: the Dispatcher that asked is not in charge any more.
         """
         self._loop = asyncio.get_running_loop()
         if encoded.model_digest != self._digest:
-            raise OtherWeights
+            raise WeightsMismatch
         state = await self._thread.run(self._start, spec, encoded)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)

@@ -11,7 +11,7 @@ import torch
 from ray import serve
 
 from deployments.config import ModelConfig
-from deployments.errors import OtherWeights
+from deployments.errors import WeightsMismatch
 from deployments.image_store import ImageStore, StoredImage
 from deployments.metrics import StageMetrics
 from deployments.stages import VAE
@@ -65,10 +65,10 @@ class Vae:
 
         Raises:
             NonFinite, OutOfMemory, Refused, PostProcessFailed, StorageFull: nothing was stored.
-            OtherWeights: the latents are of another checkpoint than the one with this digest.
+            WeightsMismatch: the latents are of another checkpoint than the one with this digest.
         """
         if model_digest != self._digest:
-            raise OtherWeights
+            raise WeightsMismatch
         outcome = await self._decode_batch((spec, latents, images, name))
         if isinstance(outcome, DarkroomError):
             raise outcome

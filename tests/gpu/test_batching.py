@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parties import House, check, difference, guests
+from tests.arrivals import EngineHarness, arrivals, check, difference
 from tests.stages import Stages
 
 pytestmark = pytest.mark.gpu
@@ -13,14 +13,14 @@ GPU = torch.device("cuda")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["default", "batch_invariant"])
-def house(request: pytest.FixtureRequest, tiny_sd) -> House:
-    return House(tiny_sd, GPU, invariant=request.param)
+def harness(request: pytest.FixtureRequest, tiny_sd) -> EngineHarness:
+    return EngineHarness(tiny_sd, GPU, invariant=request.param)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whoever_comes_goes_or_fails_the_others_pictures_stay_the_same(house, data):
-    check(house, data.draw(guests(house.stages)))
+def test_whoever_comes_goes_or_fails_the_others_pictures_stay_the_same(harness, data):
+    check(harness, data.draw(arrivals(harness.stages)))
 
 
 @pytest.mark.parametrize("checkpoint", ["shapes", "tiny_sd", "tiny_sd2", "tiny_sdxl"])

@@ -21,7 +21,15 @@ from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.job_store import NotConfirmed
 from deployments.dispatcher.job_tables import jobs
-from deployments.errors import Gone, KeyReused, NotFound, QueueFull, StoreUnavailable, Superseded, UnreadableJob
+from deployments.errors import (
+    Gone,
+    IdempotencyKeyReused,
+    NotFound,
+    QueueFull,
+    StoreUnavailable,
+    Superseded,
+    UnreadableJob,
+)
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
 from models.errors import InvalidRequest, Unavailable
@@ -483,7 +491,7 @@ async def test_what_a_caller_no_longer_waits_for_is_not_queued(home: Home, monke
 async def test_a_key_that_comes_with_another_request_is_refused(home: Home) -> None:
     dispatcher = home.dispatcher(held())
     await dispatcher.submit(REQUEST, "ada", "k")
-    with pytest.raises(KeyReused):
+    with pytest.raises(IdempotencyKeyReused):
         await dispatcher.submit(REQUEST.model_copy(update={"prompt": "a star"}), "ada", "k")
     assert len(await dispatcher.jobs("ada")) == 1
 

@@ -15,7 +15,7 @@ from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import PROBE_BYTES, SCHEMA_VERSION, JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.quota import DAY_S
-from deployments.errors import Gone, KeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
+from deployments.errors import Gone, IdempotencyKeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import MAX_PROMPT, Job, Timestamps
 from tests.fakes import a_result, a_spec
 from tests.unit.deployments.test_job_queue import a_job
@@ -102,7 +102,7 @@ def test_a_key_gives_the_job_that_came_with_it_and_only_to_its_owner(store: JobS
     assert store.find("ada", KEY) == job.id
     assert store.find("bob", KEY) is None
     assert store.find("ada", RequestKey("other", "hash")) is None
-    with pytest.raises(KeyReused) as caught:
+    with pytest.raises(IdempotencyKeyReused) as caught:
         store.find("ada", RequestKey("key", "another hash"))
     assert (caught.value.code, caught.value.param) == ("idempotency_key_reused", "Idempotency-Key")
     store.add(a_job("bob"), KEY)

@@ -77,6 +77,11 @@ def file_data(path: str, **others: Any) -> dict[str, Any]:
     return {"path": path, "meta": {"_type": "gradio.FileData"}, **others}
 
 
+def linked(path: Path, target: Path) -> str:
+    path.symlink_to(target)
+    return str(path)
+
+
 def hostile(kind: str, root: Path, folder: Path) -> str:
     """A path that no event may name, and for most kinds something that is there."""
     outside = root / "images" / "another.png"
@@ -92,14 +97,11 @@ def hostile(kind: str, root: Path, folder: Path) -> str:
         case "a path that leads out":
             return f"{folder}/../images/another.png"
         case "a link out of the folder":
-            (folder / "link.png").symlink_to(outside)
-            return str(folder / "link.png")
+            return linked(folder / "link.png", outside)
         case "a linked folder":
-            (folder / "linked").symlink_to(outside.parent)
-            return str(folder / "linked" / "another.png")
+            return f"{linked(folder / 'linked', outside.parent)}/another.png"
         case "links in a circle":
-            (folder / "circle.png").symlink_to(folder / "circle.png")
-            return str(folder / "circle.png")
+            return linked(folder / "circle.png", folder / "circle.png")
         case "what never ends":
             os.mkfifo(root / "fifo.png")
             return str(root / "fifo.png")

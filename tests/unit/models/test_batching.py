@@ -4,22 +4,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parties import House, check, guests
+from tests.arrivals import EngineHarness, arrivals, check
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["default", "batch_invariant"])
-def house(request: pytest.FixtureRequest, tiny_sd) -> House:
-    return House(tiny_sd, invariant=request.param)
+def harness(request: pytest.FixtureRequest, tiny_sd) -> EngineHarness:
+    return EngineHarness(tiny_sd, invariant=request.param)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whoever_comes_goes_or_fails_the_others_pictures_stay_the_same(house, data):
-    check(house, data.draw(guests(house.stages)))
+def test_whoever_comes_goes_or_fails_the_others_pictures_stay_the_same(harness, data):
+    check(harness, data.draw(arrivals(harness.stages)))
 
 
 @pytest.mark.nightly
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_so_they_do_at_any_party(house, data):
-    check(house, data.draw(guests(house.stages)))
+def test_so_they_do_with_any_arrivals(harness, data):
+    check(harness, data.draw(arrivals(harness.stages)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deployments.config import DenoiserConfig, ModelConfig
-from deployments.errors import OtherWeights, Superseded
+from deployments.errors import Superseded, WeightsMismatch
 from deployments.stages.denoiser import Denoiser
 from models.checkpoint.card import read_card
 from models.denoiser.step_curve import StepCurve
@@ -158,6 +158,6 @@ async def test_embeddings_of_other_weights_are_refused(
     denoiser: Denoiser, spec: ImageSpec, encoded: EncodedPrompt
 ) -> None:
     updates = denoiser.denoise(spec, replace(encoded, model_digest="f" * 64), 1, "nobody")
-    with pytest.raises(OtherWeights):
+    with pytest.raises(WeightsMismatch):
         await anext(updates)
     assert not denoiser._mailboxes

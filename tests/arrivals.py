@@ -1,4 +1,4 @@
-"""An engine with guests that come, go and fail, and what each of their pictures is alone."""
+"""An engine with images that arrive, leave and fail, and what each of them is alone."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ POISON = 1e6  # in a prompt's embedding: the model raises
 
 
 @dataclass(frozen=True)
-class Guest:
-    """A picture, when it comes, and how it goes."""
+class Arrival:
+    """An image, when it joins, and how it leaves."""
 
     spec: ImageSpec
     comes: int  # before this step of the engine
@@ -29,7 +29,7 @@ class Guest:
     poisonous: bool
 
 
-class House:
+class EngineHarness:
     """Stages with and without a promise of bits, and what each picture is alone."""
 
     def __init__(self, folder: Path, device: torch.device = CPU, *, invariant: bool) -> None:
@@ -38,29 +38,29 @@ class House:
         self.invariant = invariant
         self.alone: Callable[[ImageSpec], np.ndarray] = cache(stages.latents)
 
-    def host(self, guests: list[Guest]) -> Iterator[tuple[Guest, np.ndarray | DarkroomError | None]]:
-        """Run the engine until all have gone; yield each guest with its latents, its error, or None if it left."""
+    def run(self, arrivals: list[Arrival]) -> Iterator[tuple[Arrival, np.ndarray | DarkroomError | None]]:
+        """Run the engine until all have gone; yield each arrival with its latents, its error, or None if it left."""
         stages = self.stages
-        states = [(guest, self._state(guest)) for guest in guests]
+        states = [(arrival, self._state(arrival)) for arrival in arrivals]
         step = 0
         with torch.inference_mode():
-            while len(stages.engine._batcher) or any(guest.comes >= step for guest in guests):
-                for guest, state in states:
-                    if guest.leaves == step:
+            while len(stages.engine._batcher) or any(arrival.comes >= step for arrival in arrivals):
+                for arrival, state in states:
+                    if arrival.leaves == step:
                         state.cancelled = True
-                    if guest.comes == step and not state.cancelled:
+                    if arrival.comes == step and not state.cancelled:
                         stages.engine._batcher.add(state)
                 stages.engine._batcher.remove([state for _, state in states if state.cancelled])
                 stages.engine.step()
                 step += 1
-        for guest, state in states:
+        for arrival, state in states:
             last = (stages.outcomes(state) or [None])[-1]
-            yield guest, last if isinstance(last, DarkroomError) or last is None else last.latents
+            yield arrival, last if isinstance(last, DarkroomError) or last is None else last.latents
         stages.published.clear()
 
-    def _state(self, guest: Guest) -> DenoiseState:
-        state = self.stages.state(guest.spec)
-        if guest.poisonous:
+    def _state(self, arrival: Arrival) -> DenoiseState:
+        state = self.stages.state(arrival.spec)
+        if arrival.poisonous:
             poisoned = state.conditioning[-1]["encoder_hidden_states"].clone()
             poisoned[0, 0] = POISON
             state.conditioning = [*state.conditioning[:-1], {"encoder_hidden_states": poisoned}]
@@ -78,7 +78,7 @@ def picky(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return wrapped
 
 
-def guests(stages: Stages) -> st.SearchStrategy[list[Guest]]:
+def arrivals(stages: Stages) -> st.SearchStrategy[list[Arrival]]:
     base = stages.spec()
     spec = st.builds(
         other,
@@ -89,29 +89,29 @@ def guests(stages: Stages) -> st.SearchStrategy[list[Guest]]:
         sampler=st.sampled_from(["ddim", "euler_ancestral", "heun", "dpmpp_2m", "lcm"]),
         width=st.sampled_from([base.width, base.width // 2]),
     )
-    guest = st.builds(
-        Guest,
+    arrival = st.builds(
+        Arrival,
         spec=spec,
         comes=st.integers(0, 6),
         leaves=st.none() | st.integers(1, 9),
         poisonous=st.sampled_from([False, False, False, True]),
     )
-    return st.lists(guest, min_size=1, max_size=7)
+    return st.lists(arrival, min_size=1, max_size=7)
 
 
-def check(house: House, party: list[Guest]) -> None:
-    for guest, outcome in house.host(party):
-        if guest.poisonous:
+def check(harness: EngineHarness, expected: list[Arrival]) -> None:
+    for arrival, outcome in harness.run(expected):
+        if arrival.poisonous:
             assert outcome is None or isinstance(outcome, DarkroomError)
         elif outcome is None:
-            assert guest.leaves is not None
+            assert arrival.leaves is not None
         else:
             assert isinstance(outcome, np.ndarray)
-            alone = house.alone(guest.spec)
-            if house.invariant:
+            alone = harness.alone(arrival.spec)
+            if harness.invariant:
                 assert np.array_equal(outcome, alone)
             else:
-                assert difference(house.stages, outcome, alone) <= 1
+                assert difference(harness.stages, outcome, alone) <= 1
 
 
 def difference(stages: Stages, a: np.ndarray, b: np.ndarray) -> int:
