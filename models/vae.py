@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
@@ -40,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 class Vae:
-    """An AutoencoderKL.
+    """An autoencoder of images.
 
     With `batch_invariant` an image's bits cannot depend on its neighbours, nor on how much memory was free: each is
     computed alone, and never in tiles. `memory_bytes` is what one image may take; None: the device refuses by itself.
@@ -48,7 +47,7 @@ class Vae:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Any,
         family: Family,
         scale: int,
         device: torch.device,
@@ -56,7 +55,7 @@ class Vae:
         batch_invariant: bool = False,
         memory_bytes: float | None = None,
     ) -> None:
-        self._vae: Any = vae
+        self._vae = vae
         self._family = family
         self._scale = scale  # pixels to a latent cell
         self._device = device

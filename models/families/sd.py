@@ -10,20 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from packaging.version import InvalidVersion, Version
 
 from models.checkpoint.configs import read_entry, read_json
-from models.checkpoint.sizes import clip_text_encoder, unet, vae
 from models.errors import UnusableCheckpoint
-from models.families.base import Batch, Component, Conditioning, Facts, Family, TextComponents
+from models.families.base import Batch, Conditioning, Facts, Family, TextComponents
+from models.families.components import TEXT_ENCODER, TOKENIZER, UNET, VAE
 from models.parameters import MAX_SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.spec import ImageSpec, Tokens
-
-TOKENIZER = Component("text", "transformers", ("CLIPTokenizer", "CLIPTokenizerFast"))
-TEXT_ENCODER = Component("text", "transformers", ("CLIPTextModel",), "model", clip_text_encoder)
-UNET = Component("latents", "diffusers", ("UNet2DConditionModel",), "diffusion_pytorch_model", unet)
-VAE = Component("pixels", "diffusers", ("AutoencoderKL",), "diffusion_pytorch_model", vae)
 
 UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
 
@@ -102,10 +97,10 @@ class StableDiffusion(Family):
 
     def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a row's conditioning; every text is padded to the full length."""
-        shapes = {"encoder_hidden_states": (max_tokens + 2, config.cross_attention_dim)}
-        return (
-            shapes if config.time_cond_proj_dim is None else {**shapes, "timestep_cond": (config.time_cond_proj_dim,)}
-        )
+        shapes: dict[str, tuple[int, ...]] = {"encoder_hidden_states": (max_tokens + 2, config.cross_attention_dim)}
+        if config.time_cond_proj_dim is not None:
+            shapes["timestep_cond"] = (config.time_cond_proj_dim,)
+        return shapes
 
     def latent_channels(self, config: Any) -> int:
         """Return the UNet's own."""
@@ -137,9 +132,8 @@ class StableDiffusion(Family):
         for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
             yield UNET_CONFIG, name, unet.get(name), None, "the pipeline has nothing to feed it with"
         yield from self._fits_additions(folder)
-        width = sum(
-            read_entry(folder, f"{encoder}/config.json", "hidden_size", int) for _, encoder in self.text_readers
-        )
+        encoders = [encoder for _, encoder in self.text_readers]
+        width = sum(read_entry(folder, f"{encoder}/config.json", "hidden_size", int) for encoder in encoders)
         reason = "the text encoders' hidden_size"
         yield UNET_CONFIG, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, reason
         yield from self._fits_tokens(folder)

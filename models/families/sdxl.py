@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.checkpoint.configs import read_entry, read_json
-from models.checkpoint.sizes import clip_text_encoder
-from models.families.base import Component, Conditioning, TextComponents
-from models.families.sd import TEXT_ENCODER, TOKENIZER, UNET, UNET_CONFIG, VAE, Fit, StableDiffusion
+from models.families.base import Conditioning, TextComponents
+from models.families.components import TEXT_ENCODER, TEXT_ENCODER_2, TOKENIZER, UNET, VAE
+from models.families.sd import UNET_CONFIG, Fit, StableDiffusion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.spec import ImageSpec
 
-TEXT_ENCODER_2 = Component("text", "transformers", ("CLIPTextModelWithProjection",), "model", clip_text_encoder)
 ZEROS_ENTRY = "force_zeros_for_empty_prompt"  # of model_index.json; the pipeline takes yes for its default
 
 
@@ -52,15 +51,12 @@ class StableDiffusionXL(StableDiffusion):
         outputs = [clip.run_encoder(text, *reader, words, mask=False) for reader in self.text_readers]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], -1).float().cpu()
         pooled = outputs[1].text_embeds.float().cpu()
-        are_zeros = [each is None and text.index.get(ZEROS_ENTRY, True) for each in texts]
+        if text.index.get(ZEROS_ENTRY, True):
+            none = [each is None for each in texts]
+            hidden[none], pooled[none] = 0, 0
         return [
-            {name: torch.zeros_like(row) if zeros else row.clone() for name, row in rows}
-            for zeros, *rows in zip(
-                are_zeros,
-                [("encoder_hidden_states", row) for row in hidden],
-                [("text_embeds", row) for row in pooled],
-                strict=True,
-            )
+            {"encoder_hidden_states": row.clone(), "text_embeds": whole.clone()}
+            for row, whole in zip(hidden, pooled, strict=True)
         ]
 
     def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:

@@ -27,8 +27,8 @@ from models.checkpoint.location import check
 from models.checkpoint.sizes import Size, SizeEntries
 from models.errors import UnusableCheckpoint
 from models.families.base import Batch, Component, Conditioning, Facts, Family, Segment, TextComponents
+from models.families.components import TEXT_ENCODER, TOKENIZER, VAE
 from models.families.registry import FAMILIES, PIPELINES
-from models.families.sd import TEXT_ENCODER, TOKENIZER, VAE
 from models.latent_rgb import fit_latent_rgb
 from models.spec import ImageSpec, Tokens
 from tests.stages import Stages
