@@ -71,7 +71,7 @@ def forecast_ms(line: int) -> float:
 def a_forecaster() -> Forecaster:
     """One that knows how many denoisers there are."""
     forecaster = Forecaster(MAX_ROWS)
-    forecaster.see_replicas({DENOISER.key: DENOISERS}, [], 0.0)
+    forecaster.observe_replicas({DENOISER.key: DENOISERS}, [], 0.0)
     return forecaster
 
 
@@ -89,7 +89,7 @@ def _forecast_s(forecaster: Forecaster, queue: JobQueue, asked: str) -> float:
     start = time.perf_counter()
     wanted = {asked: queue.queued_images(asked)}
     line, cost = queue.queued(SPEC.model), queue.waiting_cost(SPEC.model)
-    queue.estimate(forecaster.outlook(queue.running, line, cost, wanted, start))
+    queue.estimate(forecaster.forecast(queue.running, line, cost, wanted, start))
     return time.perf_counter() - start
 
 

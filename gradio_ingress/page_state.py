@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from deployments.dispatcher.client import DispatcherClient
-from deployments.dispatcher.overview import QueueState
+from deployments.dispatcher.queue_stats import QueueStats
 from deployments.schema import Job
 from models.errors import DarkroomError
 
@@ -25,7 +25,7 @@ class PageState:
         self.selected: Job | None = None
         self.problem: DarkroomError | None = None  # why a job could not be found or followed
         self.message: str | None = None  # HTML in place of the status, until the status of the selected job changes
-        self.queue: QueueState | None = None
+        self.queue: QueueStats | None = None
         self._client = client
         self._jobs: dict[str, Job] = {}
         self._changed = asyncio.Event()

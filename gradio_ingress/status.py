@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from deployments.dispatcher.overview import ModelQueue, QueueState
+from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.schema import ImageResult, Job, Progress
 from deployments.stages import DENOISER, STAGES
 from models.spec import ImageSpec, Tokens
@@ -34,7 +34,7 @@ def note(words: str, state: str = "idle", field: str | None = None) -> str:
     return _status(state, words, marks=f' data-field="{escape(field, quote=True)}"' if field else "")
 
 
-def status(job: Job, queue: QueueState | None = None, *, back: float | None = None) -> str:
+def status(job: Job, queue: QueueStats | None = None, *, back: float | None = None) -> str:
     """Return where a job stands; `queue` tells whether anyone is awake to draw it. `back`: the time now, for somebody
     who comes back to a job that ended meanwhile.
 
@@ -53,7 +53,7 @@ def link_to(job: Job, image: ImageResult) -> str:
     return f"{image.url}?link={job.link}"
 
 
-def why(job: Job, own: Iterable[Job], whole: QueueState) -> str:
+def why(job: Job, own: Iterable[Job], whole: QueueStats) -> str:
     """Return what a waiting job waits for: the whole line, who draws, and one's own share."""
     mine = sum(len(each.specs) - len(each.images) for each in own if not each.ended)
     rows = [
@@ -147,7 +147,7 @@ def _status(state: str, headline: str, detail: str = "", below: str = "", marks:
     )
 
 
-def _words(job: Job, queue: QueueState | None) -> tuple[str, str]:
+def _words(job: Job, queue: QueueStats | None) -> tuple[str, str]:
     """What is announced, and what is only shown beside it."""
     match job.status:
         case "queued":
@@ -162,7 +162,7 @@ def _words(job: Job, queue: QueueState | None) -> tuple[str, str]:
             return "Cancelled", "nothing more is drawn"
 
 
-def _waiting(job: Job, queue: QueueState | None) -> tuple[str, str]:
+def _waiting(job: Job, queue: QueueStats | None) -> tuple[str, str]:
     place = job.queue
     starts = f"starts in {about(place.eta_s, place.eta_most_s)}" if place else ""
     line = queue.models.get(job.model) if queue else None
@@ -216,7 +216,7 @@ def _people(owners: int) -> str:
     return "nobody else waits" if owners < 2 else f"{owners} people share the line"
 
 
-def _line(line: ModelQueue) -> list[tuple[str, str]]:
+def _line(line: ModelStats) -> list[tuple[str, str]]:
     return [
         ("Waiting", _pictures(line.waiting)),
         ("Being drawn", _pictures(line.running)),
@@ -225,7 +225,7 @@ def _line(line: ModelQueue) -> list[tuple[str, str]]:
     ]
 
 
-def _replicas(line: ModelQueue, stage: str) -> str:
+def _replicas(line: ModelStats, stage: str) -> str:
     starting = line.starting.get(stage, 0)
     return f"{line.replicas[stage]} ready" + (f", {starting} starting" if starting else "")
 

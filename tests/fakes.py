@@ -14,8 +14,8 @@ from deployments.config import QueueConfig
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.lease import Lease
-from deployments.dispatcher.overview import Replicas
-from deployments.dispatcher.served import Stages
+from deployments.dispatcher.model_queue import Stages
+from deployments.dispatcher.queue_stats import Replicas
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from deployments.stages.executor import SerialExecutor

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from deployments.dispatcher.overview import ModelQueue, QueueState
+from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.schema import ImageResult, Job, QueuePlace, Timestamps, job_body
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import ImageSpec, Tokens
@@ -68,7 +68,7 @@ PICTURES = {
 }
 TOKENS = {"prompt": asdict(Tokens(8, 75, "")), "negative_prompt": asdict(Tokens(0, 75, ""))}
 QUEUE = asdict(
-    QueueState(
+    QueueStats(
         waiting=5,
         running=2,
         eta_s=14.2,
@@ -77,7 +77,7 @@ QUEUE = asdict(
         starting={TEXT_ENCODER.key: 0, DENOISER.key: 1, VAE.key: 0},
         owners=3,
         models={
-            "shapes": ModelQueue(
+            "shapes": ModelStats(
                 waiting=5,
                 running=2,
                 eta_s=14.2,

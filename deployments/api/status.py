@@ -13,7 +13,7 @@ from deployments.api.errors import documented
 from deployments.api.examples import MODEL, MODELS, QUEUE, READY, TOKENS, answer
 from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
-from deployments.dispatcher.overview import QueueState
+from deployments.dispatcher.queue_stats import QueueStats
 from deployments.errors import NotFound
 from deployments.schema import GenerationRequest
 from deployments.serve.replicas import ApplicationState
@@ -108,7 +108,7 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
 
 def _add_state(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.get(
-        "/queue", summary="The whole queue at a glance", responses={200: answer(QueueState, QUEUE), **documented(503)}
+        "/queue", summary="The whole queue at a glance", responses={200: answer(QueueStats, QUEUE), **documented(503)}
     )
     async def queue() -> JSONResponse:
         return JSONResponse(asdict(await client.queue()))

@@ -13,7 +13,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.dispatcher.overview import Allowance, QueueState
+from deployments.dispatcher.queue_stats import Allowance, QueueStats
 from deployments.errors import Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import GenerationRequest, Job, Status
 from deployments.serve.ray_errors import translated
@@ -125,7 +125,7 @@ class DispatcherClient:
         """Return the cards of the served models."""
         return await self._call("models")
 
-    async def queue(self) -> QueueState:
+    async def queue(self) -> QueueStats:
         """Return the whole queue at a glance."""
         return await self._call("queue")
 

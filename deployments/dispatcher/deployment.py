@@ -27,10 +27,10 @@ from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.metrics import DispatcherMetrics
-from deployments.dispatcher.overview import Allowance, QueueState, Replicas
+from deployments.dispatcher.model_queue import ModelQueue, Stages
+from deployments.dispatcher.queue_stats import Allowance, QueueStats, Replicas
 from deployments.dispatcher.quota import DAY_S
 from deployments.dispatcher.replica_counts import ReplicaCounts
-from deployments.dispatcher.served import Served, Stages
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
 from deployments.image_store import ImageStore
@@ -81,7 +81,7 @@ class Dispatcher:
         clock: SteadyClock | None = None,
     ) -> None:
         self._clock = clock or SteadyClock()
-        self._models = {name: Served(name, stages, max_rows) for name, stages in models.items()}
+        self._models = {name: ModelQueue(name, stages, max_rows) for name, stages in models.items()}
         self._config = config
         self._keys = None if keys is None else Keyring(keys)
         store = JobStore(database_url)
@@ -229,12 +229,12 @@ class Dispatcher:
             raise Unavailable("No model is up yet. Try again soon.")
         return cards
 
-    async def queue(self) -> QueueState:
+    async def queue(self) -> QueueStats:
         """Return the whole queue at a glance."""
         await self._count()
         updates = [update for _, _, update in self._queue.running if update]
-        models = {name: model.state(self._queue) for name, model in self._models.items()}
-        return QueueState(
+        models = {name: model.stats(self._queue) for name, model in self._models.items()}
+        return QueueStats(
             waiting=self._queue.waiting,
             running=len(self._queue.running),
             eta_s=max(model.eta_s for model in models.values()),
@@ -267,7 +267,7 @@ class Dispatcher:
         """Take the denoisers over, and go on with what is unfinished."""
         models = self._models.values()
         await asyncio.gather(
-            *(model.stages.fence(epoch) for model in models), *(model.meet(self._queue) for model in models)
+            *(model.stages.fence(epoch) for model in models), *(model.exchange_demand(self._queue) for model in models)
         )
         for job in unfinished:
             self._queue.restore(job)
@@ -376,7 +376,7 @@ class Dispatcher:
     def _measure(self) -> None:
         """Set the gauges: they are forgotten unless that is done again and again."""
         for model in self._models.values():
-            state = model.state(self._queue)
+            state = model.stats(self._queue)
             self._metrics.line(model.name, state.waiting, state.running, state.eta_s)
         self._metrics.whole(
             epoch=self._writer.store.epoch,
@@ -389,7 +389,7 @@ class Dispatcher:
         """Learn of models that come up, and of new weights under an old name; tell each what there is to do."""
         while not self._writer.superseded:  # whose line is no longer the one that counts
             await asyncio.sleep(MEET_INTERVAL_S)
-            await asyncio.gather(*(model.meet(self._queue) for model in self._models.values()))
+            await asyncio.gather(*(model.exchange_demand(self._queue) for model in self._models.values()))
             self._pump()
 
     def _pump(self) -> None:
@@ -402,7 +402,7 @@ class Dispatcher:
         if self._forecasting is None or self._forecasting.done():
             self._forecasting = asyncio.create_task(self._keep_forecasting())
 
-    def _fill(self, model: Served) -> None:
+    def _fill(self, model: ModelQueue) -> None:
         """Start pictures while fewer than twice the denoisers' rows are in flight, and at least one picture."""
         unforeseen = False
         while self._queue.rows(model.name) < model.rows_in_flight or not self._queue.rows(model.name):
@@ -423,7 +423,7 @@ class Dispatcher:
         if unforeseen:  # what never waited has no forecast yet
             self._forecast(model)
 
-    async def _run(self, model: Served, lease: Lease, spec: ImageSpec, accepted: float) -> None:
+    async def _run(self, model: ModelQueue, lease: Lease, spec: ImageSpec, accepted: float) -> None:
         """Draw one picture and book what came of it; `accepted` is when its job was."""
         last_at = time.monotonic()
         ended: Job | None = None
@@ -468,7 +468,7 @@ class Dispatcher:
         """Take the time that has passed since the newest forecast off a job's times."""
         if job.ended or job.model not in self._models:
             return job
-        since_s = time.monotonic() - self._models[job.model].outlook.made_at
+        since_s = time.monotonic() - self._models[job.model].queue_forecast.made_at
         if job.queue:
             end_eta_s = max(0.0, job.queue.end_eta_s - since_s)
             return replace(job, queue=replace(_sooner(job.queue, since_s), end_eta_s=end_eta_s))
@@ -491,17 +491,17 @@ class Dispatcher:
             self._pump()  # there may be more replicas than before
             start = time.monotonic()
             for model in self._models.values():
-                model.take_stock(self._queue)
+                model.refresh(self._queue)
                 if model.has_work(self._queue):
                     self._forecast(model)
             took_s = time.monotonic() - start
             await asyncio.sleep(max(FORECAST_INTERVAL_S, took_s / FORECAST_SHARE))
         for model in self._models.values():
-            model.take_stock(self._queue)
+            model.refresh(self._queue)
 
-    def _forecast(self, model: Served) -> None:
+    def _forecast(self, model: ModelQueue) -> None:
         self._asked = {job_id for job_id in self._asked if self._queue.is_open(job_id)}
-        for job in model.foresee(self._queue, self._asked):
+        for job in model.forecast(self._queue, self._asked):
             if job.status == "running" or job.id in self._asked:
                 self._changed(job)
 

@@ -1,4 +1,4 @@
-"""What will happen to the queue, by running it ahead of time over the measured step curve. Pure."""
+"""A simulation of the queue over the measured step curve. Pure."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -7,48 +7,48 @@ from functools import cache
 from heapq import heappop, heappush
 from math import inf
 
-Size = tuple[int, int]  # width and height, in pixels: pictures of one size share forwards
+Size = tuple[int, int]  # width and height, in pixels: images of one size share forwards
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A picture as the forecast sees it."""
+    """An image as the forecast sees it."""
 
     rows: int
     size: Size
     steps: int  # still to do
-    arrives_s: float = 0.0  # until it is in line: none of the queue's, but in planning all arrive in time
+    arrives_s: float = 0.0  # until it is queued: 0 for the queue's own; planning has arrivals
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Seconds from now."""
 
-    start_s: float  # until it leaves the line
+    start_s: float  # until it leaves the queue
     end_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What draws."""
+    """The replicas of a model."""
 
     replicas: int  # of the denoiser, one or more
-    rows_in_flight: int  # no picture leaves the line while there are so many
+    rows_in_flight: int  # no image leaves the queue while there are so many
     batch_rows: Callable[[Size], int]  # rows that share a forward
     step_s: Callable[[int, Size], float]  # rows, and their size -> seconds of one step
-    decode_s: float  # what a picture takes after its last step
-    awake_in_s: float = 0.0  # until the first step can be made
+    decode_s: float  # of an image after its last step
+    cold_start_s: float = 0.0  # until the first step can be made
 
 
 def rows_in_flight(max_rows: int, replicas: int) -> int:
-    """Return how many rows the denoisers are given: as many again as they can draw, so that none ever idles."""
+    """Return how many rows the denoisers may hold: twice those of a forward, so that none ever idles."""
     return 2 * max_rows * max(1, replicas)
 
 
 def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
     """Return an estimate for each task, given in the order in which they are (or were) granted, and arrive.
 
-    Pictures of one size share forwards, first come first served; each size gets the same share of the work, as in
+    Images of one size share forwards, first come first served; each size gets the same share of the work, as in
     `StepBatcher`; replicas share the rows evenly.
     """
     run = _Run(tasks, fleet)
@@ -60,14 +60,14 @@ def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
 
 
 class _Batch:
-    """The pictures of one size, by their numbers."""
+    """The images of one size, by their numbers."""
 
     def __init__(self) -> None:
         self.behind: deque[int] = deque()  # in flight, and not in the batch yet
         self.rows = 0  # of those in the batch
         self.pictures = 0
         self.steps = 0.0  # made since the beginning
-        self.last_steps: list[tuple[float, int]] = []  # a heap: the step after which a picture is finished
+        self.last_steps: list[tuple[float, int]] = []  # a heap: the step after which an image is finished
         self.rate = 0.0  # steps a second at present
 
 
@@ -88,7 +88,7 @@ class _Run:
         self._decoding: deque[tuple[float, int]] = deque()  # when its rows leave the flight, and how many
 
     def grant(self) -> None:
-        """Let pictures leave the line while there is room."""
+        """Let images leave the queue while there is room."""
         tasks, most = self._tasks, self._fleet.rows_in_flight
         while self._in_flight < most or not self._in_flight:
             number = len(self.starts)
@@ -100,8 +100,8 @@ class _Run:
             self._in_flight += task.rows
 
     def join(self) -> None:
-        """Let pictures join the batch of their size while it has room."""
-        if self._now < self._fleet.awake_in_s:
+        """Let images join the batch of their size while it has room."""
+        if self._now < self._fleet.cold_start_s:
             return
         for size, batch in self._batches.items():
             most = self._most_rows[size]
@@ -114,8 +114,8 @@ class _Run:
 
     def go_on(self) -> None:
         """Go to the next moment at which something ends."""
-        if self._now < self._fleet.awake_in_s:
-            self._now = self._fleet.awake_in_s
+        if self._now < self._fleet.cold_start_s:
+            self._now = self._fleet.cold_start_s
             return
         running = [batch for batch in self._batches.values() if batch.rows]
         next_end = min((self._now + (b.last_steps[0][0] - b.steps) / b.rate for b in running), default=inf)
@@ -132,7 +132,7 @@ class _Run:
                 self._finish(heappop(batch.last_steps)[1], batch)
 
     def _next_arrival(self) -> float:
-        """Return when the first in line arrives; never, where it waits already or there is none."""
+        """Return when the next image arrives; never, if it is queued already or there is none."""
         arrives_s = self._tasks[len(self.starts)].arrives_s if len(self.starts) < len(self._tasks) else inf
         return arrives_s if arrives_s > self._now else inf
 
@@ -146,7 +146,7 @@ class _Run:
             batch.rate = forwards[size] / round_s
 
     def _forward_s(self, size: Size, batch: _Batch) -> float:
-        """Seconds of a forward of one replica, which has whole pictures."""
+        """Seconds of a forward of one replica, which has whole images."""
         rows = max(-(-batch.rows // self._fleet.replicas), -(-batch.rows // batch.pictures))
         return self._step_s(rows, size)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from deployments.dispatcher.forecaster import Outlook
+from deployments.dispatcher.forecaster import QueueForecast
 from deployments.schema import Job, Progress, QueuePlace
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import StepUpdate
@@ -37,20 +37,20 @@ def with_progress(job: Job, updates: Mapping[int, StepUpdate], previews: Mapping
     return replace(job, progress=progress)
 
 
-def with_estimate(job: Job, outlook: Outlook, queued_jobs: int) -> Job | None:
+def with_estimate(job: Job, forecast: QueueForecast, queued_jobs: int) -> Job | None:
     """Return a job with its new place and times; None if they changed too little to be sent."""
-    expected = outlook.jobs[job.id]
+    expected = forecast.jobs[job.id]
     if job.status == "queued":
         place = QueuePlace(
-            position=outlook.places[job.id],
+            position=forecast.places[job.id],
             size=queued_jobs,
             eta_s=expected.start_s,
-            eta_most_s=outlook.most_s(expected.start_s),
+            eta_most_s=forecast.upper_bound_s(expected.start_s),
             end_eta_s=expected.end_s,
         )
         return replace(job, queue=place) if job.queue is None or _differs(job.queue, place) else None
     if job.progress and _moved(job.progress.eta_s, expected.end_s):
-        most_s = outlook.most_s(expected.end_s)
+        most_s = forecast.upper_bound_s(expected.end_s)
         return replace(job, progress=replace(job.progress, eta_s=expected.end_s, eta_most_s=most_s))
     return None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from deployments.dispatcher.fair_queue import FairQueue
-from deployments.dispatcher.forecaster import Outlook
+from deployments.dispatcher.forecaster import QueueForecast
 from deployments.dispatcher.job_progress import with_estimate, with_progress, with_warning
 from deployments.dispatcher.lease import ImageKey, Lease, QueuedImage
 from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnerQueueFull, QueueFull, ReplicaLost
@@ -256,12 +256,12 @@ class JobQueue:
         for job_id in job_ids:
             self._jobs.pop(job_id, None)
 
-    def estimate(self, outlook: Outlook) -> list[Job]:
+    def estimate(self, forecast: QueueForecast) -> list[Job]:
         """Apply a forecast; return the jobs whose place or times changed enough to be sent."""
         changed = []
-        for job_id in outlook.jobs:
+        for job_id in forecast.jobs:
             job = self._jobs[job_id]
-            if (estimated := with_estimate(job, outlook, self._queues[job.model].jobs)) is not None:
+            if (estimated := with_estimate(job, forecast, self._queues[job.model].jobs)) is not None:
                 changed.append(self._put(estimated))
         return changed
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from deployments.dispatcher.overview import Replicas
+from deployments.dispatcher.queue_stats import Replicas
 
 COUNT_INTERVAL_S = 2.0
 COUNT_TIMEOUT_S = 2.0  # for a controller that restarts; until it answers, the last counts hold

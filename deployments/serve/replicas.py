@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve._private.common import ReplicaState
 from ray.serve.schema import ApplicationStatusOverview
 
-from deployments.dispatcher.overview import Replicas
+from deployments.dispatcher.queue_stats import Replicas
 from deployments.stages import STAGES
 
 

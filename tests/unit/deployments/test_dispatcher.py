@@ -18,9 +18,9 @@ from deployments.dispatcher import replica_counts
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
-from deployments.dispatcher.forecaster import WAKING_S
+from deployments.dispatcher.forecaster import COLD_START_S
 from deployments.dispatcher.lease import Lease
-from deployments.dispatcher.overview import Replicas
+from deployments.dispatcher.queue_stats import Replicas
 from deployments.errors import JobEnded, NotFound, QueueFull, ReplicaLost, StoreUnavailable
 from deployments.schema import GenerationRequest, Job, new_job
 from models.errors import DarkroomError, NonFinite, Unavailable
@@ -174,8 +174,8 @@ async def test_a_job_that_has_to_wake_a_stage_is_told_how_long_that_may_take() -
     cluster = Cluster(replicas=lambda: {"text_encoder": Replicas(1), "denoiser": Replicas(0), "vae": Replicas(1)})
     job = await cluster.submit()
     async for state in states(cluster.client, job):
-        if state.progress.eta_s > WAKING_S - 5:
-            assert state.progress.eta_most_s > state.progress.eta_s + WAKING_S - 5
+        if state.progress.eta_s > COLD_START_S - 5:
+            assert state.progress.eta_most_s > state.progress.eta_s + COLD_START_S - 5
             break
 
 

@@ -83,7 +83,7 @@ def test_a_picture_that_arrives_while_all_rows_are_taken_waits() -> None:
 
 
 def test_while_a_stage_sleeps_pictures_leave_the_line_and_make_no_step() -> None:
-    assert foretold(*[Task(2, SMALL, 10)] * 2, max_rows=2, awake_in_s=20.0) == [(0, 23.0), (23.0, 26.0)]
+    assert foretold(*[Task(2, SMALL, 10)] * 2, max_rows=2, cold_start_s=20.0) == [(0, 23.0), (23.0, 26.0)]
 
 
 def test_twice_as_many_rows_are_in_flight_as_can_be_drawn_and_a_sleeping_denoiser_counts_as_one() -> None:
@@ -131,19 +131,19 @@ tasks_of_all_kinds = st.lists(
     max_rows=st.integers(2, 8),
     flight=st.integers(1, 30),
     decode_s=st.floats(0, 2),
-    awake_in_s=st.sampled_from((0.0, 5.0)),
+    cold_start_s=st.sampled_from((0.0, 5.0)),
 )
 def test_every_picture_starts_in_order_and_before_it_ends(
-    tasks: list[Task], replicas: int, max_rows: int, flight: int, decode_s: float, awake_in_s: float
+    tasks: list[Task], replicas: int, max_rows: int, flight: int, decode_s: float, cold_start_s: float
 ) -> None:
-    fleet = a_fleet(replicas, max_rows, flight, decode_s=decode_s, awake_in_s=awake_in_s)
+    fleet = a_fleet(replicas, max_rows, flight, decode_s=decode_s, cold_start_s=cold_start_s)
     estimates = forecast(tasks, fleet)
     assert len(estimates) == len(tasks)
     assert all(before.start_s <= after.start_s for before, after in itertools.pairwise(estimates))
     for task, estimate in zip(tasks, estimates, strict=True):
         alone_s = task.steps * step_s(task.rows, task.size)
         assert estimate.end_s - estimate.start_s >= alone_s + decode_s - 1e-9
-        assert estimate.end_s >= awake_in_s
+        assert estimate.end_s >= cold_start_s
 
 
 @given(tasks=tasks_of_all_kinds, max_rows=st.integers(2, 8), flight=st.integers(1, 30), decode_s=st.floats(0, 2))

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.dispatcher import forecaster as module
-from deployments.dispatcher.forecaster import Forecaster, Outlook
+from deployments.dispatcher.forecaster import Forecaster, QueueForecast
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.schema import Job, new_job
 from models.spec import StepUpdate
@@ -31,14 +31,14 @@ def a_queue(jobs: int, owners: int = 1, pictures: int = 1) -> tuple[JobQueue, li
     return queue, submitted
 
 
-def outlook(forecaster: Forecaster, queue: JobQueue, *asked: Job, now: float = 0.0) -> Outlook:
+def forecast_of(forecaster: Forecaster, queue: JobQueue, *asked: Job, now: float = 0.0) -> QueueForecast:
     wanted = {job.id: queue.queued_images(job.id) for job in asked}
-    return forecaster.outlook(queue.running, queue.queued("shapes"), queue.waiting_cost("shapes"), wanted, now)
+    return forecaster.forecast(queue.running, queue.queued("shapes"), queue.waiting_cost("shapes"), wanted, now)
 
 
 def test_jobs_are_told_their_places_and_times(forecaster: Forecaster) -> None:
     queue, jobs = a_queue(6)
-    found = outlook(forecaster, queue)
+    found = forecast_of(forecaster, queue)
     assert [found.places[job.id] for job in jobs] == [1, 2, 3, 4, 5, 6]
     starts = [found.jobs[job.id].start_s for job in jobs]
     assert starts == pytest.approx([0, 0, 0, 0, STEPS * STEP_S, STEPS * STEP_S], abs=0.01)
@@ -48,7 +48,7 @@ def test_jobs_are_told_their_places_and_times(forecaster: Forecaster) -> None:
 
 def test_a_job_starts_with_its_first_picture_and_ends_with_its_last(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1, pictures=6)
-    found = outlook(forecaster, queue)
+    found = forecast_of(forecaster, queue)
     assert found.places == {job.id: 1}
     assert (found.jobs[job.id].start_s, found.jobs[job.id].end_s) == pytest.approx((0, 3 * STEPS * STEP_S), abs=0.01)
 
@@ -56,25 +56,25 @@ def test_a_job_starts_with_its_first_picture_and_ends_with_its_last(forecaster: 
 def test_what_has_been_drawn_of_a_picture_counts(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1)
     lease, _ = queue.grant("shapes", 0.0)
-    alone = outlook(forecaster, queue).jobs[job.id].end_s
+    alone = forecast_of(forecaster, queue).jobs[job.id].end_s
     queue.progress(lease, StepUpdate(step=STEPS // 2, steps=STEPS))
-    assert outlook(forecaster, queue).jobs[job.id].end_s == pytest.approx(alone / 2, abs=0.01)
+    assert forecast_of(forecaster, queue).jobs[job.id].end_s == pytest.approx(alone / 2, abs=0.01)
 
 
 def test_a_batch_has_the_rows_that_the_denoiser_gives_it(forecaster: Forecaster) -> None:
     queue, jobs = a_queue(4)
-    together = outlook(forecaster, queue).jobs[jobs[1].id].end_s
+    together = forecast_of(forecaster, queue).jobs[jobs[1].id].end_s
     forecaster.measure_step(SPEC, StepUpdate(step=1, steps=STEPS, batch_rows=2, most_rows=2, step_s=STEP_S / 2))
-    assert outlook(forecaster, queue).jobs[jobs[0].id].end_s < together
+    assert forecast_of(forecaster, queue).jobs[jobs[0].id].end_s < together
 
 
 def test_far_from_the_front_only_those_who_are_asked_for_are_told(
     forecaster: Forecaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue, jobs = a_queue(40, owners=3)
-    whole = outlook(forecaster, queue)
+    whole = forecast_of(forecaster, queue)
     monkeypatch.setattr(module, "HORIZON", 10)
-    found = outlook(forecaster, queue, jobs[30])
+    found = forecast_of(forecaster, queue, jobs[30])
     assert len(found.starts) == 10
     assert found.jobs.keys() == {job.id for job in (*jobs[:10], jobs[30])}
     assert found.places[jobs[30].id] == whole.places[jobs[30].id] == 31
@@ -88,7 +88,7 @@ def test_the_line_is_walked_no_further_than_to_the_last_who_is_asked_for(
     queue, jobs = a_queue(40)
     monkeypatch.setattr(module, "HORIZON", 10)
     line = queue.queued("shapes")
-    forecaster.outlook([], line, queue.waiting_cost("shapes"), {jobs[20].id: 1}, 0.0)
+    forecaster.forecast([], line, queue.waiting_cost("shapes"), {jobs[20].id: 1}, 0.0)
     assert next(line).lease.job_id == jobs[21].id
 
 
@@ -98,13 +98,13 @@ def test_a_job_that_runs_ends_with_its_last_picture_however_far_that_is(
     monkeypatch.setattr(module, "HORIZON", 10)
     queue, [job] = a_queue(1, pictures=60)
     queue.grant("shapes", 0.0)
-    end_s = outlook(forecaster, queue, job).jobs[job.id].end_s
+    end_s = forecast_of(forecaster, queue, job).jobs[job.id].end_s
     assert end_s == pytest.approx(30 * STEPS * STEP_S, rel=0.1)
 
 
 def test_time_goes_by_between_two_forecasts(forecaster: Forecaster) -> None:
     queue, _ = a_queue(6)
-    found = outlook(forecaster, queue, now=100.0)
+    found = forecast_of(forecaster, queue, now=100.0)
     assert found.room_in_s(100.5, 5) == pytest.approx(STEPS * STEP_S - 0.5, abs=0.01)
     assert found.room_in_s(100.0, 99) == pytest.approx(STEPS * STEP_S, abs=0.01)
     assert found.room_in_s(200.0, 5) == 0
@@ -115,8 +115,8 @@ def test_time_goes_by_between_two_forecasts(forecaster: Forecaster) -> None:
 
 def test_where_nothing_is_in_the_queue_nothing_is_foretold() -> None:
     queue, _ = a_queue(0)
-    assert outlook(Forecaster(4), queue) == Outlook(unsure=module.UNKNOWN)
-    assert Outlook().room_in_s(5.0, 1) == Outlook().drained_in_s(5.0, 0.0) == 0
+    assert forecast_of(Forecaster(4), queue) == QueueForecast(relative_error=module.INITIAL_ERROR)
+    assert QueueForecast().room_in_s(5.0, 1) == QueueForecast().drained_in_s(5.0, 0.0) == 0
 
 
 def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_took_last(
@@ -124,16 +124,16 @@ def test_a_stage_that_is_waited_for_delays_everything_by_the_time_that_waking_to
 ) -> None:
     queue, [job] = a_queue(1)
     queue.grant("shapes", 0.0)
-    awake = outlook(forecaster, queue).jobs[job.id].end_s
-    forecaster.see_replicas({"denoiser": 0, "vae": 1}, queue.running, 100.0)
-    found = outlook(forecaster, queue, now=110.0)
-    assert found.jobs[job.id].end_s == pytest.approx(awake + module.WAKING_S - 10)
-    assert found.most_s(5.0) > 5.0 + module.WAKING_S - 10
-    forecaster.see_replicas({"denoiser": 1, "vae": 1}, queue.running, 112.0)
-    assert outlook(forecaster, queue, now=113.0).jobs[job.id].end_s == awake
-    forecaster.see_replicas({"denoiser": 0}, queue.running, 200.0)
-    assert outlook(forecaster, queue, now=200.0).jobs[job.id].end_s == pytest.approx(awake + 12)
-    assert outlook(forecaster, queue, now=900.0).jobs[job.id].end_s == pytest.approx(awake + 1)
+    awake = forecast_of(forecaster, queue).jobs[job.id].end_s
+    forecaster.observe_replicas({"denoiser": 0, "vae": 1}, queue.running, 100.0)
+    found = forecast_of(forecaster, queue, now=110.0)
+    assert found.jobs[job.id].end_s == pytest.approx(awake + module.COLD_START_S - 10)
+    assert found.upper_bound_s(5.0) > 5.0 + module.COLD_START_S - 10
+    forecaster.observe_replicas({"denoiser": 1, "vae": 1}, queue.running, 112.0)
+    assert forecast_of(forecaster, queue, now=113.0).jobs[job.id].end_s == awake
+    forecaster.observe_replicas({"denoiser": 0}, queue.running, 200.0)
+    assert forecast_of(forecaster, queue, now=200.0).jobs[job.id].end_s == pytest.approx(awake + 12)
+    assert forecast_of(forecaster, queue, now=900.0).jobs[job.id].end_s == pytest.approx(awake + 1)
 
 
 def test_a_stage_that_sleeps_and_is_not_waited_for_delays_nothing(forecaster: Forecaster) -> None:
@@ -143,40 +143,40 @@ def test_a_stage_that_sleeps_and_is_not_waited_for_delays_nothing(forecaster: Fo
     for step, waiting in ((0, True), (1, False), (STEPS, True)):
         if step:
             queue.progress(lease, StepUpdate(step=step, steps=STEPS))
-        forecaster.see_replicas(asleep, queue.running, 50.0 + step)
-        assert (outlook(forecaster, queue, now=50.0 + step).awake_in_s > 0) == waiting
-        forecaster.rest()
+        forecaster.observe_replicas(asleep, queue.running, 50.0 + step)
+        assert (forecast_of(forecaster, queue, now=50.0 + step).cold_start_s > 0) == waiting
+        forecaster.reset()
 
 
 def test_a_stage_that_sleeps_while_there_is_no_work_is_not_waking(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1)
     queue.grant("shapes", 0.0)
-    awake = outlook(forecaster, queue).jobs[job.id].end_s
-    forecaster.see_replicas({"denoiser": 0}, queue.running, 100.0)
-    forecaster.rest()
-    forecaster.see_replicas({"denoiser": 0}, queue.running, 4000.0)
-    assert outlook(forecaster, queue, now=4000.0).jobs[job.id].end_s == pytest.approx(awake + module.WAKING_S)
+    awake = forecast_of(forecaster, queue).jobs[job.id].end_s
+    forecaster.observe_replicas({"denoiser": 0}, queue.running, 100.0)
+    forecaster.reset()
+    forecaster.observe_replicas({"denoiser": 0}, queue.running, 4000.0)
+    assert forecast_of(forecaster, queue, now=4000.0).jobs[job.id].end_s == pytest.approx(awake + module.COLD_START_S)
 
 
 def test_a_decode_that_waited_for_its_stage_to_wake_is_no_measure_of_decoding(forecaster: Forecaster) -> None:
     queue, [job] = a_queue(1)
     lease, _ = queue.grant("shapes", 0.0)
-    before = outlook(forecaster, queue).jobs[job.id].end_s
+    before = forecast_of(forecaster, queue).jobs[job.id].end_s
     queue.progress(lease, StepUpdate(step=STEPS, steps=STEPS))
-    forecaster.see_replicas({"vae": 0}, queue.running, 10.0)
-    forecaster.see_replicas({"vae": 1}, queue.running, 30.0)
+    forecaster.observe_replicas({"vae": 0}, queue.running, 10.0)
+    forecaster.observe_replicas({"vae": 1}, queue.running, 30.0)
     forecaster.measure_decode(21.0, 30.5)
     queue, [job] = a_queue(1)
-    assert outlook(forecaster, queue).jobs[job.id].end_s == before
+    assert forecast_of(forecaster, queue).jobs[job.id].end_s == before
     forecaster.measure_decode(1.0, 40.0)
-    assert outlook(forecaster, queue).jobs[job.id].end_s > before + 0.1
+    assert forecast_of(forecaster, queue).jobs[job.id].end_s > before + 0.1
 
 
 def test_more_denoisers_draw_more_at_a_time(forecaster: Forecaster) -> None:
     queue, _ = a_queue(12)
-    one = outlook(forecaster, queue).drained_s
-    forecaster.see_replicas({"denoiser": 3}, [], 0.0)
-    assert outlook(forecaster, queue).drained_s == pytest.approx(one / 3, abs=0.02)
+    one = forecast_of(forecaster, queue).drained_s
+    forecaster.observe_replicas({"denoiser": 3}, [], 0.0)
+    assert forecast_of(forecaster, queue).drained_s == pytest.approx(one / 3, abs=0.02)
 
 
 @pytest.mark.parametrize(("late_s", "sure"), [(0.2, True), (8.0, False)])
@@ -184,14 +184,14 @@ def test_estimates_that_come_true_are_told_as_one_number_others_as_a_range(
     forecaster: Forecaster, late_s: float, sure: bool
 ) -> None:
     now = 0.0
-    assert outlook(forecaster, a_queue(1)[0]).most_s(10.0) == 10.0 * (1 + module.UNKNOWN)
+    assert forecast_of(forecaster, a_queue(1)[0]).upper_bound_s(10.0) == 10.0 * (1 + module.INITIAL_ERROR)
     for _ in range(30):
         queue, jobs = a_queue(9)
-        start_s = outlook(forecaster, queue, now=now).jobs[jobs[-1].id].start_s
-        outlook(forecaster, queue, now=now + 1)  # what was told first is what counts
+        start_s = forecast_of(forecaster, queue, now=now).jobs[jobs[-1].id].start_s
+        forecast_of(forecaster, queue, now=now + 1)  # what was told first is what counts
         now += start_s + late_s
         forecaster.started(jobs[-1].id, now)
-    most_s = outlook(forecaster, queue, now=now).most_s(10.0)
+    most_s = forecast_of(forecaster, queue, now=now).upper_bound_s(10.0)
     assert most_s is None if sure else most_s == pytest.approx(10 * (1 + late_s / start_s), rel=0.01)
 
 
@@ -199,12 +199,12 @@ def test_how_far_off_estimates_are_is_learnt_from_the_first_picture_of_a_job_alo
     queue, [job] = a_queue(1, pictures=9)
     queue.grant("shapes", 0.0)
     forecaster.started(job.id, 0.0)
-    outlook(forecaster, queue, now=0.5)
+    forecast_of(forecaster, queue, now=0.5)
     queue.grant("shapes", 60.0)
     forecaster.started(job.id, 60.0)
-    assert outlook(forecaster, queue, now=60.0).unsure == module.UNKNOWN
+    assert forecast_of(forecaster, queue, now=60.0).relative_error == module.INITIAL_ERROR
 
 
 def test_a_job_that_was_never_told_a_time_teaches_nothing(forecaster: Forecaster) -> None:
     forecaster.started("job_unknown", 5.0)
-    assert outlook(forecaster, a_queue(1)[0]).unsure == module.UNKNOWN
+    assert forecast_of(forecaster, a_queue(1)[0]).relative_error == module.INITIAL_ERROR

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from deployments.dispatcher import job_queue
 from deployments.dispatcher.forecast import Estimate
-from deployments.dispatcher.forecaster import Forecaster, Outlook
+from deployments.dispatcher.forecaster import Forecaster, QueueForecast
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, TILED, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
 from deployments.errors import JobEnded, NotFound, OwnerQueueFull, QueueFull
@@ -283,7 +283,7 @@ def test_a_job_with_a_finished_picture_is_still_running_when_it_loses_the_rest()
     queue = a_queue(job := a_job(pictures=2))
     finish(queue, granted(queue))
     assert queue.lose(granted(queue), 2.0).status == "running"
-    assert queue.estimate(Outlook(jobs={job.id: Estimate(1.0, 9.0)}))[0].progress.eta_s == 9.0
+    assert queue.estimate(QueueForecast(jobs={job.id: Estimate(1.0, 9.0)}))[0].progress.eta_s == 9.0
     finish(queue, granted(queue))
     assert queue.job(job.id).status == "succeeded"
 
@@ -376,18 +376,18 @@ def test_the_oldest_jobs_that_have_ended_are_forgotten_and_never_one_that_has_no
 def test_places_count_jobs_and_only_changed_jobs_are_returned() -> None:
     jobs = [a_job("ada", 2), a_job("bob"), a_job("ada")]
     queue = a_queue(*jobs)
-    outlook = Outlook(
+    forecast = QueueForecast(
         places={job.id: place for place, job in enumerate(jobs, 1)},
         jobs={job.id: Estimate(k, k + 1) for k, job in enumerate(jobs)},
     )
-    changed = queue.estimate(outlook)
+    changed = queue.estimate(forecast)
     assert [(job.id, job.queue.position, job.queue.size, job.queue.eta_s) for job in changed] == [
         (jobs[0].id, 1, 3, 0),
         (jobs[1].id, 2, 3, 1),
         (jobs[2].id, 3, 3, 2),
     ]
-    assert queue.estimate(outlook) == []
-    moved = queue.estimate(replace(outlook, jobs={**outlook.jobs, jobs[1].id: Estimate(30, 31)}))
+    assert queue.estimate(forecast) == []
+    moved = queue.estimate(replace(forecast, jobs={**forecast.jobs, jobs[1].id: Estimate(30, 31)}))
     assert [(job.id, job.queue.eta_s) for job in moved] == [(jobs[1].id, 30)]
 
 
@@ -395,17 +395,20 @@ def test_a_time_that_is_unsure_is_told_with_how_long_it_may_take() -> None:
     first, second = a_job(), a_job()
     queue = a_queue(first, second)
     granted(queue)
-    outlook = Outlook(
-        places={second.id: 1}, jobs={first.id: Estimate(0, 8), second.id: Estimate(10, 20)}, unsure=0.5, awake_in_s=4
+    forecast = QueueForecast(
+        places={second.id: 1},
+        jobs={first.id: Estimate(0, 8), second.id: Estimate(10, 20)},
+        relative_error=0.5,
+        cold_start_s=4,
     )
-    running, waiting = queue.estimate(outlook)
+    running, waiting = queue.estimate(forecast)
     assert (running.progress.eta_s, running.progress.eta_most_s) == (8, 8 * 1.5 + 4)
     assert (waiting.queue.eta_s, waiting.queue.eta_most_s) == (10, 10 * 1.5 + 4)
 
 
 def test_a_job_that_starts_is_told_the_end_that_was_foretold_while_it_waited() -> None:
     queue = a_queue(job := a_job())
-    queue.estimate(Outlook(places={job.id: 1}, jobs={job.id: Estimate(3, 8)}))
+    queue.estimate(QueueForecast(places={job.id: 1}, jobs={job.id: Estimate(3, 8)}))
     _, started = queue.grant("shapes", 1.0)
     assert (started.queue, started.progress.eta_s) == (None, 8)
 
@@ -413,9 +416,9 @@ def test_a_job_that_starts_is_told_the_end_that_was_foretold_while_it_waited() -
 def test_a_running_job_gets_the_time_of_its_last_picture() -> None:
     queue = a_queue(job := a_job(pictures=2))
     granted(queue)
-    [state] = queue.estimate(Outlook(jobs={job.id: Estimate(0, 10)}))
+    [state] = queue.estimate(QueueForecast(jobs={job.id: Estimate(0, 10)}))
     assert (state.progress.eta_s, state.progress.eta_most_s) == (10, None)
-    assert queue.estimate(Outlook(jobs={job.id: Estimate(0, 10.2)})) == []
+    assert queue.estimate(QueueForecast(jobs={job.id: Estimate(0, 10.2)})) == []
 
 
 def test_each_change_raises_the_version() -> None:
@@ -541,12 +544,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def estimate(self) -> None:
-        outlook = Forecaster(max_rows=2).outlook(
+        forecast = Forecaster(max_rows=2).forecast(
             self.queue.running, self.queue.queued("shapes"), self.queue.waiting_cost("shapes"), {}, now=1.0
         )
-        changed = self.queue.estimate(outlook)
+        changed = self.queue.estimate(forecast)
         assert all(job == self.queue.job(job.id) for job in changed)
-        assert self.queue.estimate(outlook) == []
+        assert self.queue.estimate(forecast) == []
         in_line = list(dict.fromkeys(waiting.lease.job_id for waiting in self.queue.queued("shapes")))
         for job in map(self.queue.job, self.accepted):
             if job.status == "queued":

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deployments.dispatcher.job_queue import LOST
-from deployments.dispatcher.overview import ModelQueue, QueueState
+from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.schema import (
     GenerationRequest,
     ImageResult,
@@ -103,9 +103,9 @@ def test_warnings_stand_below_the_status() -> None:
 
 
 REPLICAS = {"text_encoder": 1, "denoiser": 2, "vae": 1}
-LINE = ModelQueue(waiting=5, running=2, eta_s=14.2, replicas=REPLICAS, starting={"denoiser": 1})
-OTHER = ModelQueue(waiting=8, running=0, eta_s=90, replicas=REPLICAS | {"denoiser": 0}, starting={})
-QUEUE = QueueState(13, 2, 90, REPLICAS, 6.5, {"denoiser": 1}, 3, {"shapes": LINE, "sdxl": OTHER})
+LINE = ModelStats(waiting=5, running=2, eta_s=14.2, replicas=REPLICAS, starting={"denoiser": 1})
+OTHER = ModelStats(waiting=8, running=0, eta_s=90, replicas=REPLICAS | {"denoiser": 0}, starting={})
+QUEUE = QueueStats(13, 2, 90, REPLICAS, 6.5, {"denoiser": 1}, 3, {"shapes": LINE, "sdxl": OTHER})
 
 
 def test_a_job_that_nobody_is_awake_to_draw_says_so() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.autoscaling import Demand
 from deployments.dispatcher import deployment as deployment_module
-from deployments.dispatcher import served as served_module
+from deployments.dispatcher import model_queue as model_queue_module
 from deployments.dispatcher.arrivals import MEMORY_S
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.deployment import Dispatcher
@@ -132,7 +132,7 @@ async def test_new_weights_under_an_old_name_are_noticed() -> None:
 
 
 async def test_a_model_that_does_not_answer_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_module, "CARD_WITHIN_S", 0.01)
+    monkeypatch.setattr(model_queue_module, "CARD_TIMEOUT_S", 0.01)
     stuck = FakePipeline(card=SDXL)
     monkeypatch.setattr(stuck, "meet", lambda demand: asyncio.Event().wait())
     dispatcher = a_dispatcher(FakePipeline(), others={"sdxl": stuck})

@@ -1,4 +1,4 @@
-"""What the Dispatcher says of the whole, and of one key."""
+"""Figures of the queue, of one model's part of it, and of one key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,40 +6,40 @@ from typing import NamedTuple
 
 
 class Replicas(NamedTuple):
-    """How many replicas of a stage work, and how many are on their way."""
+    """How many replicas of a stage run, and how many are starting."""
 
     running: int
     starting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class ModelQueue:
-    """What there is to do for one model, and who does it. Counts are pictures."""
+class ModelStats:
+    """The queue of one model, and its replicas. Counts are images."""
 
     waiting: int
     running: int
     eta_s: float  # until everything is done
     replicas: Mapping[str, int]  # of each stage
-    starting: Mapping[str, int]  # replicas that are on their way
+    starting: Mapping[str, int]  # replicas
 
 
 @dataclass(frozen=True, slots=True)
-class QueueState:
-    """The whole queue at a glance. Counts are pictures."""
+class QueueStats:
+    """The whole queue at a glance. Counts are images."""
 
     waiting: int
     running: int
     eta_s: float  # until everything in it is done
     replicas: Mapping[str, int]  # of each stage, of all models
     batch_rows_mean: float
-    starting: Mapping[str, int]  # replicas that are on their way
-    owners: int  # who wait
-    models: Mapping[str, ModelQueue]
+    starting: Mapping[str, int]  # replicas
+    owners: int  # with images that wait
+    models: Mapping[str, ModelStats]
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a key may ask for, and what is left of it."""
+    """The caps of a key, and what is left of them."""
 
     max_waiting: int | None
     waiting: int
