@@ -34,7 +34,7 @@ class Component:
     library: Literal["transformers", "diffusers"]
     classes: tuple[str, ...]  # the first one loads it
     weights: str = ""  # file name of the weights, without variant and suffix; empty: a tokenizer
-    least_size: "Callable[[SizeEntries], Size] | None" = None  # of the model that a config makes; of weights alone
+    least_size: "Callable[[SizeEntries], Size] | None" = None  # least size of its config's model; None: a tokenizer
     module: str = ""  # where the classes are, if not in the library itself
 
     @property
@@ -110,8 +110,8 @@ class Family(ABC):
     components: ClassVar[Mapping[str, Component]]  # by their subfolders
     denoiser: ClassVar[str]  # the component that is called at each step
     vae: ClassVar[str] = "vae"
-    image_rows: ClassVar[int] = 2  # the most rows of a forward that one image takes
-    samplers: ClassVar[tuple[str, ...]] = SAMPLERS  # that can be asked for, if its scheduler's config allows them
+    image_rows: ClassVar[int] = 2  # the greatest number of `texts` of an image
+    samplers: ClassVar[tuple[str, ...]] = SAMPLERS  # those offered, if they work with a checkpoint's scheduler config
     scheduler_repairs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # pipeline -> what it changes in old configs
     scheduler_needs: ClassVar[tuple[str, ...]] = ("set_timesteps", "step")  # what its pipelines use of a scheduler
 
@@ -160,7 +160,10 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
-        """Return what each text says to the denoiser, float32 on the CPU. They share a forward."""
+        """Return the conditioning of each text, float32 on the CPU. They share a forward.
+
+        It is cached by the text alone, so it must not depend on the request or on the other texts.
+        """
 
     @abstractmethod
     def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
@@ -173,8 +176,9 @@ class Family(ABC):
     def shared_shapes(self, conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
         """Return the shapes that rows must have in common to share a forward: those of all that is stacked.
 
-        A tensor whose length may differ from row to row has one representative shape here: it sizes the rows of noise
-        that forwards are measured, proved and compiled with.
+        They are the same for all rows of an image. A tensor whose length may differ from row to row has the same
+        representative shape for every row, that of `expected_shapes`: forwards are measured, proved and compiled with
+        noise of these shapes.
         """
         return {name: tuple(tensor.shape) for name, tensor in conditioning.items()}
 

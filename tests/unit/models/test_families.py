@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.families.registry import FAMILIES, PIPELINES
+from tests.fakes import a_spec
 
 ROOT = Path(__file__).parents[3]
 QUEUED = """
@@ -34,6 +35,12 @@ def test_every_pipeline_and_every_domain_has_its_components(name: str) -> None:
     assert {component.domain for component in family.components.values()} == {"text", "latents", "pixels"}
     assert family.components[family.denoiser].domain == "latents"
     assert family.components[family.vae].domain == "pixels"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_image_has_more_rows_than_its_family_promises(name: str) -> None:
+    guided = a_spec(family=name, guidance_scale=7.5, negative_prompt="blue")
+    assert guided.rows == FAMILIES[name].image_rows
 
 
 @pytest.mark.parametrize("name", FAMILIES)

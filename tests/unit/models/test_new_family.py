@@ -25,13 +25,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from deployments.schema import read_request, resolve
 from models.checkpoint.location import check
 from models.checkpoint.sizes import Size, SizeEntries
+from models.denoiser.model import load_denoiser
+from models.denoiser.state import new_state, stack_rows
 from models.errors import UnusableCheckpoint
 from models.families.base import Batch, Component, Conditioning, Facts, Family, Segment, TextComponents
 from models.families.components import TEXT_ENCODER, TOKENIZER, VAE
 from models.families.registry import FAMILIES, PIPELINES
 from models.latent_rgb import fit_latent_rgb
 from models.spec import ImageSpec, Tokens
-from tests.stages import Stages
+from models.text_encoder import load_text_encoder
+from tests.stages import CPU, Stages
 from training.shapes.tokenizer import new_tokenizer
 
 CHANNELS, PATCH, MAX_TOKENS, TEXT_WIDTH = 16, 2, 77, 32
@@ -58,8 +61,8 @@ class ToyTransformer(ModelMixin, ConfigMixin):
         shown = self.patch_in(torch.stack(patches)) + place + self.time_in(times[:, None, None])
         longest = max(len(text) for text in texts)
         words = torch.stack([functional.pad(self.text_in(text), (0, 0, 0, longest - len(text))) for text in texts])
-        is_read = torch.tensor([[k < len(text) for k in range(longest)] for text in texts])
-        mask = torch.cat([torch.ones(len(texts), shown.shape[1], dtype=torch.bool), is_read], 1)[:, None]
+        is_read = torch.tensor([[k < len(text) for k in range(longest)] for text in texts], device=shown.device)
+        mask = torch.cat([is_read.new_ones(len(texts), shown.shape[1]), is_read], 1)[:, None]
         seen = torch.cat([shown, words], 1)
         heard = functional.scaled_dot_product_attention(self.query(shown), self.key(seen), self.value(seen), mask)
         return list(self.out((shown + heard).tanh()))
@@ -69,7 +72,7 @@ def places_of(rows: int, columns: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
 
 
-# -- the family: the whole of what a new module under models/families would say
+# -- the family: what a new module under models/families would contain (there, torch is imported inside methods)
 
 
 def toy_transformer(config: SizeEntries) -> Size:
@@ -96,7 +99,7 @@ class Toy(Family):
     }
     denoiser = "transformer"
     image_rows = 3
-    samplers = ("default",)
+    samplers = ("default",)  # the checkpoint's own: the named ones need betas, which flow matching has not
 
     def check(self, folder: Path, pipeline: str) -> None:
         pass
@@ -118,12 +121,14 @@ class Toy(Family):
         return {"mu": math.log(1 + width * height / SIDE**2), "sigmas": np.linspace(1, 1 / steps, steps).tolist()}
 
     def count_tokens(self, text: TextComponents, prompt: str) -> Tokens:
-        count = len(text.loaded["tokenizer"](prompt).input_ids) - 2
-        return Tokens(count, MAX_TOKENS - 2, "")
+        read = text.loaded["tokenizer"](prompt, add_special_tokens=False, return_offsets_mapping=True)
+        beyond = read.offset_mapping[MAX_TOKENS - 2 :]
+        return Tokens(len(read.input_ids), MAX_TOKENS - 2, prompt[beyond[0][0] :] if beyond else "")
 
     def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
-        tokens = [text.loaded["tokenizer"](each or "", return_tensors="pt").input_ids for each in texts]
-        return [{"words": text.loaded["text_encoder"](ids).last_hidden_state[0]} for ids in tokens]
+        read = [text.loaded["tokenizer"](each or "", truncation=True, return_tensors="pt") for each in texts]
+        outputs = [text.loaded["text_encoder"](each.input_ids.to(text.device)) for each in read]
+        return [{"words": output.last_hidden_state[0].float().cpu()} for output in outputs]
 
     def condition(self, config: Any, spec: ImageSpec, text: Conditioning) -> Conditioning:
         return text
@@ -141,7 +146,8 @@ class Toy(Family):
         height, width = (side // PATCH for side in batch.latents.shape[2:])
         patches = functional.pixel_unshuffle(batch.latents, PATCH).flatten(2).mT
         words = [row["words"] for row in batch.conditioning]
-        outputs = model(list(patches), 1 - batch.timesteps / 1000, words, places_of(height, width))
+        times = (1 - batch.timesteps / 1000).to(batch.latents)
+        outputs = model(list(patches), times, words, places_of(height, width).to(batch.latents))
         return -functional.pixel_shuffle(torch.stack(outputs).mT.unflatten(2, (height, width)), PATCH)
 
     def guide(self, outputs: Tensor, specs: Sequence[ImageSpec]) -> Tensor:
@@ -315,6 +321,22 @@ def test_a_forward_has_room_for_all_rows_of_an_image(folder: Path) -> None:
     assert stages.engine._sizer.target_rows(key) == 3
     with pytest.raises(ValueError, match="max_rows must be 3 or more: an image of this model takes 3 rows, got 2"):
         stages.engine._sizer.set_limit(2)
+
+
+def test_it_is_computed_in_bfloat16_too(folder: Path) -> None:
+    text, model = (load(folder, "toy", CPU, torch.bfloat16) for load in (load_text_encoder, load_denoiser))
+    stages = Stages(folder)
+    spec = stages.spec(prompt="a star")
+    [encoded] = text.encode([spec])
+    assert {row["words"].dtype for row in encoded.rows} == {torch.float32}
+    output = model.predict(stack_rows([new_state(spec, encoded, model.plan(spec), model)]))
+    assert (output.dtype, len(output)) == (torch.float32, 3)
+
+
+def test_what_does_not_fit_of_a_prompt_is_not_read(stages: Stages) -> None:
+    [encoded] = stages.text_encoder.encode([stages.spec(prompt="a red circle " * 60)])
+    assert len(encoded.rows[-1]["words"]) == MAX_TOKENS
+    assert encoded.cut.strip().endswith("a red circle")
 
 
 def test_previews_are_fitted_to_its_channels(stages: Stages) -> None:
