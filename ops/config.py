@@ -34,7 +34,11 @@ ARGS: dict[str, type[Settings]] = {
     MODEL_APP: ModelConfig,
     "gradio_ingress.app:build": UiConfig,
 }
-RENAMED = {"vae_decoder": VAE.key, "VaeDecoder": VAE.deployment}  # in files for earlier versions -> its name now
+RENAMED = {  # in files for earlier versions -> its name now
+    "vae_decoder": VAE.key,
+    "VaeDecoder": VAE.deployment,
+    "deployments.tracing:otlp": "deployments.serve.tracing:otlp",
+}
 
 
 class UnusableConfig(Exception):
@@ -151,6 +155,9 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
 def _problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Say what is wrong with the applications' args, or between them."""
     apps = {app["name"]: app for app in config["applications"]}
+    exporter = (config.get("tracing_config") or {}).get("exporter_import_path")
+    if exporter in RENAMED:
+        yield f"tracing_config.exporter_import_path = {exporter!r}: is called {RENAMED[exporter]} now"
     wrong = False
     for name, app in apps.items():
         kind = ARGS.get(app["import_path"])

@@ -108,6 +108,14 @@ def test_a_key_of_an_earlier_version_is_shown_with_its_name_now(tmp_path: Path) 
     assert message.splitlines()[1:] == ["  shapes.vae_decoder is called vae now"]
 
 
+def test_an_exporter_of_spans_of_an_earlier_version_is_shown_with_its_path_now(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    given = yaml.safe_load(path.read_text()) | {"tracing_config": {"exporter_import_path": "deployments.tracing:otlp"}}
+    path.write_text(yaml.safe_dump(given))
+    key = "tracing_config.exporter_import_path = 'deployments.tracing:otlp'"
+    assert refusal(path).splitlines()[1:] == [f"  {key}: is called deployments.serve.tracing:otlp now"]
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
