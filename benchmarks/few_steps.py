@@ -42,10 +42,10 @@ def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     stages = Stages(ROOT / "models/checkpoints/shapes")
-    own = stages.unet.scheduler_config
+    own = stages.model.scheduler_config
     rows: dict[str, dict[str, object]] = {}
     for betas, config in (("zero SNR", own), ("as they are", own | {"rescale_betas_zero_snr": False})):
-        stages.unet.scheduler_config = config
+        stages.model.scheduler_config = config
         print(f"betas {betas}\n{'sampler':18}{'least':>6}  " + "".join(f"{steps:>6}" for steps in STEPS))
         for sampler in CLASSES:
             if is_stochastic(plan_for(config, sampler, CONVERGED)):

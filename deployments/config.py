@@ -131,7 +131,7 @@ class ModelConfig(Settings):
     def _names_classes(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         for entry in entries:
             if not CLASS_PATH.fullmatch(entry):
-                raise ValueError(f"{entry} must be a class as package.module:Class")
+                raise ValueError(f"{entry!r} must be a class as package.module:Class")
         return entries
 
     @field_validator("defaults")

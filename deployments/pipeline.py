@@ -30,7 +30,7 @@ MAX_DECODES = 3  # of the same latents, each by another replica
 
 
 class Pipeline:
-    """Encode, denoise, decode, in the application of one model. Embeddings pass by reference and never come here;
+    """Encode, denoise, decode, in the application of one model. Conditioning passes by reference and never come here;
     latents pass once."""
 
     def __init__(self, app_name: str, images: str) -> None:

@@ -66,7 +66,7 @@ def _path(location: Sequence[int | str], *, is_unknown: bool) -> str:
     The name of an `is_unknown` field is whatever the caller sent.
     """
     parts = list(location)
-    while parts and parts[0] in ENVELOPE:
+    while len(parts) > 1 and parts[0] in ENVELOPE:  # the last one is the field itself, whatever its name
         parts.pop(0)
     unknown = [parts.pop()] if is_unknown and parts else []
     known = [part for part in parts if isinstance(part, int) or PART.fullmatch(part)]

@@ -4,15 +4,19 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
 
 from models.errors import PostProcessFailed, Refused
 from models.spec import ImageSpec
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
+
+MAX_MESSAGE = 1000  # characters that a refusal may tell a client
 
 
 class PostProcessor:
@@ -55,8 +59,8 @@ class PostProcessors:
         """Return what they make of an image's file. Raises Refused, PostProcessFailed."""
         for entry, each in self._each:
             content = _call(entry, each.file, content, spec)
-            if not isinstance(content, bytes):
-                raise _failed(entry, f"file() must return bytes; got {_described(content)}")
+            if _format(content) != spec.output_format:
+                raise _failed(entry, f"file() must return a {spec.output_format} file; got {_described(content)}")
         return content
 
 
@@ -70,6 +74,10 @@ def check_modules(entries: Sequence[str]) -> None:
         module, _, _ = entry.partition(":")
         try:
             found = find_spec(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(f"{error.name}."):
+                raise UnusablePostProcessor(f"postprocess: {entry}: {module} cannot be imported: {error!r}") from error
+            found = None  # nor is the package that it would be in
         except Exception as error:  # of the packages' own code: anything
             raise UnusablePostProcessor(f"postprocess: {entry}: {module} cannot be imported: {error!r}") from error
         if found is None:
@@ -113,16 +121,25 @@ def _make(entry: str, kind: type[PostProcessor]) -> PostProcessor:
 def _call(entry: str, method: Callable[[Any, ImageSpec], Any], image: Any, spec: ImageSpec) -> Any:
     try:
         return method(image, spec)
-    except Refused:
-        raise
-    except Exception as error:
+    except Refused as error:  # of the operator's own class, maybe: only the message leaves this process
+        message = str(error.message).encode("utf-8", "replace").decode()
+        raise Refused(message[:MAX_MESSAGE]) from error
+    except BaseException as error:  # also SystemExit, which would end the replica
         raise _failed(entry, repr(error), error) from error
 
 
-def _failed(entry: str, reason: str, cause: Exception | None = None) -> PostProcessFailed:
+def _failed(entry: str, reason: str, cause: BaseException | None = None) -> PostProcessFailed:
     """Log the reason, which is for operators; return the error, which is for clients."""
     logger.error("postprocess: %s: %s", entry, reason, exc_info=cause)
     return PostProcessFailed("The image could not be post-processed.")
+
+
+def _format(content: Any) -> str | None:
+    """Return the format of an image file, None where it is none."""
+    try:
+        return str(Image.open(BytesIO(content)).format).lower()
+    except (TypeError, UnidentifiedImageError):
+        return None
 
 
 def _described(value: object) -> str:

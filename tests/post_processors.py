@@ -1,5 +1,6 @@
 """Post-processors as an operator might write them, good and bad."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,45 @@ class Forgetful(PostProcessor):
 
     def file(self, content: bytes, spec: ImageSpec) -> Any:
         pass
+
+
+class Converting(PostProcessor):
+    """Returns what is no image file."""
+
+    def file(self, content: bytes, spec: ImageSpec) -> bytes:
+        return b"GIF"
+
+
+class Leaving(PostProcessor):
+    """Ends the process, if nobody stops it."""
+
+    def pixels(self, pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
+        sys.exit(3)
+
+
+class Scored(Refused):
+    """An operator's own refusal, made from something else than a message."""
+
+    def __init__(self, score: float, reason: str) -> None:
+        super().__init__("")
+        self.message = ScoredText(f"{score}: {reason}")  # type: ignore[assignment]
+
+
+class ScoredText:
+    """No text, but something that becomes one."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+class Scoring(PostProcessor):
+    """Refuses everything, in an unusual way."""
+
+    def pixels(self, pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
+        raise Scored(0.5, "a\ud800b" + "c" * 5000)
 
 
 class Misspelt(PostProcessor):

@@ -1,4 +1,4 @@
-"""Serves `models.text_encoder`: specs in, embeddings out, in batches."""
+"""Serves `models.text_encoder`: specs in, conditioning out, in batches."""
 
 import asyncio
 from collections.abc import Sequence

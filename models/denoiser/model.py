@@ -42,15 +42,11 @@ class DenoiserModel:
 
     @torch.inference_mode()
     def predict(self, batch: Batch, padded_rows: int | None = None) -> Float[Tensor, "R C h w"]:
-        """Return the model's output of each row, float32. The forward is filled up to `padded_rows` with the last row.
-
-        All tensors of `batch` but the timesteps are cast to the model's dtype, unless they hold integers.
-        """
+        """Return the model's output of each row, float32. The last row fills the forward up to `padded_rows`."""
         rows = len(batch.latents)
         if padded_rows is not None and padded_rows > rows:
             batch = batch.rows(torch.arange(padded_rows).clamp(max=rows - 1))
-        cast = Batch(batch.latents.to(self.dtype), batch.timesteps, [self._cast(row) for row in batch.conditioning])
-        return self.family.predict(self._forward, cast)[:rows].float()
+        return self.family.predict(self._forward, batch._replace(latents=batch.latents.to(self.dtype)))[:rows].float()
 
     def plan(self, spec: ImageSpec) -> SamplerPlan:
         """Return how an image's sampler steps (3 to 30 ms the first time: not on the engine's thread).
@@ -63,9 +59,12 @@ class DenoiserModel:
         return plan_for(self.scheduler_config, spec.sampler, steps, options)
 
     def condition(self, spec: ImageSpec, text: Conditioning) -> Conditioning:
-        """Return all that steers a row of an image, on the device."""
+        """Return all that steers a row of an image, on the device, in the model's dtype unless it holds integers."""
         row = self.family.condition(self._model.config, spec, text)
-        return {name: tensor.to(self.device) for name, tensor in row.items()}
+        return {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in row.items()
+        }
 
     def key(self, spec: ImageSpec, row: Conditioning) -> BatchKey:
         """Return what an image must have in common with others to share a forward."""
@@ -85,11 +84,8 @@ class DenoiserModel:
         return Batch(
             noise(rows, *key.latent_shape),
             torch.linspace(1, 999, rows, device=self.device),
-            [{name: noise(*shape) for name, shape in key.shapes} for _ in range(rows)],
+            [{name: noise(*shape).to(self.dtype) for name, shape in key.shapes} for _ in range(rows)],
         )
-
-    def _cast(self, row: Conditioning) -> Conditioning:
-        return {name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for name, tensor in row.items()}
 
     def _key(self, width: int, height: int, shapes: Mapping[str, tuple[int, ...]]) -> BatchKey:
         channels = self.family.latent_channels(self._model.config)

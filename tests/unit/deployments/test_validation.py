@@ -75,6 +75,8 @@ def test_the_branch_of_a_union_is_no_part_of_a_path() -> None:
     ("location", "path"),
     [
         (("body", "loras", 0, "weight"), "loras[0].weight"),
+        (("body", "parameters"), "parameters"),
+        (("body", "parameters", "parameters"), "parameters"),
         (("body", "parameters", "width"), "width"),
         (("header", "idempotency-key"), "idempotency-key"),
         (("body", "init", "path"), "init.path"),

@@ -84,7 +84,7 @@ def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path)
 def test_a_post_processor_that_is_no_path_to_a_class_is_shown_with_the_form_it_must_have(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, {"shapes": {"postprocess": ["watermark.py"]}}))
     assert "shapes.postprocess = ['watermark.py']" in message
-    assert "watermark.py must be a class as package.module:Class" in message
+    assert "'watermark.py' must be a class as package.module:Class" in message
 
 
 def test_a_post_processor_whose_module_is_not_there_keeps_its_model_alone_from_being_served(tmp_path: Path) -> None:
