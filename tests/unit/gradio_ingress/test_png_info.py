@@ -92,8 +92,12 @@ def test_a_picture_of_ours_reads_back_to_its_spec() -> None:
     assert png_info.read(encode_image(DECODED, spec, "digest")) == (settings(spec), [])
 
 
-def test_a_lossy_picture_of_ours_carries_no_settings() -> None:
-    assert problem(encode_image(DECODED, a_spec(output_format="jpeg"), "digest")) == NOTHING
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_a_file_of_ours_in_another_format_reads_back_to_its_spec(output_format: str) -> None:
+    spec = a_spec(prompt='a "red"\ncircle 🙂', negative_prompt="שלום", output_format=output_format)
+    expected = settings(spec)
+    del expected["output_format"]
+    assert png_info.read(encode_image(DECODED, spec, "digest")) == (expected, [])
 
 
 @given(specs)
