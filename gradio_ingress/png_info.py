@@ -1,17 +1,15 @@
 """The settings that a picture carries: our own as JSON, else those of AUTOMATIC1111's web UI as text. Pure."""
 
-import io
 import re
-import struct
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import ExifTags, Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from deployments.schema import nested_type
 from gradio_ingress import controls
+from gradio_ingress.image_texts import STEPS, read_texts
 from gradio_ingress.scalar_controls import label, plain
 from models.errors import InvalidRequest
 from models.parameters import SAMPLER_NAMES
@@ -27,14 +25,12 @@ TYPES: Mapping[str, TypeAdapter[Any]] = {  # plain values without bounds
 }
 SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
 PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
-STEPS = "Steps: "  # begins the line of settings
 SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
 MAX_TEXT = 2**20  # characters; Pillow reads no more of a PNG's, but any number of EXIF's
 APART = ("Sampler", "Size")  # settings that are read in a way of their own
 NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
 READ = {*NAMES, *APART, "Schedule type"}
 SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
 
 
 def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
@@ -45,10 +41,8 @@ def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
     Raises:
         InvalidRequest: not such a picture, or one without settings.
     """
-    try:
-        ours, text = _texts(content)
-    except BROKEN:
-        raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
+    texts = read_texts(content)
+    ours, text = texts.get("darkroom", ""), texts.get("parameters", "")
     if len(ours) + len(text) > MAX_TEXT:
         raise InvalidRequest(f"The settings of a picture must be at most {MAX_TEXT} characters.")
     found, notes = _typed(_from_json(ours), strict=True)
@@ -57,31 +51,6 @@ def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
     if not found:
         raise InvalidRequest("This picture carries no settings.")
     return found, notes
-
-
-def _texts(content: bytes) -> tuple[str, str]:
-    """Our JSON and AUTOMATIC1111's text, empty where there is none. No pixel is decoded."""
-    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-        if image.format == "PNG":  # its `getexif` would decode
-            ours, text = image.info.get("darkroom"), image.info.get("parameters")
-        else:
-            ours, text = None, _user_comment(image.getexif().get_ifd(ExifTags.IFD.Exif))
-    return ours if isinstance(ours, str) else "", text if isinstance(text, str) else ""
-
-
-def _user_comment(exif: Mapping[int, Any]) -> str:
-    """EXIF's comment, if it has settings: cameras write there too.
-
-    Its first eight bytes name the encoding, but do not tell the order of UTF-16's bytes.
-    """
-    comment = exif.get(ExifTags.Base.UserComment, "")
-    if not isinstance(comment, bytes):
-        readings = [str(comment)]
-    elif comment.startswith(b"UNICODE\0"):
-        readings = [comment[8:].decode(order, errors="replace") for order in ("utf-16-be", "utf-16-le")]
-    else:
-        readings = [comment[8:].decode(errors="replace")]
-    return next((text.rstrip("\0") for text in readings if STEPS in text), "")
 
 
 def _from_json(text: str) -> dict[str, Any]:

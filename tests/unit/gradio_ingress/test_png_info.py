@@ -70,6 +70,15 @@ def with_comment(file_format: str, comment: bytes) -> bytes:
     return content.getvalue()
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def after_the_pixels(png: bytes, *chunks: bytes) -> bytes:
+    end = chunk(b"IEND", b"")
+    return png.removesuffix(end) + b"".join(chunks) + end
+
+
 def settings(of: ImageSpec) -> dict[str, Any]:
     return {name: value for name, value in asdict(of).items() if name in png_info.FIELDS}
 
@@ -147,6 +156,21 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "model": "v1-5, pruned",
     }
     assert notes == ["Not used: Lora hashes, Clip skip."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chunk(b"tEXt", b"parameters\0" + AUTOMATIC.encode("latin-1")),
+        chunk(b"zTXt", b"parameters\0\0" + zlib.compress(AUTOMATIC.encode("latin-1"))),
+        chunk(b"iTXt", b"parameters\0\0\0\0\0" + AUTOMATIC.encode()),
+    ],
+)
+def test_text_after_the_pixels_is_read_as_tools_that_rewrite_a_file_leave_it(text: bytes) -> None:
+    content = after_the_pixels(a_png(), text, chunk(b"tIME", bytes(7)))
+    assert png_info.read(content)[0]["seed"] == 1234
+    assert png_info.read(content[:-20])[0]["seed"] == 1234, "cut off at its end"
+    assert problem(content[: content.index(text) + 20]) == NOTHING, "cut off within its text"
 
 
 @pytest.mark.parametrize(
@@ -240,9 +264,8 @@ def test_a_picture_is_never_decoded(sound: bytes, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_picture_with_more_pixels_than_memory_is_refused() -> None:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    assert problem(content + a_png()[33:]) == NO_PICTURE
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0))
+    assert problem(a_png()[:8] + header + a_png()[33:]) == NO_PICTURE
 
 
 def test_a_text_that_unpacks_without_end_is_refused() -> None:
