@@ -2,8 +2,8 @@
 
 import io
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
 
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngStream
@@ -13,6 +13,7 @@ from models.errors import InvalidRequest
 STEPS = "Steps: "  # begins the line of settings
 PNG_SIGNATURE_BYTES = 8
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+COMMENT_CODES = (b"ASCII\0\0\0", b"UNICODE\0", b"JIS\0\0\0\0\0", bytes(8))  # of EXIF: how a comment is encoded
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
 
 
@@ -26,7 +27,7 @@ def read_texts(content: bytes) -> dict[str, str]:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
             if image.format == "PNG":
                 return _png_texts(content)
-            return {"parameters": _user_comment(image.getexif().get_ifd(ExifTags.IFD.Exif))}
+            return {"parameters": _user_comment(image.getexif())}
     except BROKEN:
         raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
 
@@ -46,16 +47,25 @@ def _png_texts(content: bytes) -> dict[str, str]:
         return dict(stream.im_text)
 
 
-def _user_comment(exif: Mapping[int, Any]) -> str:
-    """EXIF's comment, if it has settings: cameras write there too.
+def _user_comment(exif: Image.Exif) -> str:
+    """The first comment with settings: cameras write there too. Some tools put it beside the camera's entries."""
+    comments = (folder.get(ExifTags.Base.UserComment) for folder in (exif.get_ifd(ExifTags.IFD.Exif), exif))
+    readings = (text for comment in comments for text in _readings(comment))
+    return next((text for text in readings if STEPS in text), "")
 
-    Its first eight bytes name the encoding, but do not tell the order of UTF-16's bytes.
+
+def _readings(comment: object) -> Iterator[str]:
+    """What a comment could say. It may lack its code, or have that of another encoding; UTF-16's names no byte order.
+
+    Of settings, one reading alone has their mark.
     """
-    comment = exif.get(ExifTags.Base.UserComment, "")
+    if isinstance(comment, str):  # of type ASCII, whose bytes Pillow takes for Latin-1, without a last NUL
+        comment = comment.encode("latin-1", "replace")
     if not isinstance(comment, bytes):
-        readings = [str(comment)]
-    elif comment.startswith(b"UNICODE\0"):
-        readings = [comment[8:].decode(order, errors="replace") for order in ("utf-16-be", "utf-16-le")]
-    else:
-        readings = [comment[8:].decode(errors="replace")]
-    return next((text.rstrip("\0") for text in readings if STEPS in text), "")
+        return
+    for code in COMMENT_CODES:
+        comment = comment.removeprefix(code)
+    comment += bytes(len(comment) % 2)
+    for encoding in ("utf-8", "utf-16-be", "utf-16-le", "latin-1"):
+        with suppress(UnicodeDecodeError):
+            yield comment.decode(encoding).strip("\0\ufeff")

@@ -63,10 +63,22 @@ def a_png(**texts: str) -> bytes:
     return content.getvalue()
 
 
-def with_comment(file_format: str, comment: bytes) -> bytes:
-    exif, content = Image.Exif(), io.BytesIO()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    Image.new("RGB", (8, 8)).save(content, file_format, exif=exif)
+ASCII, UNDEFINED = 2, 7  # types of EXIF values
+
+
+def with_comment(
+    file_format: str, comment: bytes, kind: int = UNDEFINED, order: str = ">", *, in_first_folder: bool = False
+) -> bytes:
+    """An image whose EXIF has a comment and nothing else, in the byte order of Motorola (>) or Intel (<)."""
+
+    def folder(tag: int, kind: int, count: int, value: int) -> bytes:
+        return struct.pack(order + "HHHIII", 1, tag, kind, count, value, 0)
+
+    head = struct.pack(order + "2sHI", b"MM" if order == ">" else b"II", 42, 8)
+    folders = b"" if in_first_folder else folder(ExifTags.IFD.Exif, 4, 1, 8 + 18)
+    folders += folder(ExifTags.Base.UserComment, kind, len(comment), 8 + len(folders) + 18)
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, file_format, exif=b"Exif\0\0" + head + folders + comment)
     return content.getvalue()
 
 
@@ -156,6 +168,38 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "model": "v1-5, pruned",
     }
     assert notes == ["Not used: Lora hashes, Clip skip."]
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        AUTOMATIC.encode(),
+        bytes(8) + AUTOMATIC.encode(),
+        b"JIS\0\0\0\0\0" + AUTOMATIC.encode(),
+        b"UNICODE\0" + AUTOMATIC.encode(),
+        b"UNICODE\0" + AUTOMATIC.encode("utf-8-sig"),
+        b"UNICODE\0" + AUTOMATIC.encode("utf-16-be") + b"\0\0",
+        b"UNICODE\0" + AUTOMATIC.encode("utf-16-le") + b"\0\0",
+        b"UNICODE\0" + AUTOMATIC.encode("utf-16"),
+        b"UNICODE\0\xfe\xff" + AUTOMATIC.encode("utf-16-be"),
+        b"ASCII\0\0\0" + AUTOMATIC.encode("utf-16-le"),
+        AUTOMATIC.encode("utf-16-be"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ASCII, UNDEFINED])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("in_first_folder", [True, False])
+def test_a_comment_is_read_whatever_tool_wrote_it(comment: bytes, kind: int, order: str, in_first_folder: bool) -> None:
+    content = with_comment("jpeg", comment, kind, order, in_first_folder=in_first_folder)
+    assert png_info.read(content) == png_info.read(a_png(parameters=AUTOMATIC))
+
+
+@pytest.mark.parametrize("kind", [ASCII, UNDEFINED])
+@pytest.mark.parametrize("code", [b"", b"UNICODE\0", b"ASCII\0\0\0"])
+def test_a_comment_keeps_its_letters(code: bytes, kind: int) -> None:
+    text = "ein Café, 東京 🙂\nSteps: 5, Seed: 7"
+    assert png_info.read(with_comment("webp", code + text.encode(), kind))[0]["prompt"] == "ein Café, 東京 🙂"
+    assert png_info.read(with_comment("webp", "ein Café\nSteps: 5".encode("latin-1")))[0]["prompt"] == "ein Café"
 
 
 @pytest.mark.parametrize(
