@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngStream
 
 from models.errors import InvalidRequest
 
-STEPS = "Steps: "  # begins the line of settings
+STEPS = "Steps: "  # begins AUTOMATIC1111's line of settings
 PNG_SIGNATURE_BYTES = 8
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 COMMENT_CODES = (b"ASCII\0\0\0", b"UNICODE\0", b"JIS\0\0\0\0\0", bytes(8))  # of EXIF: how a comment is encoded
@@ -18,7 +18,7 @@ BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error
 
 
 def read_texts(content: bytes) -> dict[str, str]:
-    """Return a PNG's texts, or a JPEG's or WebP's EXIF comment as `parameters`, where AUTOMATIC1111 has the same.
+    """Return a PNG's texts, or those that tools write into EXIF in place of them, by the same keys.
 
     Raises:
         InvalidRequest: not such a file.
@@ -27,7 +27,8 @@ def read_texts(content: bytes) -> dict[str, str]:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
             if image.format == "PNG":
                 return _png_texts(content)
-            return {"parameters": _user_comment(image.getexif())}
+            exif = image.getexif()
+            return {"parameters": _user_comment(exif)} | _tagged_texts(exif)
     except BROKEN:
         raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
 
@@ -51,7 +52,13 @@ def _user_comment(exif: Image.Exif) -> str:
     """The first comment with settings: cameras write there too. Some tools put it beside the camera's entries."""
     comments = (folder.get(ExifTags.Base.UserComment) for folder in (exif.get_ifd(ExifTags.IFD.Exif), exif))
     readings = (text for comment in comments for text in _readings(comment))
-    return next((text for text in readings if STEPS in text), "")
+    return next((text for text in readings if STEPS in text or (text[:1] == "{" and text[-1:] == "}")), "")
+
+
+def _tagged_texts(exif: Image.Exif) -> dict[str, str]:
+    """ComfyUI's texts, which begin with their keys, under what the camera is called."""
+    parts = (str(exif.get(tag, "")).partition(":") for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+    return {key: text for key, _, text in parts if key in ("prompt", "workflow")}
 
 
 def _readings(comment: object) -> Iterator[str]:
@@ -68,4 +75,6 @@ def _readings(comment: object) -> Iterator[str]:
     comment += bytes(len(comment) % 2)
     for encoding in ("utf-8", "utf-16-be", "utf-16-le", "latin-1"):
         with suppress(UnicodeDecodeError):
-            yield comment.decode(encoding).strip("\0\ufeff")
+            text = comment.decode(encoding).strip("\0\ufeff")
+            if "\0" not in text:  # as every other letter of UTF-16 is to the others
+                yield text

@@ -125,7 +125,7 @@ def test_a_file_of_ours_in_another_format_reads_back_to_its_spec(output_format: 
 def test_what_we_write_for_other_tools_reads_back(spec: ImageSpec) -> None:
     expected = settings(spec)
     del expected["output_format"]
-    assert png_info._from_parameters(settings_text(spec)) == (expected, [])
+    assert png_info.from_texts({"parameters": settings_text(spec)}) == (expected, [])
 
 
 def test_our_own_json_wins_over_the_text() -> None:
@@ -262,11 +262,28 @@ def test_a_long_value_is_noted_in_short() -> None:
     assert note == f"Sampler “{'x' * 60}…” is not one of ours."
 
 
-def test_a_text_without_settings_is_a_prompt() -> None:
-    for text, prompt in (("a star: red, big: yes", "a star: red, big: yes"), ("\nNegative prompt: a\nSteps: 2", "")):
-        found, _ = png_info.read(a_png(parameters=text))
-        assert found.get("prompt", "") == prompt
+@pytest.mark.parametrize(
+    "text", ["None", "a star: red, big: yes", "a star. Negative prompt: a moon. Steps: 20, Seed: 1"]
+)
+def test_a_text_without_a_line_of_settings_restores_nothing_and_is_quoted(text: str) -> None:
+    assert problem(a_png(parameters=text)) == (
+        f"No line of settings (“Steps: …”) was found in this picture's text: “{text}”."
+    )
+
+
+def test_settings_without_a_prompt_are_read() -> None:
+    assert png_info.read(a_png(parameters="\nNegative prompt: a\nSteps: 2"))[0] == {
+        "negative_prompt": "a",
+        "num_inference_steps": 2,
+    }
     assert problem(a_png(parameters=" \n")) == NOTHING
+
+
+def test_texts_that_are_not_read_are_named() -> None:
+    texts = {"sd-metadata": '{"image": {}}', "Dream": "a star -s50"}
+    assert (
+        problem(a_png(**texts)) == "This picture carries no settings that are read. Its texts are: sd-metadata, Dream."
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,8 +294,9 @@ def test_a_text_without_settings_is_a_prompt() -> None:
 def test_the_time_to_read_settings_grows_no_faster_than_they_do(lead: str, part: str) -> None:
     """A million characters, which would take minutes where something was tried again at each."""
     since = time.thread_time()
-    png_info._from_parameters(f"a star\nSteps: 5{lead}" + part * (1_000_000 // len(part)) + "x")
-    png_info._from_json('{"seed":' + part * (1_000_000 // len(part)))
+    png_info.from_texts({"parameters": f"a star\nSteps: 5{lead}" + part * (1_000_000 // len(part)) + "x"})
+    with suppress(InvalidRequest):
+        png_info.from_texts({"darkroom": '{"seed":' + part * (1_000_000 // len(part))})
     assert time.thread_time() - since < 20
 
 
