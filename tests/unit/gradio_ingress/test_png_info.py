@@ -108,8 +108,9 @@ def problem(content: bytes) -> str:
     return caught.value.message
 
 
-def test_a_picture_of_ours_reads_back_to_its_spec() -> None:
-    spec = a_spec(prompt='a "red"\ncircle 🙂', negative_prompt="שלום", sampler="dpmpp_2m_karras", guidance_scale=2.5)
+@pytest.mark.parametrize("prompt", ['a "red"\ncircle 🙂', "ein Café\x85 in Köln"])
+def test_a_picture_of_ours_reads_back_to_its_spec(prompt: str) -> None:
+    spec = a_spec(prompt=prompt, negative_prompt="Öl", sampler="dpmpp_2m_karras", guidance_scale=2.5)
     assert png_info.read(encode_image(DECODED, spec, "digest")) == (settings(spec), [])
 
 
