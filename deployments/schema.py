@@ -73,12 +73,12 @@ class GenerationRequest(BaseModel):
         description="How many pictures. Picture k has seed + k.",
         json_schema_extra={"page_maximum": 4},
     )
-    output_format: OutputFormat | None = of_model(description="File format; PNG keeps the settings in the file.")
+    output_format: OutputFormat | None = of_model(description="File format. Each file carries its settings.")
     output_compression: int = Field(
         95,
         ge=0,
         le=100,
-        description="Quality of a JPEG or WebP file: less is smaller. PNG loses nothing.",
+        description="Quality of a JPEG or WebP file: less is smaller. A WebP of 100 loses nothing, as PNG.",
         json_schema_extra={"page": False},
     )
     deadline_s: float | None = Field(

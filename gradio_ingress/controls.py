@@ -141,18 +141,18 @@ def to_request(data: Mapping[str, Any]) -> GenerationRequest:
     return request
 
 
-def usable(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return those of the data that the schema allows, and why the others are not among them."""
+def usable(data: Mapping[str, Any], card: ModelCard) -> tuple[dict[str, Any], list[str]]:
+    """Return those of the data that the schema and a model allow, and why the others are not among them."""
     kept, refused = dict(data), []
     while True:
         try:
-            to_request(kept)
+            resolve(to_request({"prompt": "anything"} | kept), card)
         except InvalidRequest as error:
+            refused.append(in_page_words(error.message, error.param))
             field = field_of(error.param or "")
-            if field not in kept:  # what is missing, people will type
+            if field not in kept:  # the model's own value does not go with one that is kept
                 return kept, refused
             del kept[field]
-            refused.append(error.message)
         else:
             return kept, refused
 

@@ -93,14 +93,18 @@ class Page:
             job = await self._find(request.query_params["job"], owner_of(request))
         except (KeyError, DarkroomError):  # `on_return` says what is wrong with the address
             return self.parts.fitted(cards, cards[0])
-        return self.parts.filled(cards, _settings(job.specs[0], len(job.specs)) | {"seed": None})
+        values, _ = _usable(cards, _settings(job.specs[0], len(job.specs)))
+        return self.parts.filled(cards, values | {"seed": None})
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""
         state, shared = PageState(self._client, owner_of(request)), request.query_params.get("job")
         try:
             if shared:
-                state.select(await self._find(shared, state.owner))
+                job = await self._find(shared, state.owner)
+                state.select(job)
+                if notes := _usable(await self._client.models(), _settings(job.specs[0], len(job.specs)))[1]:
+                    state.show_message(status.note(" ".join(notes)))
         except DarkroomError as error:
             state.problem = error
         if _session(request) in self._states:  # another job was submitted first
@@ -204,9 +208,8 @@ class Page:
             found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path)))
         except InvalidRequest as error:
             return self._problem(error, request) | emptied
-        cards, (values, refused) = await self._cards(), controls.usable(found)
-        words = " ".join(["Settings restored from the picture.", *notes, *refused])
-        return self._restored(cards, {"num_images": 1, **values}, words, request) | emptied
+        words = " ".join(["Settings restored from the picture.", *notes])
+        return self._restored(await self._cards(), {"num_images": 1, **found}, words, request) | emptied
 
     # -- jobs
 
@@ -256,10 +259,8 @@ class Page:
 
     def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str, request: gr.Request) -> Update:
         """The form with a picture's settings, and what could not be restored of them."""
-        model = values.get("model")
-        if model is not None and model not in (card.id for card in cards):
-            words += f" Model “{model}” is not served here."
-        return self.parts.filled(cards, values) | self._message(status.note(words), request)
+        kept, notes = _usable(cards, values)
+        return self.parts.filled(cards, kept) | self._message(status.note(" ".join([words, *notes])), request)
 
     def _problem(self, error: DarkroomError, request: gr.Request) -> Update:
         return self._message(problem(error), request)
@@ -285,3 +286,11 @@ def _settings(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
     """Return the fields of the form for an image, or so many. A style's words are in the prompt already."""
     shown = {name: value for name, value in request_data(spec).items() if name in controls.FIELDS}
     return shown | {"style": controls.OPEN, "num_images": min(num_images, controls.greatest("num_images"))}
+
+
+def _usable(cards: list[ModelCard], data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
+    model = data.get("model")
+    kept, refused = controls.usable(data, card_of(cards, model))
+    notes = [] if model in (None, *(card.id for card in cards)) else [f"Model “{model}” is not served here."]
+    return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes

@@ -1,21 +1,17 @@
-"""The settings that a picture carries: our own as JSON, else those of AUTOMATIC1111's web UI as text. Pure."""
+"""The settings that a picture carries: our own as JSON, else those of another tool. Pure."""
 
-import io
-import re
-import struct
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import ExifTags, Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from deployments.schema import nested_type
 from gradio_ingress import controls
+from gradio_ingress.image_texts import read_texts
 from gradio_ingress.scalar_controls import label, plain
+from gradio_ingress.settings_sources import automatic1111, comfyui, fooocus, invokeai, novelai, swarmui
+from gradio_ingress.settings_sources.base import json_object
 from models.errors import InvalidRequest
-from models.parameters import SAMPLER_NAMES
-from models.settings_text import SETTINGS, read_value
 from models.spec import ImageSpec
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
@@ -25,16 +21,9 @@ NESTED = frozenset(name for name in FIELDS if nested_type(controls.FIELDS[name].
 TYPES: Mapping[str, TypeAdapter[Any]] = {  # plain values without bounds
     name: TypeAdapter(plain(controls.FIELDS[name]), config=None if name in NESTED else FINITE) for name in FIELDS
 }
-SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
-PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
-STEPS = "Steps: "  # begins the line of settings
-SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
-MAX_TEXT = 2**20  # characters; Pillow reads no more of a PNG's, but any number of EXIF's
-APART = ("Sampler", "Size")  # settings that are read in a way of their own
-NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
-READ = {*NAMES, *APART, "Schedule type"}
-SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
+MAX_TEXT = 2**20  # characters of the texts that are read
+KEYS = ("darkroom", "parameters", "invokeai_metadata", "Comment", "prompt")
+READERS = (swarmui, fooocus, invokeai, novelai, automatic1111, comfyui)  # the last also writes beside others' text
 
 
 def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
@@ -43,86 +32,43 @@ def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
     A value has its field's type and is otherwise as the file has it; whether it is allowed is for the form to say.
 
     Raises:
-        InvalidRequest: not such a picture, or one without settings.
+        InvalidRequest: not such a picture, or one without settings that are read.
     """
-    try:
-        ours, text = _texts(content)
-    except BROKEN:
-        raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
-    if len(ours) + len(text) > MAX_TEXT:
+    return from_texts(read_texts(content))
+
+
+def from_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return what `read` does, from the texts of a file. Our own JSON comes before what other tools read.
+
+    Raises:
+        InvalidRequest: none of the texts has settings that are read.
+    """
+    if sum(len(texts.get(key, "")) for key in KEYS) > MAX_TEXT:
         raise InvalidRequest(f"The settings of a picture must be at most {MAX_TEXT} characters.")
-    found, notes = _typed(_from_json(ours), strict=True)
-    if not found and text.strip():
-        found, notes = _from_parameters(text)
-    if not found:
-        raise InvalidRequest("This picture carries no settings.")
-    return found, notes
+    found, notes = _typed(json_object(texts.get("darkroom", "")), strict=True)
+    if found:
+        return found, notes
+    for reader in READERS:
+        settings = reader.read(texts)
+        found, notes = _typed(settings.values, strict=False) if settings else ({}, [])
+        if settings and found:
+            unused = ", ".join(settings.unused)
+            return found, [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
+    raise InvalidRequest(_unread(texts))
 
 
-def _texts(content: bytes) -> tuple[str, str]:
-    """Our JSON and AUTOMATIC1111's text, empty where there is none. No pixel is decoded."""
-    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-        if image.format == "PNG":  # its `getexif` would decode
-            ours, text = image.info.get("darkroom"), image.info.get("parameters")
-        else:
-            ours, text = None, _user_comment(image.getexif().get_ifd(ExifTags.IFD.Exif))
-    return ours if isinstance(ours, str) else "", text if isinstance(text, str) else ""
-
-
-def _user_comment(exif: Mapping[int, Any]) -> str:
-    """EXIF's comment, if it has settings: cameras write there too.
-
-    Its first eight bytes name the encoding, but do not tell the order of UTF-16's bytes.
-    """
-    comment = exif.get(ExifTags.Base.UserComment, "")
-    if not isinstance(comment, bytes):
-        readings = [str(comment)]
-    elif comment.startswith(b"UNICODE\0"):
-        readings = [comment[8:].decode(order, errors="replace") for order in ("utf-16-be", "utf-16-le")]
-    else:
-        readings = [comment[8:].decode(errors="replace")]
-    return next((text.rstrip("\0") for text in readings if STEPS in text), "")
-
-
-def _from_json(text: str) -> dict[str, Any]:
-    try:
-        values = from_json(text)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _from_parameters(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Source: `parse_generation_parameters` in AUTOMATIC1111's `modules/infotext_utils.py`.
-
-    Unlike there, the line of settings is known by its first one, as a prompt may have colons too.
-    """
-    words, mark, line = ("\n" + text.rstrip()).rpartition("\n" + STEPS)
-    if not mark:
-        words, line = line, ""
-    prompt, _, negative_prompt = words.partition("\nNegative prompt:")
-    values = {"prompt": prompt[1:], "negative_prompt": negative_prompt.removeprefix(" ")}
-    pairs = SETTING.findall(mark[1:] + line.partition("\n")[0])
-    settings = {name.strip(): value.strip() for name, value in pairs}
-    settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
-    values |= {field: settings[name] for name, field in NAMES.items() if name in settings}
-    if "Sampler" in settings:
-        values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
-    if "Size" in settings:
-        values["width"], _, values["height"] = settings["Size"].partition("x")
-    found, notes = _typed(values, strict=False)
-    unused = ", ".join(name for name in settings if name not in READ | SILENT)
-    return found, [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
-
-
-def _sampler(name: str, schedule: str) -> str:
-    """Our name of a sampler; theirs where it is none of ours. Since version 1.9 the schedule stands beside it."""
-    whole = name if schedule in PLAIN_SCHEDULES else f"{name} {schedule}"
-    return SAMPLERS.get(whole, whole)
+def _unread(texts: Mapping[str, str]) -> str:
+    """Why nothing was found."""
+    if text := texts.get("parameters", "").strip():
+        return f"No line of settings (“Steps: …”) was found in this picture's text: “{_cut(text, 60)}”."
+    named = _cut(", ".join(name for name, text in texts.items() if text.strip() and name != "darkroom"), 200)
+    if named:
+        return f"This picture carries no settings that are read. Its texts are: {named}."
+    return "This picture carries no settings."
 
 
 def _typed(values: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], list[str]]:
-    """Those values that have their field's type, and notes on the others. What is all text is read less strictly."""
+    """Those values that have their field's type, and notes on the others. What others wrote is read less strictly."""
     found: dict[str, Any] = {}
     notes: list[str] = []
     for name in FIELDS:

@@ -121,8 +121,8 @@ found = {
     "Gradio's clients": sorted(set(NAMES) & set(client_api.endpoint(None).__annotations__)),
     "file": {name: png_info.read(picture)[0][name] for name in NAMES},
     "text": text.rpartition("\\n")[2],
-    "text that is read": {name: png_info._from_parameters(text)[0][name] for name in NAMES},
-    "notes on damage": png_info._from_parameters(text.replace("Adapters: ", "Adapters: x"))[1],
+    "text that is read": {name: png_info.from_texts({"parameters": text})[0][name] for name in NAMES},
+    "notes on damage": png_info.from_texts({"parameters": text.replace("Adapters: ", "Adapters: x")})[1],
     "code": {name: [field in snippet for field in NAMES] for name, snippet in code.items()},
     "receipt": dict(receipt.lines(a_result(spec, Lease(job.id, 0, 0, 1)), None)),
     "refusals": [

@@ -146,10 +146,38 @@ def test_messages_of_the_cluster_get_the_controls_label() -> None:
 
 
 def test_what_the_schema_does_not_allow_is_left_out_and_named() -> None:
-    kept, refused = controls.usable({"prompt": "a star", "seed": 10**30, "width": 3, "num_inference_steps": 9})
+    kept, refused = controls.usable({"prompt": "a star", "seed": 10**30, "width": 3, "num_inference_steps": 9}, CARD)
     assert kept == {"prompt": "a star", "num_inference_steps": 9}
     assert len(refused) == 2
-    assert controls.usable({"prompt": " ", "seed": 7})[0] == {"seed": 7}
+    assert controls.usable({"prompt": " ", "seed": 7, "width": 3}, CARD)[0] == {"seed": 7}
+
+
+def test_what_the_model_does_not_allow_is_left_out_and_named() -> None:
+    given = {
+        "width": 512,
+        "height": 64,
+        "num_inference_steps": 120,
+        "sampler": "heun",
+        "style": "anime",
+        "guidance_scale": 3.0,
+    }
+    assert controls.usable(given, CARD) == (
+        {"height": 64, "guidance_scale": 3.0},
+        [
+            "Style must be one of flat, cartoon for shapes.",
+            "Width must be 64 for shapes, got 512.",
+            "Inference steps must be from 1 to 100 for shapes, got 120.",
+            "Sampler must be one of ddim, euler for shapes, got heun.",
+        ],
+    )
+
+
+def test_a_value_that_the_models_own_do_not_go_with_is_kept_and_named() -> None:
+    card = replace(CARD, samplers=("ddim", "lcm"), defaults=CARD.defaults | {"num_inference_steps": 80})
+    assert controls.usable({"sampler": "lcm"}, card) == (
+        {"sampler": "lcm"},
+        ["Inference steps must be at most 50 for lcm, got 80."],
+    )
 
 
 def test_shapes_are_of_about_the_models_own_area_and_within_its_bounds() -> None:

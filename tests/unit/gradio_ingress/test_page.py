@@ -273,6 +273,46 @@ async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
     assert "Model “another” is not served here." in filled[page.parts.status]
 
 
+async def test_a_dropped_picture_of_another_size_leaves_a_form_that_generates(
+    page: Page, cluster: Cluster, tmp_path: Path
+) -> None:
+    spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 512x512"))
+    filled = await page.on_picture(str(dropped), REQUEST)
+    assert (
+        "Settings restored from the picture. Left out: Width must be 64 for shapes, got 512. "
+        "Height must be 64 for shapes, got 512."
+    ) in filled[page.parts.status]
+    shown = {part: update["value"] for part, update in filled.items() if isinstance(update, dict) and "value" in update}
+    updates = [update async for update in page.on_generate(form(page) | shown, REQUEST)]
+    assert "Done" in updates[-1][page.parts.status]
+    assert (cluster.pipeline.specs[0].width, cluster.pipeline.specs[0].num_inference_steps) == (64, 6)
+
+
+async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_another_allows(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await generated(page, prompt="a star", sampler="euler", num_inference_steps=90)
+    job = (await page._client.jobs("browser:ada"))[0]
+    bounds = {"width": (128, 128), "height": (128, 128), "num_inference_steps": (1, 50)}
+    small = replace(CARD, id="small", defaults=CARD.defaults | {"width": 128, "height": 128}, bounds=bounds)
+
+    async def models() -> list[ModelCard]:
+        return [small]
+
+    monkeypatch.setattr(page._client, "models", models)
+    reused = await page.on_reuse(REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0"))
+    back = a_request("browser:ada", "back", job=f"{job.id}.{job.link}")
+    [opened] = [update async for update in page.on_load(back)]
+    *_, returned = [update async for update in page.on_return(back)]
+    for filled in (reused, opened):
+        names = ("width", "num_inference_steps", "sampler")
+        assert [filled[page.parts.controls[name]]["value"] for name in names] == [128, 8, "euler"]
+    for said in (reused, returned):
+        assert "Model “shapes” is not served here. Left out: Width must be 128" in said[page.parts.status]
+
+
 async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]

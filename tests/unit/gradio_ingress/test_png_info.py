@@ -63,11 +63,32 @@ def a_png(**texts: str) -> bytes:
     return content.getvalue()
 
 
-def with_comment(file_format: str, comment: bytes) -> bytes:
-    exif, content = Image.Exif(), io.BytesIO()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    Image.new("RGB", (8, 8)).save(content, file_format, exif=exif)
+ASCII, UNDEFINED = 2, 7  # types of EXIF values
+
+
+def with_comment(
+    file_format: str, comment: bytes, kind: int = UNDEFINED, order: str = ">", *, in_first_folder: bool = False
+) -> bytes:
+    """An image whose EXIF has a comment and nothing else, in the byte order of Motorola (>) or Intel (<)."""
+
+    def folder(tag: int, kind: int, count: int, value: int) -> bytes:
+        return struct.pack(order + "HHHIII", 1, tag, kind, count, value, 0)
+
+    head = struct.pack(order + "2sHI", b"MM" if order == ">" else b"II", 42, 8)
+    folders = b"" if in_first_folder else folder(ExifTags.IFD.Exif, 4, 1, 8 + 18)
+    folders += folder(ExifTags.Base.UserComment, kind, len(comment), 8 + len(folders) + 18)
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, file_format, exif=b"Exif\0\0" + head + folders + comment)
     return content.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def after_the_pixels(png: bytes, *chunks: bytes) -> bytes:
+    end = chunk(b"IEND", b"")
+    return png.removesuffix(end) + b"".join(chunks) + end
 
 
 def settings(of: ImageSpec) -> dict[str, Any]:
@@ -87,20 +108,25 @@ def problem(content: bytes) -> str:
     return caught.value.message
 
 
-def test_a_picture_of_ours_reads_back_to_its_spec() -> None:
-    spec = a_spec(prompt='a "red"\ncircle 🙂', negative_prompt="שלום", sampler="dpmpp_2m_karras", guidance_scale=2.5)
+@pytest.mark.parametrize("prompt", ['a "red"\ncircle 🙂', "ein Café\x85 in Köln"])
+def test_a_picture_of_ours_reads_back_to_its_spec(prompt: str) -> None:
+    spec = a_spec(prompt=prompt, negative_prompt="Öl", sampler="dpmpp_2m_karras", guidance_scale=2.5)
     assert png_info.read(encode_image(DECODED, spec, "digest")) == (settings(spec), [])
 
 
-def test_a_lossy_picture_of_ours_carries_no_settings() -> None:
-    assert problem(encode_image(DECODED, a_spec(output_format="jpeg"), "digest")) == NOTHING
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_a_file_of_ours_in_another_format_reads_back_to_its_spec(output_format: str) -> None:
+    spec = a_spec(prompt='a "red"\ncircle 🙂', negative_prompt="שלום", output_format=output_format)
+    expected = settings(spec)
+    del expected["output_format"]
+    assert png_info.read(encode_image(DECODED, spec, "digest")) == (expected, [])
 
 
 @given(specs)
 def test_what_we_write_for_other_tools_reads_back(spec: ImageSpec) -> None:
     expected = settings(spec)
     del expected["output_format"]
-    assert png_info._from_parameters(settings_text(spec)) == (expected, [])
+    assert png_info.from_texts({"parameters": settings_text(spec)}) == (expected, [])
 
 
 def test_our_own_json_wins_over_the_text() -> None:
@@ -143,6 +169,53 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "model": "v1-5, pruned",
     }
     assert notes == ["Not used: Lora hashes, Clip skip."]
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        AUTOMATIC.encode(),
+        bytes(8) + AUTOMATIC.encode(),
+        b"JIS\0\0\0\0\0" + AUTOMATIC.encode(),
+        b"UNICODE\0" + AUTOMATIC.encode(),
+        b"UNICODE\0" + AUTOMATIC.encode("utf-8-sig"),
+        b"UNICODE\0" + AUTOMATIC.encode("utf-16-be") + b"\0\0",
+        b"UNICODE\0" + AUTOMATIC.encode("utf-16-le") + b"\0\0",
+        b"UNICODE\0" + AUTOMATIC.encode("utf-16"),
+        b"UNICODE\0\xfe\xff" + AUTOMATIC.encode("utf-16-be"),
+        b"ASCII\0\0\0" + AUTOMATIC.encode("utf-16-le"),
+        AUTOMATIC.encode("utf-16-be"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ASCII, UNDEFINED])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("in_first_folder", [True, False])
+def test_a_comment_is_read_whatever_tool_wrote_it(comment: bytes, kind: int, order: str, in_first_folder: bool) -> None:
+    content = with_comment("jpeg", comment, kind, order, in_first_folder=in_first_folder)
+    assert png_info.read(content) == png_info.read(a_png(parameters=AUTOMATIC))
+
+
+@pytest.mark.parametrize("kind", [ASCII, UNDEFINED])
+@pytest.mark.parametrize("code", [b"", b"UNICODE\0", b"ASCII\0\0\0"])
+def test_a_comment_keeps_its_letters(code: bytes, kind: int) -> None:
+    text = "ein Café, 東京 🙂\nSteps: 5, Seed: 7"
+    assert png_info.read(with_comment("webp", code + text.encode(), kind))[0]["prompt"] == "ein Café, 東京 🙂"
+    assert png_info.read(with_comment("webp", "ein Café\nSteps: 5".encode("latin-1")))[0]["prompt"] == "ein Café"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chunk(b"tEXt", b"parameters\0" + AUTOMATIC.encode("latin-1")),
+        chunk(b"zTXt", b"parameters\0\0" + zlib.compress(AUTOMATIC.encode("latin-1"))),
+        chunk(b"iTXt", b"parameters\0\0\0\0\0" + AUTOMATIC.encode()),
+    ],
+)
+def test_text_after_the_pixels_is_read_as_tools_that_rewrite_a_file_leave_it(text: bytes) -> None:
+    content = after_the_pixels(a_png(), text, chunk(b"tIME", bytes(7)))
+    assert png_info.read(content)[0]["seed"] == 1234
+    assert png_info.read(content[:-20])[0]["seed"] == 1234, "cut off at its end"
+    assert problem(content[: content.index(text) + 20]) == NOTHING, "cut off within its text"
 
 
 @pytest.mark.parametrize(
@@ -190,11 +263,28 @@ def test_a_long_value_is_noted_in_short() -> None:
     assert note == f"Sampler “{'x' * 60}…” is not one of ours."
 
 
-def test_a_text_without_settings_is_a_prompt() -> None:
-    for text, prompt in (("a star: red, big: yes", "a star: red, big: yes"), ("\nNegative prompt: a\nSteps: 2", "")):
-        found, _ = png_info.read(a_png(parameters=text))
-        assert found.get("prompt", "") == prompt
+@pytest.mark.parametrize(
+    "text", ["None", "a star: red, big: yes", "a star. Negative prompt: a moon. Steps: 20, Seed: 1"]
+)
+def test_a_text_without_a_line_of_settings_restores_nothing_and_is_quoted(text: str) -> None:
+    assert problem(a_png(parameters=text)) == (
+        f"No line of settings (“Steps: …”) was found in this picture's text: “{text}”."
+    )
+
+
+def test_settings_without_a_prompt_are_read() -> None:
+    assert png_info.read(a_png(parameters="\nNegative prompt: a\nSteps: 2"))[0] == {
+        "negative_prompt": "a",
+        "num_inference_steps": 2,
+    }
     assert problem(a_png(parameters=" \n")) == NOTHING
+
+
+def test_texts_that_are_not_read_are_named() -> None:
+    texts = {"sd-metadata": '{"image": {}}', "Dream": "a star -s50"}
+    assert (
+        problem(a_png(**texts)) == "This picture carries no settings that are read. Its texts are: sd-metadata, Dream."
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,8 +295,9 @@ def test_a_text_without_settings_is_a_prompt() -> None:
 def test_the_time_to_read_settings_grows_no_faster_than_they_do(lead: str, part: str) -> None:
     """A million characters, which would take minutes where something was tried again at each."""
     since = time.thread_time()
-    png_info._from_parameters(f"a star\nSteps: 5{lead}" + part * (1_000_000 // len(part)) + "x")
-    png_info._from_json('{"seed":' + part * (1_000_000 // len(part)))
+    png_info.from_texts({"parameters": f"a star\nSteps: 5{lead}" + part * (1_000_000 // len(part)) + "x"})
+    with suppress(InvalidRequest):
+        png_info.from_texts({"darkroom": '{"seed":' + part * (1_000_000 // len(part))})
     assert time.thread_time() - since < 20
 
 
@@ -236,9 +327,8 @@ def test_a_picture_is_never_decoded(sound: bytes, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_picture_with_more_pixels_than_memory_is_refused() -> None:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    assert problem(content + a_png()[33:]) == NO_PICTURE
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0))
+    assert problem(a_png()[:8] + header + a_png()[33:]) == NO_PICTURE
 
 
 def test_a_text_that_unpacks_without_end_is_refused() -> None:

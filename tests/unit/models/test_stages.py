@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
+from deployments.schema import MAX_PROMPT
 from models.denoiser.preview import Preview
 from models.denoiser.step_curve import StepCurve
 from models.errors import NonFinite
@@ -113,11 +114,41 @@ def test_a_png_carries_its_settings_as_text_and_as_json(stages):
     assert fields["tiled"] is False
 
 
+@pytest.mark.parametrize(("prompt", "chunk"), [("a café", b"tEXt"), ("a “red” circle", b"iTXt")])
+def test_png_text_is_text_that_every_tool_reads_while_it_is_latin_1(stages, prompt, chunk):
+    content = encode_image(BLACK, stages.spec(prompt), "digest")
+    assert chunk + b"parameters\0" in content
+    assert chunk + b"darkroom\0" in content
+
+
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
-def test_other_formats_are_what_they_say(stages, output_format):
-    spec = stages.spec(output_format=output_format)
+@pytest.mark.parametrize("quality", [0, 95, 100])
+def test_other_formats_carry_their_settings_as_automatic1111_writes_them(stages, output_format, quality):
+    longest = "🙂" * MAX_PROMPT  # a JPEG's EXIF has room for 64 KiB
+    spec = stages.spec(longest, negative_prompt=longest, output_format=output_format, output_compression=quality)
     image = Image.open(io.BytesIO(encode_image(BLACK, spec, "digest")))
     assert image.format == output_format.upper()
+    comment = image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    assert comment == b"UNICODE\0" + settings_text(spec).encode("utf-16-be")
+
+
+def colour_error(stages, **compression):
+    """The greatest difference of a channel in an image whose neighbouring pixels have other colours."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, ::2], pixels[:, 1::2] = (200, 40, 40), (40, 40, 200)
+    spec = stages.spec(**compression)
+    image = Image.open(io.BytesIO(encode_image(Decoded(pixels, tiled=False), spec, "digest")))
+    return np.abs(np.asarray(image.convert("RGB")).astype(int) - pixels).max()
+
+
+def test_a_jpeg_keeps_the_colour_of_each_pixel_from_quality_90(stages):
+    assert colour_error(stages, output_format="jpeg", output_compression=89) > 60
+    assert colour_error(stages, output_format="jpeg", output_compression=90) < 20
+
+
+def test_a_webp_of_quality_100_is_lossless(stages):
+    assert colour_error(stages, output_format="webp", output_compression=99) > 60
+    assert colour_error(stages, output_format="webp", output_compression=100) == 0
 
 
 def test_a_preview_is_a_small_webp_and_comes_no_more_often_than_asked(stages):

@@ -1,0 +1,47 @@
+"""The text of AUTOMATIC1111's web UI, which Darkroom and many others write too.
+
+Source: `parse_generation_parameters` in its `modules/infotext_utils.py`. Unlike there, the line of settings is known by
+its first one, as a prompt may have colons too.
+"""
+
+import re
+from collections.abc import Mapping
+
+from deployments.schema import GenerationRequest, nested_type
+from gradio_ingress.settings_sources.base import Settings
+from models.parameters import SAMPLER_NAMES
+from models.settings_text import SETTINGS, read_value
+
+SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
+PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
+STEPS = "Steps: "  # begins the line of settings
+SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
+APART = ("Sampler", "Size")  # settings that are read in a way of their own
+NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
+READ = {*NAMES, *APART, "Schedule type"}
+SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
+NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
+
+
+def read(texts: Mapping[str, str]) -> Settings | None:
+    """Read the text under `parameters`, if it has a line of settings: any other could be about anything."""
+    words, mark, line = ("\n" + texts.get("parameters", "").rstrip()).rpartition("\n" + STEPS)
+    if not mark:
+        return None
+    prompt, _, negative_prompt = words.partition("\nNegative prompt:")
+    values = {"prompt": prompt[1:], "negative_prompt": negative_prompt.removeprefix(" ")}
+    pairs = SETTING.findall(mark[1:] + line.partition("\n")[0])
+    settings = {name.strip(): value.strip() for name, value in pairs}
+    settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
+    values |= {field: settings[name] for name, field in NAMES.items() if name in settings}
+    if "Sampler" in settings:
+        values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
+    if "Size" in settings:
+        values["width"], _, values["height"] = settings["Size"].partition("x")
+    return Settings(values, [name for name in settings if name not in READ | SILENT])
+
+
+def _sampler(name: str, schedule: str) -> str:
+    """Our name of a sampler; theirs where it is none of ours. Since version 1.9 the schedule stands beside it."""
+    whole = name if schedule in PLAIN_SCHEDULES else f"{name} {schedule}"
+    return SAMPLERS.get(whole, whole)
