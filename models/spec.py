@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator
@@ -21,8 +21,23 @@ def _known_family(name: str) -> str:
     return name
 
 
+class Work(NamedTuple):
+    """The sums of an image's segments."""
+
+    rows: int
+    model_calls: int
+    cost: float
+
+
+class _Computed:
+    """What an image computes once, as the queue asks for it at every step; no field of it."""
+
+    __slots__ = ("_work",)
+    _work: Work
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSpec:
+class ImageSpec(_Computed):
     """One image with nothing left open. Width and height are pixels."""
 
     model: str
@@ -50,19 +65,31 @@ class ImageSpec:
         return FAMILIES[self.family].segments(self)
 
     @property
+    def work(self) -> Work:
+        """The sums of its segments."""
+        try:
+            return self._work
+        except AttributeError:
+            each = self.segments
+            cost = sum(one.rows * one.model_calls * one.width * one.height for one in each) / 2**20
+            work = Work(max(one.rows for one in each), sum(one.model_calls for one in each), cost)
+            object.__setattr__(self, "_work", work)
+            return work
+
+    @property
     def rows(self) -> int:
         """Rows of a forward pass that the image takes."""
-        return max(segment.rows for segment in self.segments)
+        return self.work.rows
 
     @property
     def model_calls(self) -> int:
         """How often the model is called: what progress and estimates count."""
-        return sum(segment.model_calls for segment in self.segments)
+        return self.work.model_calls
 
     @property
     def cost(self) -> float:
         """Work in megapixel row-calls: the one cost, for fairness, caps and scaling."""
-        return sum(each.rows * each.model_calls * each.width * each.height for each in self.segments) / 2**20
+        return self.work.cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,22 +4,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from deployments.dispatcher.forecaster import QueueForecast
+from deployments.dispatcher.lease import ImageKey
 from deployments.schema import Job, Progress, QueuePlace
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import StepUpdate
 
 
-def with_progress(job: Job, updates: Mapping[int, StepUpdate], previews: Mapping[int, str] = {}) -> Job:
+def with_progress(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Mapping[int, str] = {}) -> Job:
     """Return a job with the sum of its images' steps; its stage is that of the image that is furthest behind.
 
-    `updates` and `previews` are by index, and may lack images.
+    `updates` may lack its images and have those of other jobs; `previews` are by index.
     """
     if job.status != "running":
         return replace(job, progress=None)
     done = {image.index for image in job.images}
     left = [index for index in range(len(job.specs)) if index not in done]
-    started = [updates[index] for index in left if index in updates]
-    steps_of = [updates[index].steps if index in updates else job.specs[index].model_calls for index in left]
+    newest = [updates.get((job.id, index)) for index in left]
+    started = [update for update in newest if update]
+    steps_of = [
+        update.steps if update else job.specs[index].model_calls for index, update in zip(left, newest, strict=True)
+    ]
     finished = sum(job.specs[index].model_calls for index in done)
     decoding = len(started) == len(left) and all(update.step == update.steps for update in started)
     shown = {**(job.progress.previews if job.progress else {}), **previews}

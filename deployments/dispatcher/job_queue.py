@@ -4,7 +4,7 @@ Each model has a queue of its own, fair between owners, so that a busy model del
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
@@ -167,7 +167,7 @@ class JobQueue:
         """
         status = "running" if job.images else "queued"
         self.submit(with_warning(replace(job, status=status, version=self._epoch << 32), RESTARTED))
-        return self._put(self._with_progress(self._jobs[job.id]))
+        return self._put(with_progress(self._jobs[job.id], self._updates))
 
     def grant(self, model: str, now: float) -> tuple[Lease, Job] | None:
         """Start the next image of a model; None if none waits that may run."""
@@ -180,7 +180,7 @@ class JobQueue:
         self._rows[model] += image.spec.rows
         job = self._jobs[lease.job_id]
         times = job.timestamps if job.timestamps.started else replace(job.timestamps, started=now)
-        job = self._with_progress(replace(job, status="running", timestamps=times))
+        job = with_progress(replace(job, status="running", timestamps=times), self._updates)
         return lease, self._put(replace(job, queue=None))
 
     def progress(self, lease: Lease, update: StepUpdate, preview: str | None = None) -> Job | None:
@@ -191,7 +191,7 @@ class JobQueue:
         job = self._jobs[lease.job_id]
         warning = f"The text encoder did not read the end of the prompt: “{update.cut.strip()}”." if update.cut else ""
         job = with_warning(job, warning)
-        return self._put(self._with_progress(job, {lease.index: preview} if preview else {}))
+        return self._put(with_progress(job, self._updates, {lease.index: preview} if preview else {}))
 
     def finish(self, lease: Lease, result: ImageResult, now: float) -> Job | None:
         """Take in a finished picture; the last one ends the job. None if the lease was taken back."""
@@ -203,7 +203,7 @@ class JobQueue:
         if len(images) == len(job.specs):
             times = replace(job.timestamps, ended=now)
             return self._put(replace(job, status="succeeded", progress=None, timestamps=times))
-        return self._put(self._with_progress(job))
+        return self._put(with_progress(job, self._updates))
 
     def fail(self, lease: Lease, error: DarkroomError, now: float) -> Job | None:
         """End the job of a picture that cannot be drawn, its other pictures too. None if the lease was taken back."""
@@ -223,7 +223,7 @@ class JobQueue:
         self._queues[job.model].put_first(QueuedImage(again, job.owner, job.specs[lease.index]))
         alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
-        return self._put(self._with_progress(with_warning(replace(job, status=status), LOST)))
+        return self._put(with_progress(with_warning(replace(job, status=status), LOST), self._updates))
 
     def cancel(self, job_id: str, owner: str | None, now: float) -> Job:
         """End a job and take its leases back.
@@ -305,8 +305,3 @@ class JobQueue:
         self._queues[job.model].remove(job_id, job.owner)
         times = replace(job.timestamps, ended=now)
         return self._put(replace(job, status=status, error=error, queue=None, progress=None, timestamps=times))
-
-    def _with_progress(self, job: Job, previews: Mapping[int, str] = {}) -> Job:
-        keys = ((job.id, index) for index in range(len(job.specs)))
-        updates = {index: update for _, index in keys if (update := self._updates.get((job.id, index)))}
-        return with_progress(job, updates, previews)
