@@ -17,12 +17,12 @@ from deployments.schema import GenerationRequest, read_request, resolve
 from deployments.validation import field_of
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_controls import NestedControl, nested_control
-from gradio_ingress.scalar_controls import OPEN, bounds, extra, kind, label
+from gradio_ingress.scalar_controls import OPEN, bounds, kind, label, schema_extra
 from models.errors import InvalidRequest
 from models.spec import ModelCard
 
 FIELDS: Mapping[str, FieldInfo] = {
-    name: field for name, field in GenerationRequest.model_fields.items() if extra(field).get("page", True)
+    name: field for name, field in GenerationRequest.model_fields.items() if schema_extra(field).get("page", True)
 }
 SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16))  # width to height
 
@@ -135,7 +135,7 @@ def to_request(data: Mapping[str, Any]) -> GenerationRequest:
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
-        most, value = extra(field).get("page_maximum"), getattr(request, name)
+        most, value = schema_extra(field).get("page_maximum"), getattr(request, name)
         if most is not None and value > most:
             raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
     return request

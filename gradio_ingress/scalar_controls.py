@@ -106,18 +106,18 @@ def bounds(path: str, field: FieldInfo, card: ModelCard | None = None) -> tuple[
     """Return the least and the greatest value that the page offers; None where there is no such bound."""
     low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
     high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
-    high = extra(field).get("page_maximum", high)
+    high = schema_extra(field).get("page_maximum", high)
     return card.bounds.get(path, (low, high)) if card else (low, high)
 
 
-def extra(field: FieldInfo) -> dict[str, Any]:
+def schema_extra(field: FieldInfo) -> dict[str, Any]:
     """Return what a field says besides its type and bounds."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _has_default(field: FieldInfo) -> bool:
     """Whether a value that is left out is one all the same: the field's own or the model's."""
-    return (not field.is_required() and field.default is not None) or extra(field).get("default_of") == "model"
+    return (not field.is_required() and field.default is not None) or schema_extra(field).get("default_of") == "model"
 
 
 def _choices(path: str, field: FieldInfo, card: ModelCard | None, served: Sequence[str]) -> list[tuple[str, str]]:
@@ -133,4 +133,4 @@ def _choices(path: str, field: FieldInfo, card: ModelCard | None, served: Sequen
 def _step(path: str, field: FieldInfo, card: ModelCard | None) -> float:
     if card and path in ("width", "height"):
         return card.size_multiple
-    return extra(field).get("step", 1 if plain(field) is int else 0.1)
+    return schema_extra(field).get("step", 1 if plain(field) is int else 0.1)

@@ -70,9 +70,12 @@ class ImageSpec(_Computed):
         try:
             return self._work
         except AttributeError:
-            each = self.segments
-            cost = sum(one.rows * one.model_calls * one.width * one.height for one in each) / 2**20
-            work = Work(max(one.rows for one in each), sum(one.model_calls for one in each), cost)
+            rows = calls = cost = 0
+            for segment in self.segments:
+                rows = max(rows, segment.rows)
+                calls += segment.model_calls
+                cost += segment.rows * segment.model_calls * segment.width * segment.height
+            work = Work(rows, calls, cost / 2**20)
             object.__setattr__(self, "_work", work)
             return work
 

@@ -18,12 +18,9 @@ def with_progress(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Ma
     if job.status != "running":
         return replace(job, progress=None)
     done = {image.index for image in job.images}
-    left = [index for index in range(len(job.specs)) if index not in done]
-    newest = [updates.get((job.id, index)) for index in left]
-    started = [update for update in newest if update]
-    steps_of = [
-        update.steps if update else job.specs[index].model_calls for index, update in zip(left, newest, strict=True)
-    ]
+    left = {index: updates.get((job.id, index)) for index in range(len(job.specs)) if index not in done}
+    started = [update for update in left.values() if update]
+    steps_of = [update.steps if update else job.specs[index].model_calls for index, update in left.items()]
     finished = sum(job.specs[index].model_calls for index in done)
     decoding = len(started) == len(left) and all(update.step == update.steps for update in started)
     shown = {**(job.progress.previews if job.progress else {}), **previews}
