@@ -10,13 +10,13 @@ from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import StepUpdate
 
 
-def with_progress(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Mapping[int, str] = {}) -> Job:
-    """Return a job with the sum of its images' steps; its stage is that of the image that is furthest behind.
+def progress_of(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Mapping[int, str] = {}) -> Progress | None:
+    """Return the sum of the steps of a running job's images; its stage is that of the image that is furthest behind.
 
     `updates` may lack its images and have those of other jobs; `previews` are by index.
     """
     if job.status != "running":
-        return replace(job, progress=None)
+        return None
     done = {image.index for image in job.images}
     left = {index: updates.get((job.id, index)) for index in range(len(job.specs)) if index not in done}
     started = [update for update in left.values() if update]
@@ -25,7 +25,7 @@ def with_progress(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Ma
     decoding = len(started) == len(left) and all(update.step == update.steps for update in started)
     shown = {**(job.progress.previews if job.progress else {}), **previews}
     forecast_s = job.queue.end_eta_s if job.queue else 0.0
-    progress = Progress(
+    return Progress(
         stage=(VAE if decoding else DENOISER if started else TEXT_ENCODER).phase,
         step=finished + sum(update.step for update in started),
         steps=finished + sum(steps_of),
@@ -35,7 +35,6 @@ def with_progress(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Ma
         batch_images=max((update.batch_images for update in started), default=0),
         previews={index: preview for index, preview in shown.items() if index not in done},
     )
-    return replace(job, progress=progress)
 
 
 def with_estimate(job: Job, forecast: QueueForecast, queued_jobs: int) -> Job | None:

@@ -7,10 +7,11 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from typing import Any
 
 from deployments.dispatcher.fair_queue import FairQueue
 from deployments.dispatcher.forecaster import QueueForecast
-from deployments.dispatcher.job_progress import with_estimate, with_progress, with_warning
+from deployments.dispatcher.job_progress import progress_of, with_estimate, with_warning
 from deployments.dispatcher.lease import ImageKey, Lease, QueuedImage
 from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnerQueueFull, QueueFull, ReplicaLost
 from deployments.schema import ImageResult, Job, JobError, Status
@@ -167,7 +168,8 @@ class JobQueue:
         """
         status = "running" if job.images else "queued"
         self.submit(with_warning(replace(job, status=status, version=self._epoch << 32), RESTARTED))
-        return self._put(with_progress(self._jobs[job.id], self._updates))
+        restored = self._jobs[job.id]
+        return self._put(restored, progress=progress_of(restored, self._updates))
 
     def grant(self, model: str, now: float) -> tuple[Lease, Job] | None:
         """Start the next image of a model; None if none waits that may run."""
@@ -180,8 +182,8 @@ class JobQueue:
         self._rows[model] += image.spec.rows
         job = self._jobs[lease.job_id]
         times = job.timestamps if job.timestamps.started else replace(job.timestamps, started=now)
-        job = with_progress(replace(job, status="running", timestamps=times), self._updates)
-        return lease, self._put(replace(job, queue=None))
+        job = replace(job, status="running", timestamps=times)
+        return lease, self._put(job, queue=None, progress=progress_of(job, self._updates))
 
     def progress(self, lease: Lease, update: StepUpdate, preview: str | None = None) -> Job | None:
         """Take in the newest word on a picture; None if the lease was taken back."""
@@ -191,7 +193,8 @@ class JobQueue:
         job = self._jobs[lease.job_id]
         warning = f"The text encoder did not read the end of the prompt: “{update.cut.strip()}”." if update.cut else ""
         job = with_warning(job, warning)
-        return self._put(with_progress(job, self._updates, {lease.index: preview} if preview else {}))
+        previews = {lease.index: preview} if preview else {}
+        return self._put(job, progress=progress_of(job, self._updates, previews))
 
     def finish(self, lease: Lease, result: ImageResult, now: float) -> Job | None:
         """Take in a finished picture; the last one ends the job. None if the lease was taken back."""
@@ -202,8 +205,8 @@ class JobQueue:
         job = with_warning(replace(job, images=images), TILED if result.tiled else "")
         if len(images) == len(job.specs):
             times = replace(job.timestamps, ended=now)
-            return self._put(replace(job, status="succeeded", progress=None, timestamps=times))
-        return self._put(with_progress(job, self._updates))
+            return self._put(job, status="succeeded", progress=None, timestamps=times)
+        return self._put(job, progress=progress_of(job, self._updates))
 
     def fail(self, lease: Lease, error: DarkroomError, now: float) -> Job | None:
         """End the job of a picture that cannot be drawn, its other pictures too. None if the lease was taken back."""
@@ -223,7 +226,8 @@ class JobQueue:
         self._queues[job.model].put_first(QueuedImage(again, job.owner, job.specs[lease.index]))
         alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
-        return self._put(with_progress(with_warning(replace(job, status=status), LOST), self._updates))
+        job = with_warning(replace(job, status=status), LOST)
+        return self._put(job, progress=progress_of(job, self._updates))
 
     def cancel(self, job_id: str, owner: str | None, now: float) -> Job:
         """End a job and take its leases back.
@@ -267,8 +271,9 @@ class JobQueue:
 
     # -- inside
 
-    def _put(self, job: Job) -> Job:
-        job = replace(job, version=job.version + 1)
+    def _put(self, job: Job, **changes: Any) -> Job:
+        """Make a job with some changes the newest."""
+        job = replace(job, version=job.version + 1, **changes)
         self._jobs[job.id] = job
         if job.ended:
             self._ended.append(job.id)
@@ -304,4 +309,4 @@ class JobQueue:
                 self._end(lease)
         self._queues[job.model].remove(job_id, job.owner)
         times = replace(job.timestamps, ended=now)
-        return self._put(replace(job, status=status, error=error, queue=None, progress=None, timestamps=times))
+        return self._put(job, status=status, error=error, queue=None, progress=None, timestamps=times)
