@@ -67,7 +67,7 @@ class DenoiserConfig(Settings):
 
     threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
     compile: bool = Field(
-        default=False, description="Compile the UNet: minutes at start. On CPU cores it was measured slower."
+        default=False, description="Compile the denoiser: minutes at start. On CPU cores it was measured slower."
     )
 
 

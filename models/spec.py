@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator
@@ -21,19 +21,11 @@ def _known_family(name: str) -> str:
     return name
 
 
-class Work(NamedTuple):
-    """The sums of an image's segments."""
-
-    rows: int
-    model_calls: int
-    cost: float
-
-
 class _Computed:
-    """What an image computes once, as the queue asks for it at every step; no field of it."""
+    """What an image computes once, as each step and each forecast reads it; no field, so nothing writes or sends it."""
 
     __slots__ = ("_work",)
-    _work: Work
+    _work: tuple[int, int, float]  # a plain tuple of numbers, which Python's collector need not look at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +57,8 @@ class ImageSpec(_Computed):
         return FAMILIES[self.family].segments(self)
 
     @property
-    def work(self) -> Work:
-        """The sums of its segments."""
+    def work(self) -> tuple[int, int, float]:
+        """Its rows, model calls and cost: sums of its segments."""
         try:
             return self._work
         except AttributeError:
@@ -75,24 +67,24 @@ class ImageSpec(_Computed):
                 rows = max(rows, segment.rows)
                 calls += segment.model_calls
                 cost += segment.rows * segment.model_calls * segment.width * segment.height
-            work = Work(rows, calls, cost / 2**20)
+            work = rows, calls, cost / 2**20
             object.__setattr__(self, "_work", work)
             return work
 
     @property
     def rows(self) -> int:
         """Rows of a forward pass that the image takes."""
-        return self.work.rows
+        return self.work[0]
 
     @property
     def model_calls(self) -> int:
         """How often the model is called: what progress and estimates count."""
-        return self.work.model_calls
+        return self.work[1]
 
     @property
     def cost(self) -> float:
         """Work in megapixel row-calls: the one cost, for fairness, caps and scaling."""
-        return self.work.cost
+        return self.work[2]
 
 
 @dataclass(frozen=True, slots=True)

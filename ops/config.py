@@ -5,7 +5,6 @@ would check.
 """
 
 import argparse
-import reprlib
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.stages import DENOISER, MODEL, STAGES, VAE
+from deployments.validation import first_problem
 from models.checkpoint.location import check
 from models.errors import UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
@@ -221,7 +221,8 @@ def _line(prefix: str, error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden" and error["loc"][-1] in RENAMED:
         return f"{prefix}{key} is called {RENAMED[error['loc'][-1]]} now"
-    return f"{prefix}{key} = {reprlib.repr(error['input'])}: {error['msg']}"
+    problem = first_problem([error])[1]
+    return prefix + problem if key else prefix.removesuffix(".") + problem.removeprefix("body")  # all of the args
 
 
 def main() -> int:

@@ -190,7 +190,8 @@ def _needed(running: Iterable[Running]) -> set[str]:
 
 
 def _task(spec: ImageSpec, done: int = 0) -> Task:
-    return Task(spec.rows, (spec.width, spec.height), spec.model_calls - done)
+    rows, model_calls, _ = spec.work
+    return Task(rows, (spec.width, spec.height), model_calls - done)
 
 
 def _pace_s(specs: Sequence[ImageSpec], fleet: Fleet) -> float:

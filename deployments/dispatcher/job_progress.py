@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from deployments.dispatcher.forecast import Estimate
 from deployments.dispatcher.forecaster import QueueForecast
 from deployments.dispatcher.lease import ImageKey
 from deployments.schema import Job, Progress, QueuePlace
@@ -37,22 +38,23 @@ def progress_of(job: Job, updates: Mapping[ImageKey, StepUpdate], previews: Mapp
     )
 
 
-def with_estimate(job: Job, forecast: QueueForecast, queued_jobs: int) -> Job | None:
-    """Return a job with its new place and times; None if they changed too little to be sent."""
-    expected = forecast.jobs[job.id]
-    if job.status == "queued":
-        place = QueuePlace(
-            position=forecast.places[job.id],
-            size=queued_jobs,
-            eta_s=expected.start_s,
-            eta_most_s=forecast.upper_bound_s(expected.start_s),
-            end_eta_s=expected.end_s,
-        )
-        return replace(job, queue=place) if job.queue is None or _differs(job.queue, place) else None
-    if job.progress and _moved(job.progress.eta_s, expected.end_s):
-        most_s = forecast.upper_bound_s(expected.end_s)
-        return replace(job, progress=replace(job.progress, eta_s=expected.end_s, eta_most_s=most_s))
-    return None
+def place_of(job: Job, expected: Estimate, forecast: QueueForecast, queued_jobs: int) -> QueuePlace | None:
+    """Return the place of a queued job, of so many; None if it and its times changed too little to be sent."""
+    place = QueuePlace(
+        position=forecast.places[job.id],
+        size=queued_jobs,
+        eta_s=expected.start_s,
+        eta_most_s=forecast.upper_bound_s(expected.start_s),
+        end_eta_s=expected.end_s,
+    )
+    return place if job.queue is None or _differs(job.queue, place) else None
+
+
+def with_end(progress: Progress, end_s: float, forecast: QueueForecast) -> Progress | None:
+    """Return progress that ends in `end_s` seconds; None if that changed too little to be sent."""
+    if not _moved(progress.eta_s, end_s):
+        return None
+    return replace(progress, eta_s=end_s, eta_most_s=forecast.upper_bound_s(end_s))
 
 
 def with_warning(job: Job, warning: str) -> Job:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deployments.dispatcher.fair_queue import FairQueue
 from deployments.dispatcher.forecaster import QueueForecast
-from deployments.dispatcher.job_progress import progress_of, with_estimate, with_warning
+from deployments.dispatcher.job_progress import place_of, progress_of, with_end, with_warning
 from deployments.dispatcher.lease import ImageKey, Lease, QueuedImage
 from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnerQueueFull, QueueFull, ReplicaLost
 from deployments.schema import ImageResult, Job, JobError, Status
@@ -263,10 +263,13 @@ class JobQueue:
     def estimate(self, forecast: QueueForecast) -> list[Job]:
         """Apply a forecast; return the jobs whose place or times changed enough to be sent."""
         changed = []
-        for job_id in forecast.jobs:
+        for job_id, expected in forecast.jobs.items():
             job = self._jobs[job_id]
-            if (estimated := with_estimate(job, forecast, self._queues[job.model].jobs)) is not None:
-                changed.append(self._put(estimated))
+            if job.status == "queued":
+                if place := place_of(job, expected, forecast, self._queues[job.model].jobs):
+                    changed.append(self._put(job, queue=place))
+            elif job.progress and (progress := with_end(job.progress, expected.end_s, forecast)):
+                changed.append(self._put(job, progress=progress))
         return changed
 
     # -- inside

@@ -164,7 +164,7 @@ def find_weights(part: Path, component: Component) -> Weights:
         suffix = f".{variant}" if variant else ""
         whole = part / f"{component.weights}{suffix}.safetensors"
         index = part / f"{component.weights}.safetensors.index{suffix}.json"
-        if index.exists() and (component.library == "diffusers" or not whole.exists()):
+        if index.exists() and (component.package == "diffusers" or not whole.exists()):
             return Weights(variant, index, _shards(index))
         if whole.exists():
             return Weights(variant, None, (whole,))
@@ -205,10 +205,10 @@ def _model_files(roots: Sequence[Path], part: Path, component: Component) -> Ite
     config = _inside(roots, part / "config.json")
     content = read_json(part, "config.json")
     weights = find_weights(part, component)
-    check_neighbours(part, component.library, weights.variant)
+    check_neighbours(part, component.package, weights.variant)
     files = [_inside(roots, path) for path in weights.files]
     assert component.least_size is not None, f"{part.name}: a component with weights declares its least size"
-    check_model(config, content, component.library, component.least_size, files)
+    check_model(config, content, component.package, component.least_size, files)
     yield from (config, *files)
     if weights.index is not None:
         yield _inside(roots, weights.index)

@@ -28,19 +28,19 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # name -> shape, in the order 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A subfolder of a checkpoint: the library that reads it and the classes that `model_index.json` may name."""
+    """A subfolder of a checkpoint: the package that reads it and the classes that `model_index.json` may name."""
 
     domain: Domain
-    library: Literal["transformers", "diffusers"]
+    package: Literal["transformers", "diffusers"]
     classes: tuple[str, ...]  # the first one loads it
     weights: str = ""  # file name of the weights, without variant and suffix; empty: a tokenizer
     least_size: "Callable[[SizeEntries], Size] | None" = None  # least size of its config's model; None: a tokenizer
-    module: str = ""  # where the classes are, if not in the library itself
+    module: str = ""  # where the classes are, if not in the package itself
 
     @property
     def source(self) -> str:
         """The module of the classes, which `model_index.json` names too."""
-        return self.module or self.library
+        return self.module or self.package
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

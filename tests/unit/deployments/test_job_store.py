@@ -328,6 +328,7 @@ BROKEN = {
     "no width": "#width=0",
     "a width beyond any": "#width=100000",
     "steps beyond any": "#num_inference_steps=1000000000",
+    "a family of another version": '#family="flux9"',
     "no number": "#guidance_scale=NaN",
     "no end": "#guidance_scale=Infinity",
 }
@@ -337,7 +338,7 @@ def spoil(store: JobStore, job: Job, how: str = BROKEN["no JSON"]) -> None:
     """Replace a job's document, or one value in it."""
     if how.startswith("#"):  # a value of its first spec, as it is
         name, _, value = how[1:].partition("=")
-        how = re.sub(rf'"{name}":[^,]+', f'"{name}":{value}', DOCUMENT.dump_json(job).decode(), count=1)
+        how = re.sub(rf'"{name}":[^,}}]+', f'"{name}":{value}', DOCUMENT.dump_json(job).decode(), count=1)
     if how.startswith("$."):
         how = json.dumps(json.loads(DOCUMENT.dump_json(job)) | {how[2:]: [] if how == "$.specs" else ""})
     assign(store, job, document=how)

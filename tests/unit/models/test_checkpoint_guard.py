@@ -444,7 +444,7 @@ def test_no_model_is_taken_for_larger_than_it_is(kind: str, tmp_path: Path, monk
         monkeypatch.setattr("models.checkpoint.guard.measure", lambda path, size=size: size)
         config = json.loads(model.config.to_json_string() if model is models[0] else model.to_json_string())
         component = component_of(model)
-        check_model(tmp_path, config, component.library, component.least_size, [tmp_path])
+        check_model(tmp_path, config, component.package, component.least_size, [tmp_path])
 
 
 def component_of(model: Any) -> Component:
@@ -463,7 +463,7 @@ def test_every_model_that_is_loaded_has_a_least_size(tmp_path: Path) -> None:
     for components in (family.components for family in FAMILIES.values()):
         for component in filter(lambda component: component.weights, components.values()):
             with pytest.raises(UnusableCheckpoint, match="elements or more; its weights have 0 of 0"):
-                check_model(tmp_path, {}, component.library, component.least_size, [tmp_path / "w"])
+                check_model(tmp_path, {}, component.package, component.least_size, [tmp_path / "w"])
 
 
 def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
@@ -475,7 +475,7 @@ def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
         size = size_of(model)
         monkeypatch.setattr("models.checkpoint.guard.measure", lambda path, size=size: size)
         component = component_of(model)
-        check_model(tmp_path, {}, component.library, component.least_size, [tmp_path])
+        check_model(tmp_path, {}, component.package, component.least_size, [tmp_path])
 
 
 def test_weights_of_less_than_sixteen_bits_do_not_make_a_model_larger(folder: Path) -> None:

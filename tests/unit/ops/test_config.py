@@ -78,13 +78,13 @@ def test_a_model_of_the_command_line_is_served_alone_under_its_own_name(tmp_path
 
 def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, {"shapes": {"vae": {"threads": 0}}}))
-    assert "shapes.vae.threads = 0: Input should be greater than or equal to 1" in message
+    assert message.splitlines()[1:] == ["  shapes.vae.threads must be 1 or more, got 0."]
 
 
 def test_a_post_processor_that_is_no_path_to_a_class_is_shown_with_the_form_it_must_have(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, {"shapes": {"postprocess": ["watermark.py"]}}))
-    assert "shapes.postprocess = ['watermark.py']" in message
-    assert "'watermark.py' must be a class as package.module:Class" in message
+    line = "  shapes.postprocess 'watermark.py' must be a class as package.module:Class."
+    assert message.splitlines()[1:] == [line]
 
 
 def test_a_post_processor_whose_module_is_not_there_keeps_its_model_alone_from_being_served(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_live_knob_out_of_bounds_is_shown_likewise(tmp_path: Path) -> None:
     given["applications"][1]["deployments"] = [{"name": "Denoiser", "user_config": {"max_rows": 1}}]
     path.write_text(yaml.safe_dump(given))
     message = refusal(path)
-    assert "shapes.Denoiser.user_config.max_rows = 1: Input should be greater than or equal to 2" in message
+    assert message.splitlines()[1:] == ["  shapes.Denoiser.user_config.max_rows must be 2 or more, got 1."]
 
 
 def test_a_key_of_an_earlier_version_is_shown_with_its_name_now(tmp_path: Path) -> None:
@@ -135,17 +135,22 @@ def test_a_deployment_that_a_model_does_not_have_is_named_with_the_remedy(
 
 def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:
     path = written(tmp_path, {"shapes": {"text_encoder": {"threads": "many"}}}, queue={"max_wating": 3})
-    lines = refusal(path).splitlines()
-    assert [line.split(" = ")[0].strip() for line in lines[1:]] == [
-        "generation.queue.max_wating",
-        "shapes.text_encoder.threads",
+    assert refusal(path).splitlines()[1:] == [
+        "  generation.queue.max_wating is not a known field.",
+        "  shapes.text_encoder.threads must be an integer, got 'many'.",
     ]
+
+
+def test_what_is_wrong_between_two_keys_is_shown_with_the_key_above_both(tmp_path: Path) -> None:
+    path = written(tmp_path, queue={"deadline_s": 100, "max_deadline_s": 50})
+    line = "  generation.queue deadline_s must be at most max_deadline_s (50)."
+    assert refusal(path).splitlines()[1:] == [line]
 
 
 def test_a_key_of_serve_itself_is_checked_too(tmp_path: Path) -> None:
     path = written(tmp_path)
     path.write_text(path.read_text().replace("port: 8000", "port: http"))
-    assert "http_options.port = 'http'" in refusal(path)
+    assert "http_options.port must be an integer, got 'http'." in refusal(path)
 
 
 def test_a_model_that_is_no_application_is_named(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_reload_signals_the_holder_and_only_with_its_own_config_that_can_be_used
         assert f"serves {CONFIG}, and reads that again, not {path}" in capsys.readouterr().err
     with launch.hold(tmp_path / "state", "http://127.0.0.1:1", path):
         assert reload(0) == 1
-        assert "generation.queue.max_waiting = 0" in capsys.readouterr().err
+        assert "generation.queue.max_waiting must be 1 or more, got 0." in capsys.readouterr().err
         assert signals == []
         assert reload(5) == 0
     assert signals == [(os.getpid(), signal.SIGHUP)]
