@@ -18,7 +18,8 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="The same key and body give the same job again, for as long as it is kept.",
+        description="The same key and body give the same job again, for as long as it is kept; a new one if it failed "
+        "with a status of 500 or more.",
         examples=["order-17"],
     ),
 ]
