@@ -10,7 +10,6 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.keys import OWNER
 from models.errors import InvalidRequest, Unavailable
 
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
 MAX_WAIT_S = 300
 IdempotencyKey = Annotated[
     str | None,
