@@ -14,6 +14,7 @@ from deployments.access import AccessPolicy
 from deployments.api import huggingface, jobs, openai, status
 from deployments.api.auth import AuthMiddleware
 from deployments.api.errors import SHAPES, add_error_handlers
+from deployments.api.head import HeadAsGet
 from deployments.api.limits import BodyLimit
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
@@ -64,8 +65,9 @@ def create_api(
     )
     add_error_handlers(app)
     app.add_middleware(BodyLimit)
-    # The outermost: it answers before anything is read.
+    # It answers before anything is read, inside of what every answer needs.
     app.add_middleware(AuthMiddleware, access=access)
+    app.add_middleware(HeadAsGet)
     app.include_router(openai.router(client, images))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
