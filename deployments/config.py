@@ -6,16 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest
 from deployments.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
+ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$")]
+
+
+def _check_origin(value: str) -> str:
+    if not ORIGIN.fullmatch(value):
+        raise ValueError("must be an origin in lower case, such as https://example.org or http://localhost:3000")
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 class Settings(BaseModel):
@@ -172,6 +182,11 @@ class AppConfig(Settings):
         default=(),
         description="Host names that requests may carry where there are no keys, beside IP addresses and localhost. "
         "`*`: any.",
+    )
+    public_url: Origin | None = Field(
+        default=None,
+        description="What addresses of images begin with, if readers know the service by another name than callers. "
+        "Default: scheme and `Host` of the request.",
     )
     allow_public: bool = Field(default=False, description="May other machines reach the HTTP host without keys?")
     models: tuple[str, ...] = Field(

@@ -49,9 +49,10 @@ def create_api(
     models: Sequence[str],
     access: AccessPolicy,
     app_name: str = "generation",
+    public_url: str | None = None,
 ) -> FastAPI:
     """Return the API over a client, a store of images, and Serve's applications, of which `models` serve a model each;
-    `app_name` is its own."""
+    `app_name` is its own. Absolute addresses begin with `public_url`, if given, else as the request's did."""
     app = Api(  # whose dependency is for OpenAPI alone: `AuthMiddleware` checks keys
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
@@ -68,7 +69,7 @@ def create_api(
     # It answers before anything is read, inside of what every answer needs.
     app.add_middleware(AuthMiddleware, access=access)
     app.add_middleware(HeadAsGet)
-    app.include_router(openai.router(client, images))
+    app.include_router(openai.router(client, images, public_url))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
     app.include_router(status.router(client, applications, models, app_name))
@@ -87,11 +88,13 @@ class ApiIngress:
         images: str,
         keys: Path | None = None,
         allowed_hosts: Collection[str] = (),
+        public_url: str | None = None,
     ) -> None:
         self._models = models
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
         self._access = AccessPolicy.of_replica(keys, allowed_hosts)
+        self._public_url = public_url
 
     async def check_health(self) -> None:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
@@ -104,4 +107,5 @@ class ApiIngress:
             self._models,
             self._access,
             serve.get_replica_context().app_name,
+            self._public_url,
         )

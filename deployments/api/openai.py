@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -21,6 +21,7 @@ from deployments.api.jobs import ended, raise_if_unsuccessful
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
+from deployments.origins import base_url
 from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job, fields_but
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
@@ -68,7 +69,8 @@ class OpenAIFields(BaseModel):
         "`num_inference_steps` wins over it.",
     )
     response_format: Literal["b64_json", "url"] = Field(
-        "b64_json", description="Picture in the answer, or its address."
+        "b64_json",
+        description="The image in the response, or its address, which any browser can open while the job is kept.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream.")
@@ -128,12 +130,9 @@ def to_request(body: Any, card: ModelCard | None = None) -> GenerationRequest:
     return GenerationRequest(**fields, num_images=body.n)
 
 
-def to_body(job: Job, pictures: Sequence[bytes] | None, quality: str | None = None) -> dict[str, Any]:
-    """Return the answer for a finished job: the pictures themselves, or their addresses where `pictures` is None."""
-    data: list[dict[str, Any]] = []
-    for k, image in enumerate(job.images):
-        content = {"b64_json": _base64(pictures[k])} if pictures is not None else {"url": image.url}
-        data.append(content | {"seed": image.seed})
+def to_body(job: Job, contents: Sequence[Mapping[str, str]], quality: str | None = None) -> dict[str, Any]:
+    """Return the answer for a finished job; each of `contents` is an image as `b64_json`, or its `url`."""
+    data = [{**content, "seed": image.seed} for content, image in zip(contents, job.images, strict=True)]
     body = {"created": int(time.time()), "data": data, **_described(job.images[0], quality)}
     return body | ({"warnings": list(job.warnings)} if job.warnings else {})
 
@@ -171,8 +170,8 @@ def partial_event(job: Job, preview: str, index: int) -> dict[str, Any]:
 def completed_event(job: Job, picture: bytes, quality: str | None = None) -> dict[str, Any]:
     """Return the stream's last event."""
     event = {
-        "job_id": job.id,
         "type": "image_generation.completed",
+        "job_id": job.id,
         "b64_json": _base64(picture),
         "created_at": int(time.time()),
         "seed": job.images[0].seed,
@@ -187,8 +186,8 @@ def completed_event(job: Job, picture: bytes, quality: str | None = None) -> dic
     return event | ({"warnings": list(job.warnings)} if job.warnings else {})
 
 
-def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
-    """Return the dialect's one route."""
+def router(client: DispatcherClient, images: ImageStore, public_url: str | None = None) -> APIRouter:
+    """Return the dialect's one route; addresses of images begin with `public_url`, if given, else as the request's."""
     routes = APIRouter(tags=["images"])
 
     @routes.post(
@@ -202,8 +201,8 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
                 "content": {
                     "application/json": {"example": PICTURES},
                     "text/event-stream": EVENTS,
-                "headers": {"x-job-id": {"schema": {"type": "string"}, "description": "The id of the job."}},
                 },
+                "headers": {"x-job-id": {"schema": {"type": "string"}, "description": "The id of the job."}},
             },
             **documented(400, 404, 409, 410, 413, 422, 429, 503, 504, 507),
         },
@@ -220,10 +219,13 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         if body.stream:
             return event_stream(_events(client, images, job, body), headers)
         job = await ended(client, job)
-        pictures = None
-        if body.response_format == "b64_json":
-            pictures = await asyncio.gather(*(asyncio.to_thread(images.get, image.name) for image in job.images))
-        return JSONResponse(to_body(job, pictures, body.quality), headers=headers)
+        if body.response_format == "url":
+            base = public_url or base_url(request.scope)
+            contents = [{"url": f"{base}{image.url}?link={job.link}"} for image in job.images]
+        else:
+            found = await asyncio.gather(*(asyncio.to_thread(images.get, image.name) for image in job.images))
+            contents = [{"b64_json": _base64(content)} for content in found]
+        return JSONResponse(to_body(job, contents, body.quality), headers=headers)
 
     return routes
 

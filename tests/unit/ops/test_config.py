@@ -62,6 +62,16 @@ def test_a_host_beyond_loopback_is_refused_without_keys_until_the_config_allows_
         assert config.read(written(tmp_path, **allowed), host=host).serve.http_options.host == host
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["images.example.org", "https://a.org/", "https://a.org/v1", "HTTPS://A.org", "null", "", "ftp://a", "*"],
+)
+def test_a_public_address_that_is_no_origin_is_shown_with_one_that_is(tmp_path: Path, value: str) -> None:
+    rule = "must be an origin in lower case, such as https://example.org or http://localhost:3000"
+    got = f", got {value!r}" if value else ""
+    assert f"generation.public_url {rule}{got}." in refusal(written(tmp_path, public_url=value))
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
 def test_on_loopback_no_keys_are_asked_for(tmp_path: Path, host: str) -> None:
     assert config.read(written(tmp_path), host=host).serve.http_options.host == host

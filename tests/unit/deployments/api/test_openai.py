@@ -27,7 +27,7 @@ async def test_a_prompt_gives_a_picture(api: Api) -> None:
 async def test_several_pictures_have_seeds_in_a_row(api: Api) -> None:
     body = (await api.generate(n=2, seed=7, response_format="url")).json()
     assert [image["seed"] for image in body["data"]] == [7, 8]
-    files = [await api.http.get(image["url"].removeprefix("/v1")) for image in body["data"]]
+    files = [await api.http.get(image["url"].replace("/v1", "", 1)) for image in body["data"]]
     assert [file.status_code for file in files] == [200, 200]
     assert files[0].content != files[1].content
     assert all("b64_json" not in image for image in body["data"])
