@@ -33,7 +33,13 @@ def build(config: AppConfig) -> Application:
         keys=config.keys_path,
     )
     return ApiIngress.bind(
-        dispatcher, config.models, config.images, config.keys_path, config.allowed_hosts, config.public_url
+        dispatcher,
+        config.models,
+        config.images,
+        config.keys_path,
+        config.allowed_hosts,
+        config.cors_origins,
+        config.public_url,
     )
 
 

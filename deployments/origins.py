@@ -41,15 +41,16 @@ def check_host(headers: Headers, allowed: Collection[str]) -> None:
         )
 
 
-def check_origin(headers: Headers, method: str) -> None:
-    """Check that what changes something comes from no other site's page; programs send neither header.
+def check_origin(headers: Headers, method: str, allowed: Collection[str] = ()) -> None:
+    """Check that what changes something comes from no other site's page but of `allowed` origins. Programs send neither
+    header.
 
     Raises:
         Forbidden: it does.
     """
-    if method in SAFE:
-        return
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if method in SAFE or origin in allowed:
+        return
     if site is not None:
         is_own = site in ("same-origin", "none")
     else:  # browsers send it to HTTPS and to loopback alone
@@ -57,7 +58,8 @@ def check_origin(headers: Headers, method: str) -> None:
     if not is_own:
         raise Forbidden(
             f"A page of another site ({(origin or 'unknown')[:100]}) sent this {method} request. Send it from the "
-            "service's own page, or from a program."
+            "service's own page or from a program. Pages of other sites can call the HTTP API if cors_origins of the "
+            "service's configuration names them."
         )
 
 

@@ -34,6 +34,7 @@ class AuthMiddleware:
         self._app = app
         self._keys = access.keys
         self._allowed_hosts = access.allowed_hosts
+        self._cors_origins = access.cors_origins
         self._open_requests = OpenRequests(access.max_ongoing_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +65,7 @@ class AuthMiddleware:
         del headers["cookie"]  # FastAPI would read it again, with `http.cookies`
         if self._keys is None:
             check_host(headers, self._allowed_hosts)
-            check_origin(headers, scope["method"])
+            check_origin(headers, scope["method"], self._cors_origins)
             return owner_of_cookie(cookie, None) or peer_of(scope), cookie
         secret = bearer_of(headers.get("authorization", ""))
         if secret:

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from deployments.access import AccessPolicy
@@ -15,6 +16,7 @@ from deployments.api import huggingface, jobs, openai, status
 from deployments.api.auth import AuthMiddleware
 from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.head import HeadAsGet
+from deployments.api.headers import EXPOSED_HEADERS
 from deployments.api.limits import BodyLimit
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
@@ -69,6 +71,14 @@ def create_api(
     # It answers before anything is read, inside of what every answer needs.
     app.add_middleware(AuthMiddleware, access=access)
     app.add_middleware(HeadAsGet)
+    if access.cors_origins:
+        app.add_middleware(  # outside of `AuthMiddleware`: a browser asks beforehand, without a key
+            CORSMiddleware,
+            allow_origins=access.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
     app.include_router(openai.router(client, images, public_url))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
@@ -88,12 +98,13 @@ class ApiIngress:
         images: str,
         keys: Path | None = None,
         allowed_hosts: Collection[str] = (),
+        cors_origins: Collection[str] = (),
         public_url: str | None = None,
     ) -> None:
         self._models = models
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
-        self._access = AccessPolicy.of_replica(keys, allowed_hosts)
+        self._access = AccessPolicy.of_replica(keys, allowed_hosts, cors_origins)
         self._public_url = public_url
 
     async def check_health(self) -> None:

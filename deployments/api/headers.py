@@ -10,6 +10,11 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.keys import OWNER
 from models.errors import InvalidRequest, Unavailable
 
+EXPOSED_HEADERS = (  # to scripts of other sites' pages
+    *("ETag", "Location", "Preference-Applied", "Retry-After", "x-job-id", "x-request-id", "x-seed"),
+    *("x-ratelimit-limit-waiting", "x-ratelimit-remaining-waiting"),
+    *("x-ratelimit-limit-cost", "x-ratelimit-remaining-cost", "x-ratelimit-reset-cost"),
+)
 MAX_WAIT_S = 300
 IdempotencyKey = Annotated[
     str | None,
