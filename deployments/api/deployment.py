@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from deployments.access import AccessPolicy
 from deployments.api import huggingface, jobs, openai, status
 from deployments.api.auth import AuthMiddleware
+from deployments.api.docs import add_docs
 from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.head import HeadAsGet
 from deployments.api.headers import EXPOSED_HEADERS
@@ -62,11 +63,12 @@ def create_api(
         servers=[{"url": "/v1"}],
         root_path_in_servers=False,
         dependencies=[Security(HTTPBearer(auto_error=False, description="With keys on."))],
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's own page loads its files from another host
         openapi_url="/openapi.json",
         redoc_url=None,
     )
     add_error_handlers(app)
+    add_docs(app)
     app.add_middleware(BodyLimit)
     # It answers before anything is read, inside of what every answer needs.
     app.add_middleware(AuthMiddleware, access=access)
