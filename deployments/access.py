@@ -15,10 +15,13 @@ class AccessPolicy:
 
     keys: Keyring | None = None  # None: no key is needed
     allowed_hosts: Collection[str] = ()  # without keys: names in `Host`, besides addresses and localhost
+    cors_origins: Collection[str] = ()  # of other sites' pages that may call; `*` is any
     max_ongoing_requests: int = 1000  # that Serve passes to a replica at a time
 
     @classmethod
-    def of_replica(cls, keys_path: Path | None, allowed_hosts: Collection[str]) -> "AccessPolicy":
+    def of_replica(
+        cls, keys_path: Path | None, allowed_hosts: Collection[str], cors_origins: Collection[str] = ()
+    ) -> "AccessPolicy":
         """Return the policy of the replica that calls this.
 
         Raises:
@@ -27,5 +30,6 @@ class AccessPolicy:
         return cls(
             keys=None if keys_path is None else Keyring(keys_path),
             allowed_hosts=allowed_hosts,
+            cors_origins=cors_origins,
             max_ongoing_requests=serve.get_replica_context()._deployment_config.max_ongoing_requests,
         )

@@ -32,7 +32,15 @@ def build(config: AppConfig) -> Application:
         replicas=stage_replicas,
         keys=config.keys_path,
     )
-    return ApiIngress.bind(dispatcher, config.models, config.images, config.keys_path, config.allowed_hosts)
+    return ApiIngress.bind(
+        dispatcher,
+        config.models,
+        config.images,
+        config.keys_path,
+        config.allowed_hosts,
+        config.cors_origins,
+        config.public_url,
+    )
 
 
 def build_model(config: ModelConfig) -> Application:

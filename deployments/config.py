@@ -6,16 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest
 from deployments.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
+ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$")]
+ANY_ORIGIN = "*"  # in `cors_origins`
+
+
+def _check_origin(value: str) -> str:
+    if not ORIGIN.fullmatch(value):
+        raise ValueError("must be an origin in lower case, such as https://example.org or http://localhost:3000")
+    return value
+
+
+def _check_cors_origin(value: str) -> str:
+    return value if value == ANY_ORIGIN else _check_origin(value)
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+CorsOrigin = Annotated[str, AfterValidator(_check_cors_origin)]
 
 
 class Settings(BaseModel):
@@ -173,6 +189,15 @@ class AppConfig(Settings):
         description="Host names that requests may carry where there are no keys, beside IP addresses and localhost. "
         "`*`: any.",
     )
+    cors_origins: tuple[CorsOrigin, ...] = Field(
+        default=(),
+        description="Origins of other sites whose pages may call the API from a browser. `*`: any, if there are keys.",
+    )
+    public_url: Origin | None = Field(
+        default=None,
+        description="What addresses of images begin with, if readers know the service by another name than callers. "
+        "Default: scheme and `Host` of the request.",
+    )
     allow_public: bool = Field(default=False, description="May other machines reach the HTTP host without keys?")
     models: tuple[str, ...] = Field(
         default=("shapes",),
@@ -187,6 +212,12 @@ class AppConfig(Settings):
         if len(set(models)) < len(models):
             raise ValueError("a model is named twice")
         return models
+
+    @model_validator(mode="after")
+    def _any_origin_with_keys_alone(self) -> "AppConfig":
+        if ANY_ORIGIN in self.cors_origins and self.api_keys_file is None:
+            raise ValueError("cors_origins: * needs an api_keys_file: without keys any page could use the service")
+        return self
 
     @property
     def state_path(self) -> Path:

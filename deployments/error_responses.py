@@ -49,6 +49,11 @@ def status_of(error: DarkroomError) -> int:
     return STATUSES.get(error.code, 500)
 
 
+def is_server_error(code: str) -> bool:
+    """Return whether an error with this code is the service's own fault: its status is 500 or above."""
+    return STATUSES.get(code, 500) >= 500
+
+
 def error_body(error: DarkroomError, path: str = "") -> dict[str, Any]:
     """Return the body for an error on a route."""
     return body_of(error.message, status_of(error), error.param, error.code, path)

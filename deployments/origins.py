@@ -1,4 +1,4 @@
-"""Which host names a request may carry, and which web pages may send one.
+"""Which host names a request may carry, which web pages may send one, and at which address a caller sees the service.
 
 A page of any site can call a service on its visitor's machine. DNS rebinding gives that page the service's answers: its
 own name resolves to the service's address, and the browser takes both for one origin. Such a request carries the
@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from deployments.errors import Forbidden
 
@@ -40,15 +41,16 @@ def check_host(headers: Headers, allowed: Collection[str]) -> None:
         )
 
 
-def check_origin(headers: Headers, method: str) -> None:
-    """Check that what changes something comes from no other site's page; programs send neither header.
+def check_origin(headers: Headers, method: str, allowed: Collection[str] = ()) -> None:
+    """Check that what changes something comes from no other site's page but of `allowed` origins. Programs send neither
+    header.
 
     Raises:
         Forbidden: it does.
     """
-    if method in SAFE:
-        return
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if method in SAFE or origin in allowed:
+        return
     if site is not None:
         is_own = site in ("same-origin", "none")
     else:  # browsers send it to HTTPS and to loopback alone
@@ -56,8 +58,19 @@ def check_origin(headers: Headers, method: str) -> None:
     if not is_own:
         raise Forbidden(
             f"A page of another site ({(origin or 'unknown')[:100]}) sent this {method} request. Send it from the "
-            "service's own page, or from a program."
+            "service's own page or from a program. Pages of other sites can call the HTTP API if cors_origins of the "
+            "service's configuration names them."
         )
+
+
+def base_url(scope: Scope) -> str:
+    """Return the scheme and the host that a request was sent to, such as `https://images.example.org:8443`.
+
+    Behind a proxy they are the caller's if the proxy passes `Host` on, and is one whose `X-Forwarded-Proto` uvicorn
+    trusts.
+    """
+    host = Headers(scope=scope).get("host") or "{}:{}".format(*scope["server"])
+    return f"{scope['scheme']}://{host}"
 
 
 def _name(host: str) -> str:

@@ -58,6 +58,11 @@ def picture(spec: ImageSpec, side: int = 4) -> bytes:
     return content.getvalue()
 
 
+def a_preview(step: int) -> bytes:
+    """A WebP with as many pixels a side as its step."""
+    return picture(a_spec(output_format="webp"), step)
+
+
 def a_result(spec: ImageSpec, lease: Lease) -> ImageResult:
     """The receipt of a finished picture."""
     name = lease.file_name(spec.output_format)
@@ -147,7 +152,7 @@ class FakePipeline:
                     step_s=0.01,
                     cut=self.cut,
                     denoise_s=0.01 * step,
-                    preview=b"preview %d" % step if step in self.preview_at else None,
+                    preview=a_preview(step) if step in self.preview_at else None,
                 )
                 if problem is not None:
                     raise problem

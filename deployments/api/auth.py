@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.access import AccessPolicy
@@ -22,9 +22,10 @@ class AuthMiddleware:
     """Puts the owner into a request's state, or answers 401 if keys are on and none was given.
 
     With keys, the owner is the key's. A key is sent as `Authorization: Bearer …`; for reading, the page's cookie serves
-    too, so that pages can show images. Without keys the owner is the page's browser, else the caller's address, and a
-    request is answered 403 if its `Host` is not allowed, or if another site's page sent it to change something. With
-    keys that check is needless: a browser adds no `Authorization` header to such a page's requests.
+    too, so that pages can show images. A file whose address has a job's link needs no key. Without keys the owner is
+    the page's browser, else the caller's address, and a request is answered 403 if its `Host` is not allowed, or if
+    another site's page sent it to change something. With keys that check is needless: a browser adds no `Authorization`
+    header to such a page's requests.
 
     An owner with too many open requests is answered 429, and can still end jobs. Streams end once their key is removed.
     """
@@ -33,6 +34,7 @@ class AuthMiddleware:
         self._app = app
         self._keys = access.keys
         self._allowed_hosts = access.allowed_hosts
+        self._cors_origins = access.cors_origins
         self._open_requests = OpenRequests(access.max_ongoing_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,13 +65,21 @@ class AuthMiddleware:
         del headers["cookie"]  # FastAPI would read it again, with `http.cookies`
         if self._keys is None:
             check_host(headers, self._allowed_hosts)
-            check_origin(headers, scope["method"])
+            check_origin(headers, scope["method"], self._cors_origins)
             return owner_of_cookie(cookie, None) or peer_of(scope), cookie
         secret = bearer_of(headers.get("authorization", ""))
         if secret:
             key = self._keys.find(secret)
             return key.owner if key else None, secret
-        return owner_of_cookie(cookie, self._keys) if scope["method"] in SAFE else None, cookie
+        if scope["method"] not in SAFE:
+            return None, cookie
+        return owner_of_cookie(cookie, self._keys) or _visitor(scope), cookie
+
+
+def _visitor(scope: Scope) -> str | None:
+    """Return an owner without jobs for a caller who fetches a file by a link, which its route checks; else None."""
+    is_by_link = path_of(scope).startswith("/files/") and QueryParams(scope["query_string"]).get("link")
+    return f"link:{peer_of(scope)}" if is_by_link else None
 
 
 def _ends_a_job(scope: Scope, path: str) -> bool:

@@ -8,12 +8,16 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from deployments.access import AccessPolicy
 from deployments.api import huggingface, jobs, openai, status
 from deployments.api.auth import AuthMiddleware
+from deployments.api.docs import add_docs
 from deployments.api.errors import SHAPES, add_error_handlers
+from deployments.api.head import HeadAsGet
+from deployments.api.headers import EXPOSED_HEADERS
 from deployments.api.limits import BodyLimit
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
@@ -48,9 +52,10 @@ def create_api(
     models: Sequence[str],
     access: AccessPolicy,
     app_name: str = "generation",
+    public_url: str | None = None,
 ) -> FastAPI:
     """Return the API over a client, a store of images, and Serve's applications, of which `models` serve a model each;
-    `app_name` is its own."""
+    `app_name` is its own. Absolute addresses begin with `public_url`, if given, else as the request's did."""
     app = Api(  # whose dependency is for OpenAPI alone: `AuthMiddleware` checks keys
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
@@ -58,15 +63,25 @@ def create_api(
         servers=[{"url": "/v1"}],
         root_path_in_servers=False,
         dependencies=[Security(HTTPBearer(auto_error=False, description="With keys on."))],
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's own page loads its files from another host
         openapi_url="/openapi.json",
         redoc_url=None,
     )
     add_error_handlers(app)
+    add_docs(app)
     app.add_middleware(BodyLimit)
-    # The outermost: it answers before anything is read.
+    # It answers before anything is read, inside of what every answer needs.
     app.add_middleware(AuthMiddleware, access=access)
-    app.include_router(openai.router(client, images))
+    app.add_middleware(HeadAsGet)
+    if access.cors_origins:
+        app.add_middleware(  # outside of `AuthMiddleware`: a browser asks beforehand, without a key
+            CORSMiddleware,
+            allow_origins=access.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
+    app.include_router(openai.router(client, images, public_url))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
     app.include_router(status.router(client, applications, models, app_name))
@@ -85,11 +100,14 @@ class ApiIngress:
         images: str,
         keys: Path | None = None,
         allowed_hosts: Collection[str] = (),
+        cors_origins: Collection[str] = (),
+        public_url: str | None = None,
     ) -> None:
         self._models = models
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
-        self._access = AccessPolicy.of_replica(keys, allowed_hosts)
+        self._access = AccessPolicy.of_replica(keys, allowed_hosts, cors_origins)
+        self._public_url = public_url
 
     async def check_health(self) -> None:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
@@ -102,4 +120,5 @@ class ApiIngress:
             self._models,
             self._access,
             serve.get_replica_context().app_name,
+            self._public_url,
         )

@@ -117,7 +117,10 @@ def _methods(request: Request) -> list[str]:
     """The methods that a path has, as OpenAPI says; where several templates fit it, the longest is meant."""
     paths = request.app.openapi()["paths"]
     fitting = [template for template in paths if _pattern(template).fullmatch(_path(request))]
-    return sorted(method.upper() for method in paths[max(fitting, key=len)]) if fitting else []
+    if not fitting:
+        return []
+    methods = {method.upper() for method in paths[max(fitting, key=len)]}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -10,7 +10,11 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.keys import OWNER
 from models.errors import InvalidRequest, Unavailable
 
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as FastAPI's own streams have them
+EXPOSED_HEADERS = (  # to scripts of other sites' pages
+    *("ETag", "Location", "Preference-Applied", "Retry-After", "x-job-id", "x-request-id", "x-seed"),
+    *("x-ratelimit-limit-waiting", "x-ratelimit-remaining-waiting"),
+    *("x-ratelimit-limit-cost", "x-ratelimit-remaining-cost", "x-ratelimit-reset-cost"),
+)
 MAX_WAIT_S = 300
 IdempotencyKey = Annotated[
     str | None,
@@ -18,7 +22,8 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="The same key and body give the same job again, for as long as it is kept.",
+        description="The same key and body give the same job again, for as long as it is kept; a new one if it failed "
+        "with a status of 500 or more.",
         examples=["order-17"],
     ),
 ]

@@ -1,22 +1,22 @@
 """Jobs and files: submit, look, watch, end, fetch."""
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from math import ceil
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from deployments.api.auth import owner_of
 from deployments.api.errors import documented
+from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
 from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, wait_s
 from deployments.dispatcher.client import DispatcherClient
-from deployments.errors import BY_CODE, JobEnded, NotFound
+from deployments.errors import BY_CODE, Gone, JobEnded, NotFound
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job, Status, job_body
 from models.errors import DarkroomError, Unavailable
@@ -24,7 +24,21 @@ from models.errors import DarkroomError, Unavailable
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 JobId = Annotated[str, Path(description="As it was given when the job was accepted.", examples=[AN_ID])]
 Link = Annotated[str, Query(max_length=100, description="The read-only secret of a link that somebody shared.")]
+LastEventId = Annotated[str | None, Header(description="The `id` of the last event that was seen.", examples=["9"])]
 FileName = Annotated[str, Path(description="The last part of `images[].url`.", examples=[A_FILE])]
+
+
+EVENTS = {  # of a watch
+    "itemSchema": {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "description": "The job's `version`."},
+            "event": {"enum": ["job"]},
+            "data": {"type": "string", "contentMediaType": "application/json", "description": "The job."},
+        },
+        "required": ["id", "event", "data"],
+    }
+}
 
 
 class JobList(BaseModel):
@@ -154,14 +168,29 @@ def _add_reading(routes: APIRouter, client: DispatcherClient) -> None:
         tags=["jobs"],
         summary="A job's newest state, each time it changes, until it has ended",
         description="Server-sent events of one type, `job`, each with the whole job as it is; five a second at most. "
-        "Coming back gives the present state. A comment comes every 15 s while nothing changes.",
-        response_class=EventSourceResponse,
-        responses=documented(400, 404, 410, 503),
+        "Coming back gives the present state. A comment comes every 15 s while nothing changes. Once the job has "
+        "ended, a request whose `Last-Event-ID` is that of the last event gets a 204, which stops an `EventSource`.",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/event-stream": EVENTS}},
+            204: {"description": "The job has ended, and `Last-Event-ID` is that of its last event."},
+            **documented(400, 404, 410, 503),
+        },
     )
-    async def watch(job: Annotated[Job, Depends(shown)]) -> AsyncIterable[ServerSentEvent]:
-        with suppress(NotFound):  # gone meanwhile: the stream just ends, and the next one is a 404
-            async for state in client.watch(job.id):
-                yield ServerSentEvent(event="job", data=job_body(state))
+    async def watch(job: Annotated[Job, Depends(shown)], last_event_id: LastEventId = None) -> Response:
+        if job.ended and last_event_id == _event_id(job):
+            return Response(status_code=204)
+        return event_stream(_states(client, job.id))
+
+
+async def _states(client: DispatcherClient, job_id: str) -> AsyncGenerator[bytes, None]:
+    with suppress(NotFound, Gone):  # since it was found: the stream ends, and the next request is answered so
+        async for state in client.watch(job_id):
+            yield encode_event(job_body(state), "job", _event_id(state))
+
+
+def _event_id(job: Job) -> str:
+    return str(job.version)
 
 
 def _add_ending(routes: APIRouter, client: DispatcherClient) -> None:

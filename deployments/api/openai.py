@@ -2,23 +2,26 @@
 
 import asyncio
 import base64
+import io
 import time
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.sse import EventSourceResponse
+from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from deployments.api.auth import owner_of
 from deployments.api.errors import documented
+from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import PICTURES
-from deployments.api.headers import STREAM_HEADERS, IdempotencyKey, allowance_headers
+from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
+from deployments.origins import base_url
 from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job, fields_but
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
@@ -66,7 +69,8 @@ class OpenAIFields(BaseModel):
         "`num_inference_steps` wins over it.",
     )
     response_format: Literal["b64_json", "url"] = Field(
-        "b64_json", description="Picture in the answer, or its address."
+        "b64_json",
+        description="The image in the response, or its address, which any browser can open while the job is kept.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream.")
@@ -126,29 +130,40 @@ def to_request(body: Any, card: ModelCard | None = None) -> GenerationRequest:
     return GenerationRequest(**fields, num_images=body.n)
 
 
-def to_body(job: Job, pictures: Sequence[bytes] | None, quality: str | None = None) -> dict[str, Any]:
-    """Return the answer for a finished job: the pictures themselves, or their addresses where `pictures` is None."""
-    data: list[dict[str, Any]] = []
-    for k, image in enumerate(job.images):
-        content = {"b64_json": _base64(pictures[k])} if pictures is not None else {"url": image.url}
-        data.append(content | {"seed": image.seed})
+def to_body(job: Job, contents: Sequence[Mapping[str, str]], quality: str | None = None) -> dict[str, Any]:
+    """Return the answer for a finished job; each of `contents` is an image as `b64_json`, or its `url`."""
+    data = [{**content, "seed": image.seed} for content, image in zip(contents, job.images, strict=True)]
     body = {"created": int(time.time()), "data": data, **_described(job.images[0], quality)}
     return body | ({"warnings": list(job.warnings)} if job.warnings else {})
 
 
-def partial_event(job: Job, index: int) -> dict[str, Any]:
-    """Return the stream's event for the newest preview."""
-    assert job.progress is not None
-    spec = job.specs[0]
+def due_preview(job: Job, shown: str, sent: int, wanted: int) -> str:
+    """Return the newest preview, a data URL, if it is time for the next of those that are `wanted`; else an empty text.
+
+    They are spread over the steps: the first of three is due after a quarter of them. `shown` was the last one `sent`.
+    """
+    if job.progress is None or sent == wanted:
+        return ""
+    preview = job.progress.previews.get(0, "")
+    is_time = job.progress.step * (wanted + 1) >= job.progress.steps * (sent + 1)
+    return preview if is_time and preview != shown else ""
+
+
+def partial_event(job: Job, preview: str, index: int) -> dict[str, Any]:
+    """Return the stream's event for a preview."""
+    content = preview.partition(",")[2]
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        width, height = image.size
     return {
         "type": "image_generation.partial_image",
-        "b64_json": job.progress.previews[0].partition(",")[2],
+        "job_id": job.id,
+        "b64_json": content,
         "partial_image_index": index,
         "created_at": int(time.time()),
         "background": "opaque",
         "output_format": "webp",
         "quality": "auto",
-        "size": f"{spec.width}x{spec.height}",
+        "size": f"{width}x{height}",
     }
 
 
@@ -156,6 +171,7 @@ def completed_event(job: Job, picture: bytes, quality: str | None = None) -> dic
     """Return the stream's last event."""
     event = {
         "type": "image_generation.completed",
+        "job_id": job.id,
         "b64_json": _base64(picture),
         "created_at": int(time.time()),
         "seed": job.images[0].seed,
@@ -170,14 +186,15 @@ def completed_event(job: Job, picture: bytes, quality: str | None = None) -> dic
     return event | ({"warnings": list(job.warnings)} if job.warnings else {})
 
 
-def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
-    """Return the dialect's one route."""
+def router(client: DispatcherClient, images: ImageStore, public_url: str | None = None) -> APIRouter:
+    """Return the dialect's one route; addresses of images begin with `public_url`, if given, else as the request's."""
     routes = APIRouter(tags=["images"])
 
     @routes.post(
         "/images/generations",
         summary="Draw pictures and wait for them",
-        description="OpenAI's body and answer. With `stream` it is a stream of events, of OpenAI's types alone.",
+        description="OpenAI's body and answer. With `stream` it is a stream of events, of OpenAI's types alone, and a "
+        "comment every 15 s while none comes. `x-job-id` is the job's id, which its events have as `job_id` too.",
         responses={
             200: {
                 "model": ImagesAnswer,
@@ -185,6 +202,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
                     "application/json": {"example": PICTURES},
                     "text/event-stream": EVENTS,
                 },
+                "headers": {"x-job-id": {"schema": {"type": "string"}, "description": "The id of the job."}},
             },
             **documented(400, 404, 409, 410, 413, 422, 429, 503, 504, 507),
         },
@@ -197,15 +215,17 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         card = await _card(client, body.model) if body.quality in STEP_SHARE else None
         owner = owner_of(request)
         job = await client.submit(to_request(body, card), owner, idempotency_key)
-        headers = await allowance_headers(client, owner)
+        headers = {"x-job-id": job.id} | await allowance_headers(client, owner)
         if body.stream:
-            stream = _events(client, images, job, body)
-            return EventSourceResponse(stream, headers=STREAM_HEADERS | headers)
+            return event_stream(_events(client, images, job, body), headers)
         job = await ended(client, job)
-        pictures = None
-        if body.response_format == "b64_json":
-            pictures = await asyncio.gather(*(asyncio.to_thread(images.get, image.name) for image in job.images))
-        return JSONResponse(to_body(job, pictures, body.quality), headers=headers)
+        if body.response_format == "url":
+            base = public_url or base_url(request.scope)
+            contents = [{"url": f"{base}{image.url}?link={job.link}"} for image in job.images]
+        else:
+            found = await asyncio.gather(*(asyncio.to_thread(images.get, image.name) for image in job.images))
+            contents = [{"b64_json": _base64(content)} for content in found]
+        return JSONResponse(to_body(job, contents, body.quality), headers=headers)
 
     return routes
 
@@ -215,28 +235,22 @@ async def _card(client: DispatcherClient, model: str | None) -> ModelCard | None
     return next((card for card in await client.models() if model in (None, card.id)), None)
 
 
-async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: Any) -> AsyncIterable[bytes]:
+async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: Any) -> AsyncGenerator[bytes, None]:
     """Yield OpenAI's events: no type of our own, as its clients would take it for a picture."""
     shown, sent = "", 0
     try:
         async for state in client.watch(job.id):
             job = state
-            preview = job.progress.previews.get(0, "") if job.progress else ""
-            if preview and preview != shown and sent < body.partial_images:
-                yield _sse(partial_event(job, sent))
+            if preview := due_preview(job, shown, sent, body.partial_images):
+                event = partial_event(job, preview, sent)
+                yield encode_event(event, event["type"])
                 shown, sent = preview, sent + 1
         raise_if_unsuccessful(job)
         picture = await asyncio.to_thread(images.get, job.images[0].name)
-        yield _sse(completed_event(job, picture, body.quality))
+        event = completed_event(job, picture, body.quality)
+        yield encode_event(event, event["type"])
     except DarkroomError as error:
-        yield _sse(error_body(error))
-
-
-def _sse(event: dict[str, Any]) -> bytes:
-    """Encode an event whose type, if it has one, is its name."""
-    data = JSONResponse(event).body
-    name = f"event: {event['type']}\n".encode() if "type" in event else b""
-    return name + b"data: " + bytes(data) + b"\n\n"
+        yield encode_event(error_body(error))
 
 
 def _described(image: ImageResult, quality: str | None) -> dict[str, str]:

@@ -32,6 +32,7 @@ from deployments.dispatcher.queue_stats import Allowance, QueueStats, Replicas
 from deployments.dispatcher.quota import DAY_S
 from deployments.dispatcher.replica_counts import ReplicaCounts
 from deployments.dispatcher.sweeper import Sweeper
+from deployments.error_responses import is_server_error
 from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
 from deployments.image_store import ImageStore
 from deployments.keys import OWNER, ApiKey, Keyring
@@ -297,31 +298,39 @@ class Dispatcher:
         """Put a job on disk, then in line: one at a time, so that room that was found is still there."""
         await asyncio.shield(self._beginning)
         async with self._accepting:
-            known = None
-            if request_key is not None:
-                known = await self._writer.call(self._writer.store.find, job.owner, request_key)
+            earlier = await self._accepted_before(job.owner, request_key)
+            if earlier is not None and (_is_final(earlier) or self._queue.is_open(earlier.id)):
+                return earlier
             model = self._models[job.model]
-            if known is not None:
-                job = await self.job(known, job.owner)
-                if job.ended or self._queue.is_open(known):
-                    return job
-                # On disk and in no line: the database did as it was told, and could not say so any more.
-            else:
-                check_backlog(model.drained_s(self._queue), self._config)
-                key = self._key_of(job.owner)
-                own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
-                self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
-                try:
-                    await self._writer.add(job, request_key, day_most, before)
-                except NotConfirmed as error:
-                    self._go_and(self._withdraw(job))
-                    raise StoreUnavailable(error.reason) from error
+            if earlier is None or earlier.ended:
+                await self._add(job, model, request_key, before)
+            else:  # on disk and not in the queue: the database wrote it, and could not confirm that
+                job = earlier
             self._contexts[job.id] = context_of(job.id)
             self._queue.submit(job)
             model.arrivals.add(len(job.specs), sum(spec.cost for spec in job.specs), time.monotonic())
         job_log.accepted(job)
         self._pump()
         return self._as_of_now(self._queue.job(job.id))
+
+    async def _accepted_before(self, owner: str, request_key: RequestKey | None) -> Job | None:
+        """Return the job that was accepted under a key, if there is one. Raises IdempotencyKeyReused, Gone."""
+        if request_key is None:
+            return None
+        known = await self._writer.call(self._writer.store.find, owner, request_key)
+        return None if known is None else await self.job(known, owner)
+
+    async def _add(self, job: Job, model: ModelQueue, request_key: RequestKey | None, before: float) -> None:
+        """Put a job on disk, if there is room for it. Raises QueueFull, InvalidRequest, Unavailable."""
+        check_backlog(model.drained_s(self._queue), self._config)
+        key = self._key_of(job.owner)
+        own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
+        self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
+        try:
+            await self._writer.add(job, request_key, day_most, before)
+        except NotConfirmed as error:
+            self._go_and(self._withdraw(job))
+            raise StoreUnavailable(error.reason) from error
 
     async def _withdraw(self, job: Job) -> None:
         """Remove a job of which its caller was told that it is not there, if it is; not once its key came again."""
@@ -510,6 +519,11 @@ class Dispatcher:
         counted = await self._counts.replicas()
         for name, model in self._models.items():
             model.replicas = counted.get(name, {})
+
+
+def _is_final(job: Job) -> bool:
+    """Whether a job's key gives it again: it has ended, and not by a fault of the service."""
+    return job.ended and not (job.error and is_server_error(job.error.code))
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -96,6 +96,8 @@ class JobStore:
     def add(self, job: Job, request_key: RequestKey | None = None, max_cost_per_day: float | None = None) -> None:
         """Write a new job, unless that would be more work of its owner in a day (UTC) than is allowed.
 
+        A job that has ended and was accepted under the same key has no key from then on.
+
         Raises:
             QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
             NotConfirmed: it may have been.
@@ -108,6 +110,10 @@ class JobStore:
             with self._in_charge() as connection:
                 if max_cost_per_day is not None:
                     quota.spend(connection, job, max_cost_per_day)
+                if request_key is not None:
+                    same = (jobs.c.owner == job.owner) & (jobs.c.request_key == request_key.key)
+                    failed = update(jobs).where(same, jobs.c.ended.is_not(None))
+                    connection.execute(failed.values(request_key=None, request_hash=None))
                 connection.execute(jobs.insert().values(row))
                 inserted = True
         except StoreUnavailable as error:

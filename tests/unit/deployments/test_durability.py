@@ -26,13 +26,14 @@ from deployments.errors import (
     IdempotencyKeyReused,
     NotFound,
     QueueFull,
+    StorageFull,
     StoreUnavailable,
     Superseded,
     UnreadableJob,
 )
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
-from models.errors import InvalidRequest, Unavailable
+from models.errors import InvalidRequest, NonFinite, OutOfMemory, Refused, Unavailable
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, LocalCalls, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
@@ -494,6 +495,61 @@ async def test_a_key_that_comes_with_another_request_is_refused(home: Home) -> N
     with pytest.raises(IdempotencyKeyReused):
         await dispatcher.submit(REQUEST.model_copy(update={"prompt": "a star"}), "ada", "k")
     assert len(await dispatcher.jobs("ada")) == 1
+
+
+OURS = [NonFinite("It turned into NaN."), OutOfMemory("It does not fit."), StorageFull("No room."), ValueError("a bug")]
+
+
+@pytest.mark.parametrize("error", OURS, ids=lambda error: type(error).__name__)
+async def test_a_key_whose_job_failed_by_our_fault_gives_a_new_job(home: Home, error: Exception) -> None:
+    dispatcher = home.dispatcher(pipeline := FakePipeline())
+    pipeline.problems = [error]
+    failed = await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "k"))
+    again = await dispatcher.submit(REQUEST, "ada", "k")
+    assert (failed.status, again.id != failed.id) == ("failed", True)
+    done = await end_of(dispatcher, again)
+    assert (done.status, await dispatcher.submit(REQUEST, "ada", "k")) == ("succeeded", done)
+    for each in (dispatcher, home.dispatcher(FakePipeline())):  # each keeps its id, and the key is the new one's
+        assert await each.job(failed.id, "ada") == failed
+        assert (await each.submit(REQUEST, "ada", "k")).id == done.id
+        with pytest.raises(IdempotencyKeyReused):
+            await each.submit(REQUEST.model_copy(update={"prompt": "a star"}), "ada", "k")
+
+
+async def test_two_calls_with_the_key_of_a_failure_share_one_new_job(home: Home) -> None:
+    dispatcher = home.dispatcher(pipeline := FakePipeline())
+    pipeline.problems = [NonFinite()]
+    failed = await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "k"))
+    pipeline.hold()
+    both = await asyncio.gather(*(dispatcher.submit(REQUEST, "ada", "k") for _ in range(2)))
+    assert {job.id for job in both} != {failed.id}
+    assert len({job.id for job in both}) == 1
+
+
+async def test_a_key_whose_job_the_caller_or_the_operator_ended_gives_that_again(home: Home) -> None:
+    dispatcher = home.dispatcher(pipeline := FakePipeline())
+    pipeline.problems = [Refused("The image shows a weapon.")]
+    refused = await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "refused"))
+    assert (refused.status, await dispatcher.submit(REQUEST, "ada", "refused")) == ("failed", refused)
+    pipeline.hold()
+    cancelled = await dispatcher.cancel((await dispatcher.submit(REQUEST, "ada", "cancelled")).id, "ada")
+    assert (await dispatcher.submit(REQUEST, "ada", "cancelled")).status == "cancelled"
+    assert len(await dispatcher.jobs("ada")) == len({refused.id, cancelled.id})
+
+
+async def test_the_key_of_a_failure_stays_its_own_while_there_is_no_room_for_a_new_job(home: Home) -> None:
+    dispatcher = home.dispatcher(pipeline := FakePipeline(), max_waiting=1)
+    pipeline.problems = [NonFinite()]
+    failed = await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "k"))
+    pipeline.hold()
+    for _ in range(3):
+        await submit(dispatcher)
+    with pytest.raises(QueueFull):
+        await dispatcher.submit(REQUEST, "ada", "k")
+    assert await dispatcher.job(failed.id, "ada") == failed
+    pipeline.let_go()
+    await until(lambda: not dispatcher._queue.waiting)
+    assert (await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "k"))).status == "succeeded"
 
 
 async def test_a_known_key_is_answered_though_the_line_is_full(home: Home) -> None:

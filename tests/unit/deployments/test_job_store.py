@@ -108,6 +108,18 @@ def test_a_key_gives_the_job_that_came_with_it_and_only_to_its_owner(store: JobS
     store.add(a_job("bob"), KEY)
 
 
+def test_a_new_job_takes_its_key_from_one_that_has_ended(store: JobStore) -> None:
+    store.add(failed := a_job("ada"), KEY)
+    store.save(replace(failed, status="failed", timestamps=Timestamps(created=0, ended=5.0)))
+    store.add(other := a_job("bob"), KEY)
+    with pytest.raises(QuotaExceeded):
+        store.add(a_job("ada"), KEY, 1e-9)
+    assert store.find("ada", KEY) == failed.id
+    store.add(again := a_job("ada"), KEY)
+    assert (store.find("ada", KEY), store.find("bob", KEY)) == (again.id, other.id)
+    assert store.job(failed.id) is not None
+
+
 def test_jobs_are_an_owners_newest_first(store: JobStore) -> None:
     mine = [a_job("ada") for _ in range(5)]
     for job in (*mine, a_job("bob")):

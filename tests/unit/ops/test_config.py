@@ -62,6 +62,31 @@ def test_a_host_beyond_loopback_is_refused_without_keys_until_the_config_allows_
         assert config.read(written(tmp_path, **allowed), host=host).serve.http_options.host == host
 
 
+@pytest.mark.parametrize("origin", ["https://app.example.org", "http://localhost:3000", "http://[::1]:3000"])
+def test_other_sites_are_allowed_by_their_origins(tmp_path: Path, origin: str) -> None:
+    assert config.read(written(tmp_path, cors_origins=[origin])).generation.cors_origins == (origin,)
+    assert config.read(written(tmp_path, public_url=origin)).generation.public_url == origin
+
+
+@pytest.mark.parametrize("key", ["public_url", "cors_origins"])
+@pytest.mark.parametrize(
+    "value", ["images.example.org", "https://a.org/", "https://a.org/v1", "HTTPS://A.org", "null", "", "ftp://a"]
+)
+def test_what_is_no_origin_is_shown_with_one_that_is(tmp_path: Path, key: str, value: str) -> None:
+    rule = "must be an origin in lower case, such as https://example.org or http://localhost:3000"
+    got = f", got {value!r}" if value else ""
+    path, given = (f"{key}[0]", [value]) if key == "cors_origins" else (key, value)
+    assert f"generation.{path} {rule}{got}." in refusal(written(tmp_path, **{key: given}))
+
+
+def test_pages_of_any_site_may_call_where_each_call_needs_a_key_alone(tmp_path: Path) -> None:
+    found = config.read(written(tmp_path, cors_origins=["*"], api_keys_file="keys.json"))
+    assert found.generation.cors_origins == ("*",)
+    said = refusal(written(tmp_path, cors_origins=["*"]))
+    assert "generation cors_origins: * needs an api_keys_file: without keys any page could use the service." in said
+    assert "generation.public_url must be an origin" in refusal(written(tmp_path, public_url="*"))
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
 def test_on_loopback_no_keys_are_asked_for(tmp_path: Path, host: str) -> None:
     assert config.read(written(tmp_path), host=host).serve.http_options.host == host

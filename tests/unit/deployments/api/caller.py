@@ -27,14 +27,21 @@ GENERATION = ApplicationState("RUNNING", {"Dispatcher": RUNS, "ApiIngress": RUNS
 class Api:
     """The API, and what stands behind it."""
 
-    def __init__(self, root: Path, keys: Path | None = None, **queue: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        keys: Path | None = None,
+        cors_origins: tuple[str, ...] = (),
+        public_url: str | None = None,
+        **queue: Any,
+    ) -> None:
         images = ImageStore(root)
         self.pipeline = FakePipeline(images)
         self.dispatcher = a_dispatcher(self.pipeline, keys=keys, **queue)
         self.applications = {"generation": GENERATION, "shapes": ApplicationState("RUNNING", STAGES_RUN)}
         client = DispatcherClient(LocalCalls(self.dispatcher))
-        access = AccessPolicy(keys=keys and Keyring(keys))
-        self.app = create_api(client, images, lambda: self.applications, ["shapes"], access)
+        access = AccessPolicy(keys=keys and Keyring(keys), cors_origins=cors_origins)
+        self.app = create_api(client, images, lambda: self.applications, ["shapes"], access, public_url=public_url)
         self.http = self.caller("127.0.0.1")
 
     def caller(self, address: str) -> httpx.AsyncClient:

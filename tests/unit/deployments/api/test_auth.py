@@ -40,12 +40,12 @@ ROUTES = [
 class Keyed:
     """An API with two keys, and their secrets."""
 
-    def __init__(self, folder: Path, **caps: Any) -> None:
+    def __init__(self, folder: Path, cors_origins: tuple[str, ...] = (), **caps: Any) -> None:
         self.file = folder / "keys.json"
         ada, self.ada = new_key("ada", **caps)
         bob, self.bob = new_key("bob")
         self.file.write_bytes(KEYS.dump_json([ada, bob]))
-        self.api = Api(folder / "images", keys=self.file, max_waiting=50)
+        self.api = Api(folder / "images", keys=self.file, cors_origins=cors_origins, max_waiting=50)
 
     async def call(self, secret: str | None, method: str, path: str, **options: Any) -> Any:
         headers = options.pop("headers", {}) | ({"Authorization": f"Bearer {secret}"} if secret else {})

@@ -60,6 +60,33 @@ async def test_a_watch_of_an_ended_job_is_one_event(api: Api) -> None:
     assert events(await api.http.get(f"/jobs/{job['id']}/watch")) == [("job", end)]
 
 
+async def test_a_browser_that_has_seen_the_end_of_a_job_is_told_to_reconnect_no_more(api: Api) -> None:
+    """An `EventSource` reconnects after the end of a stream, with the id of the last event, until it gets a 204."""
+    api.pipeline.hold()
+    path = f"/jobs/{(await api.submit())['id']}/watch"
+    watching = asyncio.create_task(api.http.get(path))
+    await until(lambda: api.pipeline.running)
+    api.pipeline.let_go()
+    ids = [line.removeprefix("id: ") for line in (await watching).text.splitlines() if line.startswith("id: ")]
+    assert len(ids) == len(set(ids)) > 1
+    again = await api.http.get(path, headers={"Last-Event-ID": ids[-1]})
+    assert (again.status_code, again.content) == (204, b"")
+    for last_seen in (ids[0], "é", ""):  # cut before the end: the last event comes again
+        [(_, state)] = events(await api.http.get(path, headers={"Last-Event-ID": last_seen.encode()}))
+        assert state["status"] == "succeeded"
+
+
+async def test_a_browser_that_reconnects_while_a_job_goes_on_watches_it(api: Api) -> None:
+    api.pipeline.hold()
+    job = await api.submit()
+    version = (await api.http.get(f"/jobs/{job['id']}")).json()["version"]
+    headers = {"Last-Event-ID": str(version)}
+    watching = asyncio.create_task(api.http.get(f"/jobs/{job['id']}/watch", headers=headers))
+    await settled()
+    api.pipeline.let_go()
+    assert events(await watching)[-1][1]["status"] == "succeeded"
+
+
 @pytest.mark.parametrize(("method", "path"), [("POST", "/jobs/{}/cancel"), ("DELETE", "/jobs/{}")])
 async def test_a_job_can_be_cancelled_once(api: Api, method: str, path: str) -> None:
     api.pipeline.hold()

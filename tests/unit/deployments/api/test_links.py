@@ -54,7 +54,7 @@ async def test_a_link_that_is_too_long_is_refused(api: Api, path: str) -> None:
     assert problem(await api.http.get(path, params={"link": "x" * 101}), 400)["param"] == "link"
 
 
-async def test_with_keys_on_a_link_needs_a_key_beside_it(tmp_path: Path) -> None:
+async def test_with_keys_on_a_link_needs_a_key_beside_it_but_for_the_image_itself(tmp_path: Path) -> None:
     (ada, ada_secret), (bob, bob_secret) = new_key("ada"), new_key("bob")
     keys = tmp_path / "keys.json"
     keys.write_bytes(KEYS.dump_json([ada, bob]))
@@ -62,6 +62,9 @@ async def test_with_keys_on_a_link_needs_a_key_beside_it(tmp_path: Path) -> None
     hers, his = ({"Authorization": f"Bearer {secret}"} for secret in (ada_secret, bob_secret))
     job = (await api.http.post("/jobs", json={"prompt": "a"}, headers=hers | {"Prefer": "wait=9"})).json()
     link = link_of(api, job)
-    for path in (f"/jobs/{job['id']}", job["images"][0]["url"].removeprefix("/v1")):
+    file = job["images"][0]["url"].removeprefix("/v1")
+    for path in (f"/jobs/{job['id']}", file):
         assert (await api.http.get(path, params=link, headers=his)).status_code == 200
-        problem(await api.http.get(path, params=link), 401)
+        problem(await api.http.get(path), 401)
+    problem(await api.http.get(f"/jobs/{job['id']}", params=link), 401)
+    assert (await api.http.get(file, params=link)).status_code == 200

@@ -2,13 +2,14 @@
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from deployments.dispatcher import client as client_module
 from models.errors import NonFinite, Refused
-from tests.fakes import STEPS, settled, until
+from tests.fakes import STEPS, a_preview, settled, until
 from tests.unit.deployments.api.caller import Api, events, problem, size_of
 
 
@@ -26,7 +27,7 @@ async def test_a_prompt_gives_a_picture(api: Api) -> None:
 async def test_several_pictures_have_seeds_in_a_row(api: Api) -> None:
     body = (await api.generate(n=2, seed=7, response_format="url")).json()
     assert [image["seed"] for image in body["data"]] == [7, 8]
-    files = [await api.http.get(image["url"].removeprefix("/v1")) for image in body["data"]]
+    files = [await api.http.get(image["url"].replace("/v1", "", 1)) for image in body["data"]]
     assert [file.status_code for file in files] == [200, 200]
     assert files[0].content != files[1].content
     assert all("b64_json" not in image for image in body["data"])
@@ -97,21 +98,42 @@ async def streamed(api: Api, partial_images: int, previews: tuple[int, ...]) -> 
 
 @pytest.mark.parametrize(
     ("partial_images", "previews", "shown"),
-    [(0, (2, 4, 6), 0), (1, (2, 4, 6), 1), (2, (2, 4, 6), 2), (3, (2, 4, 6), 3), (3, (2,), 1), (3, (), 0)],
+    [
+        (0, (2, 4, 6), ()),
+        (1, (2, 4, 6), (4,)),
+        (2, (2, 4, 6), (2, 6)),
+        (3, (2, 4, 6), (2, 4, 6)),
+        (1, range(1, STEPS), (4,)),
+        (2, range(1, STEPS), (3, 6)),
+        (3, range(1, STEPS), (2, 4, 6)),
+        (3, (1,), (1,)),
+        (3, (7,), (7,)),
+        (3, (), ()),
+    ],
 )
-async def test_a_stream_has_at_most_the_wanted_previews_and_then_the_picture(
-    api: Api, partial_images: int, previews: tuple[int, ...], shown: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_stream_has_the_wanted_previews_spread_over_the_steps_and_then_the_picture(
+    api: Api, partial_images: int, previews: Sequence[int], shown: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "WATCH_INTERVAL_S", 0)
-    found = await streamed(api, partial_images, previews)
-    assert [name for name, _ in found] == ["image_generation.partial_image"] * shown + ["image_generation.completed"]
-    assert all(data["type"] == name for name, data in found)
-    assert [data["partial_image_index"] for _, data in found[:-1]] == list(range(shown))
-    assert [base64.b64decode(data["b64_json"]) for _, data in found[:-1]] == [
-        b"preview %d" % k for k in previews[:shown]
+    found = await streamed(api, partial_images, tuple(previews))
+    assert [name for name, _ in found] == ["image_generation.partial_image"] * len(shown) + [
+        "image_generation.completed"
     ]
+    assert all(data["type"] == name for name, data in found)
+    assert [data["partial_image_index"] for _, data in found[:-1]] == list(range(len(shown)))
+    assert [base64.b64decode(data["b64_json"]) for _, data in found[:-1]] == [a_preview(step) for step in shown]
+    assert [data["size"] for _, data in found[:-1]] == [f"{step}x{step}" for step in shown]  # not the image's
     assert size_of(base64.b64decode(found[-1][1]["b64_json"])) == (4, 4)
     assert (found[-1][1]["seed"], found[-1][1]["size"]) == (7, "128x128")
+
+
+async def test_the_id_of_the_job_is_in_the_headers_and_in_each_event(api: Api) -> None:
+    api.pipeline.preview_at = (4,)
+    streaming = await api.generate(stream=True, partial_images=1)
+    plain = await api.generate()
+    newest_first = [job["id"] for job in (await api.http.get("/jobs")).json()["data"]]
+    assert [answer.headers["x-job-id"] for answer in (plain, streaming)] == newest_first
+    assert {data["job_id"] for _, data in events(streaming)} == {newest_first[1]}
 
 
 async def test_proxies_are_told_not_to_hold_a_stream_back(api: Api) -> None:

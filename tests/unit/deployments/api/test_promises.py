@@ -7,6 +7,7 @@ from sqlalchemy import update
 
 from deployments.dispatcher import deployment as deployment_module
 from deployments.dispatcher.job_tables import jobs
+from models.errors import NonFinite, Refused
 from tests.unit.deployments.api.caller import Api, problem
 
 
@@ -45,6 +46,15 @@ async def test_a_job_that_takes_too_long_expires_and_whoever_waits_gets_a_504(
     assert (end["status"], end["error"]["code"]) == ("expired", "deadline_exceeded")
     error = problem(await api.generate(deadline_s=0.01), 504)
     assert error["code"] == "deadline_exceeded"
+
+
+async def test_a_failure_is_told_once_and_then_generated_anew_under_the_same_key(api: Api) -> None:
+    for error, key, statuses in ((NonFinite(), "a", [500, 200, 200]), (Refused(), "b", [400, 400])):
+        api.pipeline.problems = [error]
+        body, headers = {"prompt": "a circle", "seed": 7}, {"Idempotency-Key": key}
+        answers = [await api.http.post("/images/generations", json=body, headers=headers) for _ in statuses]
+        assert [answer.status_code for answer in answers] == statuses
+    assert len((await api.http.get("/jobs")).json()["data"]) == 3
 
 
 async def test_the_longest_deadline_is_said(api: Api) -> None:

@@ -1,6 +1,7 @@
 """What the service says of itself."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ async def test_ready_is_false_before_the_application_is_known(api: Api) -> None:
         503,
         ["generation/Dispatcher", "shapes/TextEncoder", "shapes/Denoiser", "shapes/Vae"],
     )
+
+
+async def test_the_page_of_the_description_loads_all_its_files_from_the_service(api: Api) -> None:
+    page = await api.http.get("/docs")
+    files = re.findall(r'(?:href|src)="(.+?)"', page.text)
+    assert len(files) == 3
+    for path in (*files, "openapi.json"):
+        assert path in page.text
+        assert (await api.http.get(f"/{path}")).status_code == 200  # from the API's own prefix on
+    problem(await api.http.get("/docs/missing.js"), 404)
 
 
 async def test_the_description_carries_the_bounds_of_each_field(api: Api) -> None:
