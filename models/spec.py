@@ -167,7 +167,7 @@ class StepUpdate:
     forward_rows: int = 0  # that it had with those that only filled it up
     most_rows: int = 1  # that such a forward may have at present
     step_s: float = 0.0  # what this step took
-    cut: str = ""  # the end of the prompt that the text encoder did not read
+    cut: Mapping[str, str] = field(default_factory=dict)  # field of a request -> the end of it that was not read
     encode_s: float = 0.0
     denoise_s: float = 0.0  # since the picture joined
     model_digest: str = ""  # of the weights that made the step

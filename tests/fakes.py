@@ -90,7 +90,7 @@ class FakePipeline:
         self.left: list[Lease] = []  # whose generator has ended, however it ended
         self.specs: list[ImageSpec] = []
         self.problems: list[Exception] = []  # raised by the next pictures, one each, after their first step
-        self.cut = ""  # what the text encoder does not read of each prompt
+        self.cut: Mapping[str, str] = {}  # what the text encoder does not read of each text
         self.preview_at: tuple[int, ...] = ()  # steps with a preview
         self._images = images
         self._permits: asyncio.Semaphore | None = None

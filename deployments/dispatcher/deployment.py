@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deployments.cautions import cautions
 from deployments.config import QueueConfig
 from deployments.dispatcher import job_log
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
@@ -122,7 +123,8 @@ class Dispatcher:
             card = self._card_of(request.model)
             specs = resolve(request, card)
             check_cost(specs, self._config)
-            job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), card.cautions(specs[0]))
+            warnings = cautions(request, specs[0], card)
+            job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
             request_key = None if key is None else RequestKey(key, hash_of(request))
             before = time.monotonic() + ACCEPT_WITHIN_S
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.

@@ -58,7 +58,7 @@ async def test_what_openais_clients_leave_out_or_send_as_null_is_open(api: Api) 
 
 
 async def test_a_cut_prompt_is_told_in_the_answer(api: Api) -> None:
-    api.pipeline.cut = "and a star"
+    api.pipeline.cut = {"prompt": "and a star"}
     assert "“and a star”" in (await api.generate()).json()["warnings"][0]
 
 
