@@ -19,7 +19,7 @@ from deployments.dispatcher.queue_stats import Replicas
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from deployments.stages.executor import SerialExecutor
-from models.errors import Unavailable
+from models.errors import Unavailable, UnsupportedSampler
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 STEPS = 8
@@ -92,6 +92,7 @@ class FakePipeline:
         self.problems: list[Exception] = []  # raised by the next pictures, one each, after their first step
         self.cut: Mapping[str, str] = {}  # what the text encoder does not read of each text
         self.preview_at: tuple[int, ...] = ()  # steps with a preview
+        self.no_plan: set[tuple[str, int]] = set()  # samplers and steps that the scheduler refuses
         self._images = images
         self._permits: asyncio.Semaphore | None = None
 
@@ -124,6 +125,10 @@ class FakePipeline:
 
     async def fence(self, epoch: int) -> None:
         self.epoch = epoch
+
+    async def compile_plan(self, spec: ImageSpec) -> None:
+        if (spec.sampler, spec.num_inference_steps) in self.no_plan:
+            raise UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps")
 
     async def tokens(self, text: str) -> Tokens:
         """A word is a token."""
