@@ -123,6 +123,20 @@ def test_bad_input_is_refused_with_the_field_named_and_nothing_is_queued(service
     assert (queue["waiting"], queue["running"]) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/images/edits", "does not edit images"),
+        ("/images/generations", "did you mean /v1/images/generations?"),
+        ("/chat/completions", "generates images, and no text"),
+        ("/nothing/here", "There is no such path"),
+    ],
+)
+def test_a_path_that_there_is_not_is_a_404_in_our_shape_with_the_reason(service, path, words):
+    status, body = service.post(path, {"prompt": PROMPT})
+    assert (status, words in body["error"]["message"]) == (404, True)
+
+
 def test_a_wrong_content_type_and_broken_json_are_refused_in_words(service):
     status, body = service.post("/v1/images/generations", b"prompt=red", "application/x-www-form-urlencoded")
     assert (status, body["error"]["param"]) == (400, "Content-Type")
