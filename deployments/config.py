@@ -9,13 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest
-from deployments.validation import first_problem
+from deployments.validation import Matching, first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$")]
+HostName = Annotated[
+    str, Matching(r"\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*", "a host name of lower-case letters, digits, - and _, or *")
+]
+
+
+Sizes = Literal["exact", "nearest"]
 
 
 class Settings(BaseModel):

@@ -116,6 +116,12 @@ class ModelCard:
     examples: tuple[Mapping[str, Any], ...] = ()
     latent_rgb: LatentRgb = ()  # for previews; empty: there are none
     files: Mapping[str, str] = field(default_factory=dict)  # each file that is read -> its SHA-256
+    aliases: tuple[str, ...] = ()  # the operator's other names for it
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call the model."""
+        return (self.id, *self.aliases)
 
     def spec(self, **fields: Any) -> ImageSpec:
         """Return the image that `fields` describe, checked.

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.config import AppConfig, ModelConfig, QueueConfig
+from deployments.validation import first_problem
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,11 @@ def test_a_key_that_is_misspelt_is_refused() -> None:
 def test_a_deadline_beyond_its_own_cap_is_refused() -> None:
     with pytest.raises(ValidationError, match="deadline_s must be at most max_deadline_s"):
         QueueConfig(deadline_s=100, max_deadline_s=60)
+
+
+def test_a_host_name_that_is_none_is_refused_in_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        AppConfig.model_validate({"allowed_hosts": ["http://gpu-box"]})
+    _, words = first_problem(caught.value.errors())
+    assert words.startswith("allowed_hosts[0] must be a host name")
+    assert "^" not in words

@@ -160,6 +160,8 @@ async def test_one_stream_shows_one_picture(api: Api) -> None:
         ({"quality": None}, STEPS),
         ({"quality": "low"}, STEPS // 2),
         ({"quality": "high"}, STEPS * 2),
+        ({"quality": "xhigh"}, STEPS * 2),
+        ({"quality": "max"}, STEPS * 2),
         ({"quality": "hd"}, STEPS * 2),
         ({"quality": "hd", "num_inference_steps": 3}, 3),
     ],
@@ -172,14 +174,21 @@ async def test_a_quality_is_a_number_of_steps(api: Api, fields: dict[str, Any], 
 
 async def test_what_is_harmless_is_accepted_and_changes_nothing(api: Api) -> None:
     answer = await api.generate(
-        background="opaque", moderation="low", user="somebody", safety_identifier="somebody", style="vivid"
+        background="opaque",
+        moderation="low",
+        user="somebody",
+        safety_identifier="somebody",
+        style="vivid",
+        complexity="high",
+        effort="xhigh",
+        svg=None,
     )
     assert answer.status_code == 200
     assert api.pipeline.specs[0].prompt == "a circle"
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("complexity", "low"), ("effort", "max"), ("frame_count", 3), ("frame_duration_ms", 9)]
+    ("field", "value"), [("svg", {"model": "author"}), ("frame_count", 3), ("frame_duration_ms", 9)]
 )
 async def test_what_openai_has_and_we_have_not_is_refused_with_the_reason(api: Api, field: str, value: object) -> None:
     error = problem(await api.generate(**{field: value}), 400)
