@@ -31,8 +31,11 @@ def build(config: AppConfig) -> Application:
         images=config.images,
         replicas=stage_replicas,
         keys=config.keys_path,
+        aliases=config.aliases,
     )
-    return ApiIngress.bind(dispatcher, config.models, config.images, config.keys_path, config.allowed_hosts)
+    return ApiIngress.bind(
+        dispatcher, config.models, config.images, config.keys_path, config.allowed_hosts, config.sizes
+    )
 
 
 def build_model(config: ModelConfig) -> Application:

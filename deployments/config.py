@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from deployments.schema import GenerationRequest
 from deployments.validation import Matching, first_problem
@@ -184,6 +184,14 @@ class AppConfig(Settings):
         min_length=1,
         description="The applications of models, by the names that requests use. The first is the default.",
     )
+    aliases: Mapping[str, str] = Field(
+        default={}, description="Other names that requests may use, each with the model that it stands for."
+    )
+    sizes: Sizes = Field(
+        default="exact",
+        description="Of OpenAI's requests. exact: a size that the model does not allow is refused; nearest: the "
+        "nearest one is used, with a warning.",
+    )
     queue: QueueConfig = QueueConfig()
 
     @field_validator("models")
@@ -192,6 +200,17 @@ class AppConfig(Settings):
         if len(set(models)) < len(models):
             raise ValueError("a model is named twice")
         return models
+
+    @field_validator("aliases")
+    @classmethod
+    def _names_of_served_models(cls, aliases: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        models = info.data.get("models", ())
+        for alias, model in aliases.items():
+            if model not in models:
+                raise ValueError(f"must stand for one of {', '.join(models)}, but {alias} stands for {model}")
+            if alias in models:
+                raise ValueError(f"must be other names than those of models, and {alias} is a model's")
+        return aliases
 
     @property
     def state_path(self) -> Path:

@@ -181,6 +181,7 @@ def a_dispatcher(
     max_rows: int = 2,
     replicas: Callable[[], Mapping[str, Replicas]] = lambda: {"denoiser": Replicas(1)},
     keys: Path | None = None,
+    aliases: Mapping[str, str] = {},
     clock: SteadyClock | None = None,
     **queue: Any,
 ) -> Dispatcher:
@@ -196,6 +197,7 @@ def a_dispatcher(
         max_rows=max_rows,
         replicas=lambda: dict.fromkeys(models, replicas()),
         keys=keys,
+        aliases=aliases,
         clock=clock or SteadyClock(hold_s=0.0),
     )
     dispatcher._writer._thread = Inline("inline")

@@ -15,6 +15,7 @@ from deployments.api import huggingface, jobs, openai, status
 from deployments.api.auth import AuthMiddleware
 from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.limits import BodyLimit
+from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.serve.replicas import ApplicationState, applications
@@ -48,9 +49,10 @@ def create_api(
     models: Sequence[str],
     access: AccessPolicy,
     app_name: str = "generation",
+    sizes: Sizes = "exact",
 ) -> FastAPI:
     """Return the API over a client, a store of images, and Serve's applications, of which `models` serve a model each;
-    `app_name` is its own."""
+    `app_name` is its own. `sizes` is as in `AppConfig`."""
     app = Api(  # whose dependency is for OpenAPI alone: `AuthMiddleware` checks keys
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
@@ -66,7 +68,7 @@ def create_api(
     app.add_middleware(BodyLimit)
     # The outermost: it answers before anything is read.
     app.add_middleware(AuthMiddleware, access=access)
-    app.include_router(openai.router(client, images))
+    app.include_router(openai.router(client, images, sizes))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
     app.include_router(status.router(client, applications, models, app_name))
@@ -85,8 +87,10 @@ class ApiIngress:
         images: str,
         keys: Path | None = None,
         allowed_hosts: Collection[str] = (),
+        sizes: Sizes = "exact",
     ) -> None:
         self._models = models
+        self._sizes: Sizes = sizes
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
         self._access = AccessPolicy.of_replica(keys, allowed_hosts)
@@ -102,4 +106,5 @@ class ApiIngress:
             self._models,
             self._access,
             serve.get_replica_context().app_name,
+            self._sizes,
         )

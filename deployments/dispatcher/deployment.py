@@ -79,10 +79,12 @@ class Dispatcher:
         replicas: Callable[[], Mapping[str, Mapping[str, Replicas]]],
         max_rows: int = MAX_ROWS,
         keys: Path | None = None,
+        aliases: Mapping[str, str] = {},
         clock: SteadyClock | None = None,
     ) -> None:
         self._clock = clock or SteadyClock()
         self._models = {name: ModelQueue(name, stages, max_rows) for name, stages in models.items()}
+        self._aliases = aliases  # another name -> the model
         self._config = config
         self._keys = None if keys is None else Keyring(keys)
         store = JobStore(database_url)
@@ -231,7 +233,7 @@ class Dispatcher:
         cards = [model.card for model in self._models.values() if model.card]
         if not cards:
             raise Unavailable("No model is up yet. Try again soon.")
-        return cards
+        return [replace(card, aliases=self._aliases_of(card.id)) for card in cards]
 
     async def queue(self) -> QueueStats:
         """Return the whole queue at a glance."""
@@ -286,13 +288,17 @@ class Dispatcher:
 
     def _card_of(self, model: str | None) -> ModelCard:
         """Return the card of a model; of the first one where none is named. Raises UnknownModel, Unavailable."""
-        name = next(iter(self._models)) if model is None else model
+        name = next(iter(self._models)) if model is None else self._aliases.get(model, model)
         if name not in self._models:
-            raise UnknownModel(f"model: there is no {name[:200]}; served: {', '.join(self._models)}.", "model")
+            names = ", ".join([*self._models, *self._aliases])
+            raise UnknownModel(f"model: there is no {name[:200]}; served: {names}.", "model")
         card = self._models[name].card
         if card is None:
             raise Unavailable(f"model: {name} is not up. Its application's status says why.")
         return card
+
+    def _aliases_of(self, model: str) -> tuple[str, ...]:
+        return tuple(alias for alias, name in self._aliases.items() if name == model)
 
     def _key_of(self, owner: str) -> ApiKey | None:
         return None if self._keys is None else self._keys.of_owner(owner)
