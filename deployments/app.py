@@ -31,6 +31,7 @@ def build(config: AppConfig) -> Application:
         images=config.images,
         replicas=stage_replicas,
         keys=config.keys_path,
+        aliases=config.aliases,
     )
     return ApiIngress.bind(
         dispatcher,
@@ -40,6 +41,7 @@ def build(config: AppConfig) -> Application:
         config.allowed_hosts,
         config.cors_origins,
         config.public_url,
+        config.sizes,
     )
 
 

@@ -6,17 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from deployments.schema import GenerationRequest
-from deployments.validation import first_problem
+from deployments.validation import Matching, first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
 ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-HostName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*)$")]
+HostName = Annotated[
+    str, Matching(r"\*|[a-z0-9_-]+(\.[a-z0-9_-]+)*", "a host name of lower-case letters, digits, - and _, or *")
+]
 ANY_ORIGIN = "*"  # in `cors_origins`
 
 
@@ -32,6 +43,7 @@ def _check_cors_origin(value: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_check_origin)]
 CorsOrigin = Annotated[str, AfterValidator(_check_cors_origin)]
+Sizes = Literal["exact", "nearest"]
 
 
 class Settings(BaseModel):
@@ -204,6 +216,14 @@ class AppConfig(Settings):
         min_length=1,
         description="The applications of models, by the names that requests use. The first is the default.",
     )
+    aliases: Mapping[str, str] = Field(
+        default={}, description="Other names that requests may use, each with the model that it stands for."
+    )
+    sizes: Sizes = Field(
+        default="exact",
+        description="Of OpenAI's requests. exact: a size that the model does not allow is refused; nearest: the "
+        "nearest one is used, with a warning.",
+    )
     queue: QueueConfig = QueueConfig()
 
     @field_validator("models")
@@ -218,6 +238,17 @@ class AppConfig(Settings):
         if ANY_ORIGIN in self.cors_origins and self.api_keys_file is None:
             raise ValueError("cors_origins: * needs an api_keys_file: without keys any page could use the service")
         return self
+
+    @field_validator("aliases")
+    @classmethod
+    def _names_of_served_models(cls, aliases: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        models = info.data.get("models", ())
+        for alias, model in aliases.items():
+            if model not in models:
+                raise ValueError(f"must stand for one of {', '.join(models)}, but {alias} stands for {model}")
+            if alias in models:
+                raise ValueError(f"must be other names than those of models, and {alias} is a model's")
+        return aliases
 
     @property
     def state_path(self) -> Path:

@@ -14,6 +14,7 @@ UNAVAILABLE_FOR_S = 5  # as far as a 503 can know
 STATUSES = {  # of an error's code; 500 where it is none of these
     "invalid_value": 400,
     "image_refused": 400,
+    "unsupported_sampler": 400,
     "invalid_api_key": 401,
     "forbidden": 403,
     "model_not_found": 404,

@@ -2,7 +2,8 @@
 
 DarkroomError                 internal_error
 ├── InvalidRequest            invalid_value            names the field in `param`
-│   └── UnknownModel          model_not_found
+│   ├── UnknownModel          model_not_found
+│   └── UnsupportedSampler    unsupported_sampler      a scheduler that no plan can express, or not in so many steps
 ├── Unauthorized              invalid_api_key          no key, or not one of ours
 ├── Forbidden                 forbidden                another site's page, or a host name that is not ours
 ├── NotFound                  not_found
@@ -29,8 +30,7 @@ DarkroomError                 internal_error
 ├── Refused                   image_refused            a post-processor does not let an image out
 ├── PostProcessFailed         postprocess_failed       a post-processor failed on an image
 ├── UnreadableJob             unreadable_job           its record in the database is damaged
-├── UnusableCheckpoint        unusable_checkpoint      at start only
-└── UnsupportedSampler        unsupported_sampler      a scheduler that no plan can express
+└── UnusableCheckpoint        unusable_checkpoint      at start only
 """
 
 from models.errors import DarkroomError, InvalidRequest, Unavailable

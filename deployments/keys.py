@@ -10,12 +10,17 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.types import Scope
 
-from deployments.validation import first_problem
+from deployments.validation import Matching, first_problem
 
 OWNER = "key:"  # what the names of owners with a key begin with
 COOKIE = "darkroom"  # which the page sets: with keys on the key, else a random name for the browser
 LARGEST_FILE = 2**20  # bytes
-NAME = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+KeyName = Annotated[
+    str,
+    Matching(r"[a-z0-9][a-z0-9_.-]{0,63}", "up to 64 of a-z, 0-9, _, . and -, the first one a letter or a digit"),
+]
+KeyId = Annotated[str, Matching(r"[0-9a-f]{8}", "8 hexadecimal digits in lower case")]
+Sha256 = Annotated[str, Matching(r"[0-9a-f]{64}", "64 hexadecimal digits in lower case")]
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 
@@ -24,11 +29,9 @@ class ApiKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=NAME)
-    id: str | None = Field(
-        None, pattern=r"^[0-9a-f]{8}$", description="Tells it from other keys of this name, in time."
-    )
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the secret.")
+    name: KeyName
+    id: KeyId | None = Field(None, description="Tells it from other keys of this name, in time.")
+    sha256: Sha256 = Field(description="Of the secret.")
     max_waiting: Annotated[int, Field(ge=1)] | None = Field(None, description="Pictures in line at a time.")
     max_cost_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Megapixel steps (`ImageSpec.cost`) of the jobs accepted in a day, UTC."

@@ -110,6 +110,11 @@ class Pipeline:
         with translated():
             return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text)
 
+    async def compile_plan(self, spec: ImageSpec) -> None:
+        """Have a Denoiser compile the plan of an image's sampler. Raises UnsupportedSampler, Unavailable."""
+        with translated():
+            await self._handle(DENOISER.deployment).compile_plan.remote(spec)
+
     async def fence(self, epoch: int) -> None:
         """Have every Denoiser drop what Dispatchers before `epoch` asked for.
 

@@ -14,18 +14,20 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
+from deployments.request_body import RequestBody
 from deployments.stages import Phase
 from deployments.styles import StyleName
 from deployments.validation import first_problem
 from models.errors import InvalidRequest
-from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat, Sampler
+from models.parameters import MAX_SIDE, MAX_STEPS, MIN_SIDE, OutputFormat, Sampler
 from models.spec import ImageSpec, ModelCard
 
 MAX_SEED = 2**32 - 1
+RANDOM_SEED = -1  # as AUTOMATIC1111's clients write it
 MAX_PROMPT = 4000  # characters
 MAX_IMAGES = 10  # of a request
 
@@ -38,10 +40,8 @@ def of_model(**described: Any) -> Any:
     return Field(None, json_schema_extra={**extra, "default_of": "model"}, **described)
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(RequestBody):
     """What to draw. Only the prompt is needed; the model's card knows good values for the rest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str = Field(
         min_length=1,
@@ -52,8 +52,12 @@ class GenerationRequest(BaseModel):
     negative_prompt: str | None = of_model(max_length=MAX_PROMPT, description="What the picture should not show.")
     style: StyleName | None = Field(None, description="A preset that adds words to the prompt.")
     model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
-    width: int | None = of_model(ge=64, le=MAX_SIDE, description="Width in pixels.", json_schema_extra={"step": 8})
-    height: int | None = of_model(ge=64, le=MAX_SIDE, description="Height in pixels.", json_schema_extra={"step": 8})
+    width: int | None = of_model(
+        ge=MIN_SIDE, le=MAX_SIDE, description="Width in pixels.", json_schema_extra={"step": 8}
+    )
+    height: int | None = of_model(
+        ge=MIN_SIDE, le=MAX_SIDE, description="Height in pixels.", json_schema_extra={"step": 8}
+    )
     num_inference_steps: int | None = of_model(
         ge=1, le=MAX_STEPS, description="Denoising steps: more is slower and finer."
     )
@@ -65,7 +69,13 @@ class GenerationRequest(BaseModel):
         json_schema_extra={"step": 0.5},
     )
     sampler: Sampler | None = of_model(description="The method that removes the noise.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same picture. Left out: a random one.")
+    seed: int | None = Field(
+        None,
+        ge=RANDOM_SEED,
+        le=MAX_SEED,
+        description="Same seed, same picture. Left out, or -1: a random one.",
+        json_schema_extra={"page_minimum": 0},
+    )
     num_images: int = Field(
         1,
         ge=1,
@@ -158,7 +168,7 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     if lossy and chosen["output_format"] == "png":
         raise InvalidRequest("output_compression is for jpeg and webp; png loses nothing.", "output_compression")
     seed = request.seed
-    if seed is None:
+    if seed is None or seed == RANDOM_SEED:
         seed = secrets.randbelow(MAX_SEED - request.num_images)
     if seed + request.num_images - 1 > MAX_SEED:
         last = MAX_SEED - request.num_images + 1

@@ -1,8 +1,15 @@
 """Pydantic's errors in our words: the path that the caller sent, and what its value must be."""
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
 ENVELOPE = ("body", "header", "query", "path", "parameters")  # where FastAPI and dialects have the fields of a request
 PART = re.compile(r"[A-Za-z_][\w-]*")  # of a path; the branch of a union is none, as literal['png','jpeg']
@@ -30,7 +37,6 @@ RULES = {  # pydantic's type of an error -> what a value must be
     "model_attributes_type": "must be an object",
     "model_type": "must be an object",
     "none_required": "must be left out",
-    "string_pattern_mismatch": "must match {pattern}",
     "string_too_long": "must have {max_length} or fewer characters",
     "string_too_short": "must have {min_length} or more characters",
     "string_type": "must be text",
@@ -41,16 +47,39 @@ RULES = {  # pydantic's type of an error -> what a value must be
 }
 
 
+UNKNOWN_RULE = "has a value that is not allowed"  # of pydantic's other types of errors
+
+
+@dataclass(frozen=True)
+class Matching:
+    """An annotation of text that must match a pattern as a whole. Errors state the `form`, OpenAPI the pattern."""
+
+    pattern: str
+    form: str  # as in "must be WIDTHxHEIGHT"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"pattern": f"^({self.pattern})$"}
+
+    def _check(self, text: str) -> str:
+        if re.fullmatch(self.pattern, text) is None:
+            raise ValueError(f"must be {self.form}")
+        return text
+
+
 def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return path and message for the first of pydantic's errors, as `loras[0].weight must be 2 or less, got 3.`"""
     problem = errors[0]
     path, kind = _path(problem["loc"], is_unknown=problem["type"] == "extra_forbidden"), problem["type"]
     if kind in RULES:
         rule = RULES[kind].format(**{name: _plain(bound) for name, bound in problem.get("ctx", {}).items()})
-    else:
+    elif kind == "value_error":  # raised by a validator of ours
         rule = problem["msg"].removeprefix("Value error, ")
-    value = problem.get("input")
-    shown = repr(value) if isinstance(value, int | float | str) and value != "" else ""
+    else:
+        rule = UNKNOWN_RULE
+    shown = _shown(problem.get("input"))
     got = f", got {shown}" if 0 < len(shown) < MAX_VALUE and kind != "extra_forbidden" else ""
     return path, f"{path} {rule}{got}."
 
@@ -72,6 +101,13 @@ def _path(location: Sequence[int | str], *, is_unknown: bool) -> str:
     known = [part for part in parts if isinstance(part, int) or PART.fullmatch(part)]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in known + unknown)
     return path.removeprefix(".")[:MAX_NAME] or "body"
+
+
+def _shown(value: Any) -> str:
+    """A plain value as an error repeats it; empty for other values."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return repr(value) if isinstance(value, int | float | str) and value != "" else ""
 
 
 def _plain(bound: Any) -> Any:

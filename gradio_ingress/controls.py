@@ -135,7 +135,10 @@ def to_request(data: Mapping[str, Any]) -> GenerationRequest:
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
-        most, value = schema_extra(field).get("page_maximum"), getattr(request, name)
+        least, most = (schema_extra(field).get(bound) for bound in ("page_minimum", "page_maximum"))
+        value = getattr(request, name)
+        if least is not None and value is not None and value < least:
+            raise InvalidRequest(f"{label(name)} must be {least} or more on this page, got {value}.", name)
         if most is not None and value > most:
             raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
     return request

@@ -6,7 +6,6 @@ is named by the path to its value, as `seed` or `loras[0].weight`.
 
 import re
 from collections.abc import Sequence
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
@@ -14,6 +13,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
+from deployments.request_body import plain_type
 from models.parameters import SAMPLER_NAMES
 from models.spec import ModelCard
 
@@ -98,15 +98,14 @@ def kind(path: str, field: FieldInfo) -> type[Component]:
 
 def plain(field: FieldInfo) -> Any:
     """Return a field's type, without the None of an optional one."""
-    types = [each for each in get_args(field.annotation) if each is not NoneType]
-    return types[0] if NoneType in get_args(field.annotation) else field.annotation
+    return plain_type(field.annotation)
 
 
 def bounds(path: str, field: FieldInfo, card: ModelCard | None = None) -> tuple[Any, Any]:
     """Return the least and the greatest value that the page offers; None where there is no such bound."""
     low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
     high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
-    high = schema_extra(field).get("page_maximum", high)
+    low, high = schema_extra(field).get("page_minimum", low), schema_extra(field).get("page_maximum", high)
     return card.bounds.get(path, (low, high)) if card else (low, high)
 
 

@@ -66,7 +66,7 @@ class UnusableCheckpoint(DarkroomError):
     code = "unusable_checkpoint"
 
 
-class UnsupportedSampler(DarkroomError):
-    """A scheduler that is not linear in its inputs, or not finite at this step count."""
+class UnsupportedSampler(InvalidRequest):
+    """A scheduler that is not linear in its inputs, or not finite at this step count. No other try would help."""
 
     code = "unsupported_sampler"

@@ -46,7 +46,7 @@ SAMPLER_NAMES: dict[str, str] = {
     "tcd": "TCD",
 }
 MAX_STEPS = 150
-MAX_SIDE = 2048  # pixels
+MIN_SIDE, MAX_SIDE = 64, 2048  # pixels
 MAX_STEPS_BY_SAMPLER: dict[str, int] = {"lcm": 50, "tcd": 50}  # the steps of their distillation
 
 

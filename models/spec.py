@@ -116,6 +116,12 @@ class ModelCard:
     examples: tuple[Mapping[str, Any], ...] = ()
     latent_rgb: LatentRgb = ()  # for previews; empty: there are none
     files: Mapping[str, str] = field(default_factory=dict)  # each file that is read -> its SHA-256
+    aliases: tuple[str, ...] = ()  # the operator's other names for it
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call the model."""
+        return (self.id, *self.aliases)
 
     def spec(self, **fields: Any) -> ImageSpec:
         """Return the image that `fields` describe, checked.
@@ -167,7 +173,7 @@ class StepUpdate:
     forward_rows: int = 0  # that it had with those that only filled it up
     most_rows: int = 1  # that such a forward may have at present
     step_s: float = 0.0  # what this step took
-    cut: str = ""  # the end of the prompt that the text encoder did not read
+    cut: Mapping[str, str] = field(default_factory=dict)  # field of a request -> the end of it that was not read
     encode_s: float = 0.0
     denoise_s: float = 0.0  # since the picture joined
     model_digest: str = ""  # of the weights that made the step

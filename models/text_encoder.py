@@ -2,8 +2,8 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ class EncodedPrompt:
     """What the denoiser gets for one image."""
 
     rows: tuple[Conditioning, ...]  # of each row, as `Family.texts` orders them
-    cut: str = ""  # the end of the prompt that did not fit
+    cut: Mapping[str, str] = field(default_factory=dict)  # field of a request -> the end of it that did not fit
     encode_s: float = 0.0  # of the whole batch
     model_digest: str = ""  # of the checkpoint
 
@@ -65,11 +65,16 @@ class TextEncoder:
         encoded = self._encode([text for each in texts for text in each])
         seconds = time.perf_counter() - start
         return [
-            EncodedPrompt(
-                rows=tuple(encoded[text] for text in each), cut=self.tokens(spec.prompt).cut, encode_s=seconds
-            )
+            EncodedPrompt(rows=tuple(encoded[text] for text in each), cut=self._cut(spec, each), encode_s=seconds)
             for spec, each in zip(specs, texts, strict=True)
         ]
+
+    def _cut(self, spec: ImageSpec, texts: Sequence[str | None]) -> dict[str, str]:
+        """Return the ends of an image's texts that are not read; none of a negative prompt that is not among them."""
+        read = {"prompt": spec.prompt}
+        if spec.negative_prompt in texts:
+            read["negative_prompt"] = spec.negative_prompt
+        return {name: cut for name, text in read.items() if (cut := self.tokens(text).cut)}
 
     def _encode(self, texts: Sequence[str | None]) -> dict[str | None, Conditioning]:
         """Return the conditioning of `texts`; new ones share a forward."""

@@ -139,7 +139,8 @@ def args_of(app: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def serve_only(config: dict[str, Any], checkpoint: str) -> None:
-    """Let the config serve one checkpoint, with the settings of its first model, under the checkpoint's own name."""
+    """Let the config serve one checkpoint, with the settings and aliases of its first model, under the checkpoint's
+    own name."""
     generation = application(config, "generation")
     served = generation_of(config).models
     first = application(config, served[0])
@@ -148,7 +149,8 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
     args = args_of(first) | {"checkpoint": checkpoint, "defaults": {}}
     args.pop("manifest", None)  # of the other checkpoint's files
     first = first | {"name": name, "args": args}
-    generation["args"] = args_of(generation) | {"models": [name]}
+    aliases = {alias: name for alias, of in generation_of(config).aliases.items() if of == served[0] and alias != name}
+    generation["args"] = args_of(generation) | {"models": [name], "aliases": aliases}
     config["applications"] = [*others, first]
 
 

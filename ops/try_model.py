@@ -151,8 +151,8 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
         lap("loaded", encoder.parameter_bytes)
         [encoded] = encoder.encode([spec])
         lap("encoded")
-    if encoded.cut:
-        print(f"warning: the end of the prompt was not read: {encoded.cut!r}")
+    for name, end in encoded.cut.items():
+        print(f"warning: the end of the {name.replace('_', ' ')} was not read: {end!r}")
     with reported("denoiser", device) as lap:
         denoiser = load_denoiser(folder, card.family, device, dtype)
         lap("loaded", denoiser.parameter_bytes)

@@ -19,7 +19,7 @@ from deployments.dispatcher.queue_stats import Replicas
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
 from deployments.stages.executor import SerialExecutor
-from models.errors import Unavailable
+from models.errors import Unavailable, UnsupportedSampler
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 STEPS = 8
@@ -95,8 +95,9 @@ class FakePipeline:
         self.left: list[Lease] = []  # whose generator has ended, however it ended
         self.specs: list[ImageSpec] = []
         self.problems: list[Exception] = []  # raised by the next pictures, one each, after their first step
-        self.cut = ""  # what the text encoder does not read of each prompt
+        self.cut: Mapping[str, str] = {}  # what the text encoder does not read of each text
         self.preview_at: tuple[int, ...] = ()  # steps with a preview
+        self.no_plan: set[tuple[str, int]] = set()  # samplers and steps that the scheduler refuses
         self._images = images
         self._permits: asyncio.Semaphore | None = None
 
@@ -129,6 +130,10 @@ class FakePipeline:
 
     async def fence(self, epoch: int) -> None:
         self.epoch = epoch
+
+    async def compile_plan(self, spec: ImageSpec) -> None:
+        if (spec.sampler, spec.num_inference_steps) in self.no_plan:
+            raise UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps")
 
     async def tokens(self, text: str) -> Tokens:
         """A word is a token."""
@@ -181,6 +186,7 @@ def a_dispatcher(
     max_rows: int = 2,
     replicas: Callable[[], Mapping[str, Replicas]] = lambda: {"denoiser": Replicas(1)},
     keys: Path | None = None,
+    aliases: Mapping[str, str] = {},
     clock: SteadyClock | None = None,
     **queue: Any,
 ) -> Dispatcher:
@@ -196,6 +202,7 @@ def a_dispatcher(
         max_rows=max_rows,
         replicas=lambda: dict.fromkeys(models, replicas()),
         keys=keys,
+        aliases=aliases,
         clock=clock or SteadyClock(hold_s=0.0),
     )
     dispatcher._writer._thread = Inline("inline")

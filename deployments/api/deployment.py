@@ -19,6 +19,7 @@ from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.head import HeadAsGet
 from deployments.api.headers import EXPOSED_HEADERS
 from deployments.api.limits import BodyLimit
+from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
 from deployments.serve.replicas import ApplicationState, applications
@@ -53,9 +54,11 @@ def create_api(
     access: AccessPolicy,
     app_name: str = "generation",
     public_url: str | None = None,
+    sizes: Sizes = "exact",
 ) -> FastAPI:
     """Return the API over a client, a store of images, and Serve's applications, of which `models` serve a model each;
-    `app_name` is its own. Absolute addresses begin with `public_url`, if given, else as the request's did."""
+    `app_name` is its own. Absolute addresses begin with `public_url`, if given, else as the request's did. `sizes` is
+    as in `AppConfig`."""
     app = Api(  # whose dependency is for OpenAPI alone: `AuthMiddleware` checks keys
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
@@ -81,7 +84,7 @@ def create_api(
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )
-    app.include_router(openai.router(client, images, public_url))
+    app.include_router(openai.router(client, images, public_url, sizes))
     app.include_router(jobs.router(client, images))
     app.include_router(huggingface.router(client, images))
     app.include_router(status.router(client, applications, models, app_name))
@@ -102,8 +105,10 @@ class ApiIngress:
         allowed_hosts: Collection[str] = (),
         cors_origins: Collection[str] = (),
         public_url: str | None = None,
+        sizes: Sizes = "exact",
     ) -> None:
         self._models = models
+        self._sizes: Sizes = sizes
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
         self._access = AccessPolicy.of_replica(keys, allowed_hosts, cors_origins)
@@ -121,4 +126,5 @@ class ApiIngress:
             self._access,
             serve.get_replica_context().app_name,
             self._public_url,
+            self._sizes,
         )

@@ -19,6 +19,7 @@ from models.errors import DarkroomError, InvalidRequest
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
+NO_SUCH_PATH = "There is no such path. The paths are listed at /v1/docs."
 OF_EVERY_ROUTE = (401, 403, 429, 431, 500, 503)
 
 
@@ -74,7 +75,9 @@ def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRe
     """Return our error for pydantic's, naming the first field that is wrong and its bound."""
     name, message = first_problem(errors)
     if name == "body" and content_type is not None and "json" not in content_type:
-        message = f"Content-Type must be application/json, got {content_type[:100] or 'none'}."
+        is_image = content_type.startswith("image/")
+        remedy = ": the body is a text prompt, as image-to-image is not offered" if is_image else ""
+        message = f"Content-Type must be application/json, got {content_type[:100] or 'none'}{remedy}."
         return InvalidRequest(message, "Content-Type")
     if errors[0]["type"] == "json_invalid":
         reason = errors[0].get("ctx", {}).get("error", "")
@@ -101,16 +104,26 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        code = f"http_{error.status_code}"
-        body = body_of(str(error.detail), error.status_code, None, code, _path(request))
+        if error.status_code == 400:  # FastAPI's, for a body that no parser takes
+            return respond(_unreadable(error.__cause__), _path(request))
         # Of several routes with one path, Starlette would name the methods of the first alone.
-        headers = {"Allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
+        methods = ", ".join(_methods(request))
+        headers = {"Allow": methods} if error.status_code == 405 else error.headers
+        message = f"This path takes {methods}." if error.status_code == 405 else NO_SUCH_PATH
+        body = body_of(message, error.status_code, None, f"http_{error.status_code}", _path(request))
         return JSONResponse(body, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return respond(DarkroomError(), _path(request))
+
+
+def _unreadable(reason: BaseException | None) -> InvalidRequest:
+    """Return our error for a body that could not be parsed."""
+    if isinstance(reason, UnicodeDecodeError):
+        return InvalidRequest("The body must be JSON in UTF-8.")
+    return InvalidRequest("The body cannot be read: it is nested too deeply, or a number in it has too many digits.")
 
 
 def _methods(request: Request) -> list[str]:

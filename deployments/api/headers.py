@@ -8,6 +8,7 @@ from fastapi import Header
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.keys import OWNER
+from deployments.validation import Matching
 from models.errors import InvalidRequest, Unavailable
 
 EXPOSED_HEADERS = (  # to scripts of other sites' pages
@@ -17,11 +18,8 @@ EXPOSED_HEADERS = (  # to scripts of other sites' pages
 )
 MAX_WAIT_S = 300
 IdempotencyKey = Annotated[
-    str | None,
+    Annotated[str, Matching(r"[\x21-\x7e]{1,255}", "1 to 255 visible ASCII characters")] | None,
     Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
         description="The same key and body give the same job again, for as long as it is kept; a new one if it failed "
         "with a status of 500 or more.",
         examples=["order-17"],

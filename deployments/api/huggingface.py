@@ -1,71 +1,116 @@
 """The Hugging Face text-to-image dialect: body -> `GenerationRequest`, `Job` -> the picture's bytes; and its routes."""
 
 import asyncio
+import re
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model, field_validator
 
 from deployments.api.auth import owner_of
+from deployments.api.dialect import Dialect
 from deployments.api.errors import HFError, documented
-from deployments.api.headers import allowance_headers
+from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import MEDIA_TYPES, ended
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore
-from deployments.schema import MAX_PROMPT, GenerationRequest, fields_but
+from deployments.request_body import RequestBody
+from deployments.schema import MAX_PROMPT, GenerationRequest
 from models.errors import InvalidRequest
 from models.parameters import Sampler
 
-# Here `inputs`, the path, always one, `scheduler`, and what is accepted.
-OTHERWISE = ("prompt", "model", "num_images", "sampler", "output_format")
+DIALECT = Dialect({"prompt": "inputs", "sampler": "scheduler"})
+OF_ROUTE = ("model", "num_images", "output_format")  # fields that are the path, always 1, and the header `Accept`
+IMAGE_PARAMETERS = {"prompt", "target_size", "strength", "image", "mask_image"}  # of tasks that take an image
+IMAGE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")  # of images in base64: PNG, JPEG, WebP, GIF
 ModelId = Annotated[str, Path(description="A model's id.", examples=["shapes"])]
 
 
-class SchedulerName(BaseModel):
+class SchedulerName(RequestBody):
     """What Hugging Face calls otherwise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scheduler: Sampler | None = Field(None, description="A sampler, by our name.")
 
 
-HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **fields_but(*OTHERWISE))
+HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **DIALECT.shared_fields(*OF_ROUTE))
 
 
-class HFBody(BaseModel):
+class HFBody(RequestBody):
     """What `InferenceClient.text_to_image` sends."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         json_schema_extra={"examples": [{"inputs": "a red circle on a blue background", "parameters": {"seed": 7}}]},
     )
 
     inputs: str = Field(min_length=1, max_length=MAX_PROMPT, description="What the picture shows.")
     parameters: HFParameters | None = None  # type: ignore[valid-type]
+    options: dict[str, Any] | None = Field(None, description="Accepted and ignored.")
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _is_text(cls, inputs: Any) -> Any:
+        if isinstance(inputs, str) and inputs.startswith(IMAGE_STARTS):
+            raise ValueError("must be a prompt: image-to-image is not offered")
+        return inputs
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _are_of_text_to_image(cls, parameters: Any) -> Any:
+        others = sorted(IMAGE_PARAMETERS & parameters.keys()) if isinstance(parameters, dict) else []
+        if others:
+            raise ValueError(f"must be those of text-to-image, not {', '.join(others)}: image-to-image is not offered")
+        return parameters
 
 
 def to_request(body: HFBody, model: str, accept: str | None) -> GenerationRequest:
-    """Return the request that a body means; the picture's format is the first one of ours that `accept` names.
+    """Return the request that a body means.
 
     Raises:
-        InvalidRequest: none of ours is accepted.
+        InvalidRequest: no format of ours is accepted; or in the names of the dialect.
     """
-    fields: dict[str, Any] = (
-        body.parameters.model_dump(exclude_unset=True, exclude_none=True) if body.parameters is not None else {}
-    )
-    scheduler = fields.pop("scheduler", None)
-    if scheduler is not None:
-        fields["sampler"] = scheduler
-    wanted = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
-    formats = [name for kind in wanted for name, media_type in MEDIA_TYPES.items() if kind == media_type]
-    if formats:
-        fields["output_format"] = formats[0]
-    elif not {"*/*", "image/*"} & set(wanted):
-        raise InvalidRequest(f"Accept must name one of {', '.join(MEDIA_TYPES.values())}.", "Accept")
-    return GenerationRequest(prompt=body.inputs, model=model, **fields)
+    fields: dict[str, Any] = body.parameters.model_dump(exclude_unset=True) if body.parameters is not None else {}
+    if "scheduler" in fields:
+        fields["sampler"] = fields.pop("scheduler")
+    output_format = preferred_format(accept or "*/*")
+    if output_format is not None:
+        fields["output_format"] = output_format
+    return DIALECT.read(fields | {"prompt": body.inputs, "model": model})
+
+
+def preferred_format(accept: str) -> str | None:
+    """Return the format of ours with the highest `q` in an `Accept` header, the first of several.
+
+    None leaves it to the model: a wildcard has the highest one.
+
+    Raises:
+        InvalidRequest: none of ours is accepted, or a `q` is no number.
+    """
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        kind, *parameters = [each.strip().lower() for each in part.split(";")]
+        weights.setdefault(kind, _weight(parameters))
+    of_others = weights.get("image/*", weights.get("*/*", 0.0))
+    names = {media_type: name for name, media_type in MEDIA_TYPES.items()}
+    named = [(weight, names[kind]) for kind, weight in weights.items() if kind in names]
+    weight, name = max(named, key=itemgetter(0), default=(0.0, None))
+    if weight >= of_others and weight > 0:
+        return name
+    others = [each for kind, each in names.items() if kind not in weights]
+    if of_others > 0 and others:
+        return others[0] if named else None
+    raise InvalidRequest(f"Accept must name one of {', '.join(MEDIA_TYPES.values())}.", "Accept")
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    """Return the `q` among the parameters of a media type, 1 where there is none."""
+    given = next((each.removeprefix("q=") for each in parameters if each.startswith("q=")), "1")
+    if re.fullmatch(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", given) is None:
+        raise InvalidRequest(f"Accept: q must be from 0 to 1, got {given[:40] or 'nothing'}.", "Accept")
+    return float(given)
 
 
 def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
@@ -82,14 +127,19 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         response_class=Response,
         responses={
             200: {"content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}},
-            **documented(400, 404, 409, 413, 429, 503, 504, 507, shape=HFError),
+            **documented(400, 404, 409, 410, 413, 422, 429, 503, 504, 507, shape=HFError),
         },
     )
     async def draw(
-        model_id: ModelId, body: HFBody, request: Request, accept: Annotated[str | None, Header()] = None
+        model_id: ModelId,
+        body: HFBody,
+        request: Request,
+        accept: Annotated[str | None, Header()] = None,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
         owner = owner_of(request)
-        job = await client.submit(to_request(body, model_id, accept), owner)
+        with DIALECT.errors():
+            job = await client.submit(to_request(body, model_id, accept), owner, idempotency_key)
         headers = await allowance_headers(client, owner)
         [image] = (await ended(client, job)).images
         content = await asyncio.to_thread(images.get, image.name)
@@ -102,7 +152,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         responses=documented(404, 503, shape=HFError),
     )
     async def health(model_id: ModelId) -> JSONResponse:
-        if model_id not in (card.id for card in await client.models()):
+        if model_id not in (name for card in await client.models() for name in card.names):
             raise UnknownModel(f"There is no model {model_id[:200]}.", "model")
         return JSONResponse({"status": "ok"})
 

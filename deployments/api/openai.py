@@ -5,6 +5,7 @@ import base64
 import io
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -13,22 +14,27 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from deployments.api.auth import owner_of
+from deployments.api.dialect import Dialect
 from deployments.api.errors import documented
 from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import PICTURES
 from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
+from deployments.api.sizes import nearest_size, size_refused
+from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
 from deployments.origins import base_url
-from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job, fields_but
+from deployments.request_body import RequestBody
+from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job
 from deployments.styles import STYLES, StyleName
+from deployments.validation import Matching
 from models.errors import DarkroomError, InvalidRequest
 from models.parameters import MAX_STEPS
 from models.spec import ModelCard
 
-OTHERWISE = ("num_images", "width", "height", "style")  # fields that `OpenAIFields` has as n, size and a wider style
+DIALECT = Dialect({"num_images": "n", "width": "size", "height": "size"})
 EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone
     "itemSchema": {
         "type": "object",
@@ -39,7 +45,9 @@ EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone
         "required": ["data"],
     }
 }
-STEP_SHARE = {"low": 0.5, "high": 2.0, "hd": 2.0}  # of the model's own steps, for a quality
+STEP_SHARE = {"low": 0.5, **dict.fromkeys(("high", "xhigh", "max", "hd"), 2.0)}  # of the model's own steps
+URL_BY_DEFAULT = "dall-e-"  # OpenAI's models whose names begin so gave addresses by default
+IGNORED = "Accepted and ignored."
 
 
 def _refuse(value: object) -> None:
@@ -48,29 +56,29 @@ def _refuse(value: object) -> None:
 
 
 Unsupported = Annotated[None, BeforeValidator(_refuse)]
+SizeName = Annotated[str, Matching("auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", "WIDTHxHEIGHT in pixels, or auto")]
 
 
-class OpenAIFields(BaseModel):
+class OpenAIFields(RequestBody):
     """What OpenAI has and `GenerationRequest` has under another name, or not at all."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         json_schema_extra={
             "examples": [{"prompt": "a red circle on a blue background", "seed": 7}],
         },
     )
 
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures.")
-    size: str = Field("auto", pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="`WIDTHxHEIGHT` in pixels, or `auto`.")
-    quality: Literal["auto", "standard", "medium", "low", "high", "hd"] | None = Field(
+    size: SizeName = Field("auto", description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    quality: Literal["auto", "standard", "medium", "low", "high", "xhigh", "max", "hd"] | None = Field(
         None,
-        description=f"`low` takes half the model's own steps, `high` and `hd` twice as many ({MAX_STEPS} at most); "
-        "`num_inference_steps` wins over it.",
+        description="`low` takes half the model's own steps, `high`, `xhigh`, `max` and `hd` twice as many "
+        f"({MAX_STEPS} at most); `num_inference_steps` wins over it.",
     )
-    response_format: Literal["b64_json", "url"] = Field(
-        "b64_json",
-        description="The image in the response, or its address, which any browser can open while the job is kept.",
+    response_format: Literal["b64_json", "url"] | None = Field(
+        None,
+        description="The image in the response, or its address, which any browser can open while the job is kept. "
+        f"Default: the address for models whose name begins with `{URL_BY_DEFAULT}`, else the image.",
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream.")
@@ -79,15 +87,16 @@ class OpenAIFields(BaseModel):
     )
     background: Literal["auto", "opaque"] | None = Field(None, description="Pictures are opaque.")
     moderation: Literal["auto", "low"] | None = Field(None, description="Accepted and ignored: nothing is moderated.")
-    user: str | None = Field(None, max_length=4000, description="Accepted and ignored.")
-    safety_identifier: str | None = Field(None, max_length=4000, description="Accepted and ignored.")
-    complexity: Unsupported = Field(None, description="Not supported.")
-    effort: Unsupported = Field(None, description="Not supported.")
+    user: str | None = Field(None, max_length=4000, description=IGNORED)
+    safety_identifier: str | None = Field(None, max_length=4000, description=IGNORED)
+    complexity: str | None = Field(None, max_length=100, description=IGNORED)
+    effort: str | None = Field(None, max_length=100, description=IGNORED)
+    svg: Unsupported = Field(None, description="Not supported.")
     frame_count: Unsupported = Field(None, description="Not supported.")
     frame_duration_ms: Unsupported = Field(None, description="Not supported.")
 
 
-SHARED = fields_but(*OTHERWISE)
+SHARED = DIALECT.shared_fields("style")  # which is wider here
 ImagesBody: Any = create_model("ImagesBody", __base__=OpenAIFields, **SHARED)
 
 
@@ -111,23 +120,44 @@ class ImagesAnswer(BaseModel):
     warnings: list[str] = []
 
 
-def to_request(body: Any, card: ModelCard | None = None) -> GenerationRequest:
-    """Return the request that an OpenAI body means; a quality is a share of the card's own steps.
+def to_request(body: Any, card: ModelCard | None = None, sizes: Sizes = "exact") -> GenerationRequest:
+    """Return the request that an OpenAI body means.
+
+    With the card of its model, a quality is a share of that model's own steps. With `nearest` sizes, too, a size that
+    the model does not allow is the nearest one that it does.
 
     Raises:
         InvalidRequest: several pictures in one stream: its events could not say which is meant.
     """
     if body.stream and body.n > 1:
         raise InvalidRequest("n must be 1 when stream is true.", "n")
-    fields = body.model_dump(exclude_unset=True, exclude_none=True, include=set(SHARED))
+    fields = body.model_dump(exclude_unset=True, include=set(SHARED))
     if body.size != "auto":
-        fields["width"], fields["height"] = map(int, body.size.split("x"))
+        width, height = map(int, body.size.split("x"))
+        if card is not None and sizes == "nearest":
+            width, height = nearest_size(card, (width, height))
+        fields |= {"width": width, "height": height}
     if body.style in STYLES:
         fields["style"] = body.style
     if card is not None and body.quality in STEP_SHARE and "num_inference_steps" not in fields:
         steps = round(card.defaults["num_inference_steps"] * STEP_SHARE[body.quality])
         fields["num_inference_steps"] = min(MAX_STEPS, max(1, steps))
-    return GenerationRequest(**fields, num_images=body.n)
+    return DIALECT.read(fields | {"num_images": body.n})
+
+
+def wants_url(body: Any) -> bool:
+    """Whether pictures are to be answered as addresses."""
+    by_default = "url" if (body.model or "").startswith(URL_BY_DEFAULT) else "b64_json"
+    return (body.response_format or by_default) == "url"
+
+
+def with_size_warning(job: Job, body: Any) -> Job:
+    """Return a job with one warning more where its size is not the one of the body."""
+    size = f"{job.specs[0].width}x{job.specs[0].height}"
+    if body.size in ("auto", size):
+        return job
+    warning = f'size: {body.size} is not a size of model "{job.model}"; {size}, the nearest one, was used.'
+    return replace(job, warnings=(warning, *job.warnings))
 
 
 def to_body(job: Job, contents: Sequence[Mapping[str, str]], quality: str | None = None) -> dict[str, Any]:
@@ -186,8 +216,14 @@ def completed_event(job: Job, picture: bytes, quality: str | None = None) -> dic
     return event | ({"warnings": list(job.warnings)} if job.warnings else {})
 
 
-def router(client: DispatcherClient, images: ImageStore, public_url: str | None = None) -> APIRouter:
-    """Return the dialect's one route; addresses of images begin with `public_url`, if given, else as the request's."""
+def router(
+    client: DispatcherClient, images: ImageStore, public_url: str | None = None, sizes: Sizes = "exact"
+) -> APIRouter:
+    """Return the dialect's one route.
+
+    Addresses of images begin with `public_url`, if given, else as the request's. With `nearest` sizes, one that a model
+    does not allow is not refused.
+    """
     routes = APIRouter(tags=["images"])
 
     @routes.post(
@@ -212,14 +248,13 @@ def router(client: DispatcherClient, images: ImageStore, public_url: str | None 
         request: Request,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        card = await _card(client, body.model) if body.quality in STEP_SHARE else None
         owner = owner_of(request)
-        job = await client.submit(to_request(body, card), owner, idempotency_key)
+        job = await _submit(client, body, sizes, owner, idempotency_key)
         headers = {"x-job-id": job.id} | await allowance_headers(client, owner)
         if body.stream:
             return event_stream(_events(client, images, job, body), headers)
-        job = await ended(client, job)
-        if body.response_format == "url":
+        job = with_size_warning(await ended(client, job), body)
+        if wants_url(body):
             base = public_url or base_url(request.scope)
             contents = [{"url": f"{base}{image.url}?link={job.link}"} for image in job.images]
         else:
@@ -230,9 +265,26 @@ def router(client: DispatcherClient, images: ImageStore, public_url: str | None 
     return routes
 
 
+async def _submit(client: DispatcherClient, body: Any, sizes: Sizes, owner: str, key: str | None) -> Job:
+    """Queue the request that a body means.
+
+    Raises:
+        InvalidRequest: in the names of the dialect; nothing was queued.
+    """
+    needs_card = body.quality in STEP_SHARE or (sizes == "nearest" and body.size != "auto")
+    card = await _card(client, body.model) if needs_card else None
+    try:
+        with DIALECT.errors():
+            return await client.submit(to_request(body, card, sizes), owner, key)
+    except InvalidRequest as error:
+        if error.param == "size" and (card := await _card(client, body.model)) is not None:
+            raise size_refused(card, body.size) from None
+        raise
+
+
 async def _card(client: DispatcherClient, model: str | None) -> ModelCard | None:
     """The card of the model that is meant, if there is such a one: if not, submitting says so."""
-    return next((card for card in await client.models() if model in (None, card.id)), None)
+    return next((card for card in await client.models() if model in (None, *card.names)), None)
 
 
 async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: Any) -> AsyncGenerator[bytes, None]:
@@ -247,7 +299,7 @@ async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: 
                 shown, sent = preview, sent + 1
         raise_if_unsuccessful(job)
         picture = await asyncio.to_thread(images.get, job.images[0].name)
-        event = completed_event(job, picture, body.quality)
+        event = completed_event(with_size_warning(job, body), picture, body.quality)
         yield encode_event(event, event["type"])
     except DarkroomError as error:
         yield encode_event(error_body(error))

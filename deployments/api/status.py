@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, create_model
 
 from deployments.api.errors import documented
 from deployments.api.examples import MODEL, MODELS, QUEUE, READY, TOKENS, answer
@@ -15,6 +15,7 @@ from deployments.api.huggingface import ModelId
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.queue_stats import QueueStats
 from deployments.errors import NotFound
+from deployments.request_body import RequestBody
 from deployments.schema import GenerationRequest
 from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
@@ -27,7 +28,7 @@ _words: dict[str, Any] = {
     for name, f in GenerationRequest.model_fields.items()
     if name in ("prompt", "negative_prompt", "style", "model")
 }
-Words: Any = create_model("Words", __config__=ConfigDict(extra="forbid", frozen=True), **_words)
+Words: Any = create_model("Words", __base__=RequestBody, **_words)
 
 
 class TokenCounts(BaseModel):
@@ -84,15 +85,16 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
         responses={200: answer(ModelList, MODELS), **documented(503)},
     )
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model_body(card) for card in await client.models()]})
+        served = [model_body(card, name) for card in await client.models() for name in card.names]
+        return JSONResponse({"object": "list", "data": served})
 
     @routes.get(
         "/models/{model_id:path}", summary="One model", responses={200: answer(Model, MODEL), **documented(404, 503)}
     )
     async def model(model_id: ModelId) -> JSONResponse:
         for card in await client.models():
-            if card.id == model_id:
-                return JSONResponse(model_body(card))
+            if model_id in card.names:
+                return JSONResponse(model_body(card, model_id))
         raise NotFound(f"There is no model {model_id[:200]}.", "model")
 
     @routes.post(
@@ -167,9 +169,9 @@ async def _problem(client: DispatcherClient) -> str | None:
         return "The Dispatcher does not answer."
 
 
-def model_body(card: ModelCard) -> dict[str, Any]:
-    """Return a model as OpenAI lists it, with what it allows and prefers."""
+def model_body(card: ModelCard, name: str) -> dict[str, Any]:
+    """Return a model as OpenAI lists it, by one of its names, with what it allows and prefers."""
     capabilities = asdict(card)
     for private in ("id", "examples", "files", "latent_rgb"):
         del capabilities[private]
-    return {"id": card.id, "object": "model", "created": 0, "owned_by": "darkroom", "capabilities": capabilities}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "darkroom", "capabilities": capabilities}

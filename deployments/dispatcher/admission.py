@@ -10,15 +10,20 @@ from models.errors import InvalidRequest
 from models.spec import ImageSpec
 
 
-def check_cost(specs: Sequence[ImageSpec], config: QueueConfig) -> None:
-    """Raise InvalidRequest where one request is too much work."""
-    most, cost = config.max_job_cost, sum(spec.cost for spec in specs)
-    if cost > most:
-        raise InvalidRequest(
-            f"width × height × num_inference_steps × rows × num_images must be at most {most:g} megapixel steps, "
-            f"got {cost:.4g}.",
-            "num_inference_steps",
-        )
+def check_cost(specs: Sequence[ImageSpec], config: QueueConfig, max_cost_per_day: float | None = None) -> None:
+    """Check that a request is not more work than one may ever be.
+
+    Raises:
+        InvalidRequest: more than the operator allows, or than its owner's key may ask for in a whole day.
+    """
+    cost = sum(spec.cost for spec in specs)
+    for most, scope in ((config.max_job_cost, "in one request"), (max_cost_per_day, "in a day with this key")):
+        if most is not None and cost > most:
+            raise InvalidRequest(
+                f"num_inference_steps must be less, or the images fewer or smaller: they take {cost:.4g} megapixel "
+                f"steps (pixels × steps × rows × images), and {most:g} are allowed {scope}.",
+                "num_inference_steps",
+            )
 
 
 def check_backlog(backlog_s: float, config: QueueConfig) -> None:

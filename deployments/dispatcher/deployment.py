@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deployments.cautions import cautions
 from deployments.config import QueueConfig
 from deployments.dispatcher import job_log
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
@@ -79,10 +80,12 @@ class Dispatcher:
         replicas: Callable[[], Mapping[str, Mapping[str, Replicas]]],
         max_rows: int = MAX_ROWS,
         keys: Path | None = None,
+        aliases: Mapping[str, str] = {},
         clock: SteadyClock | None = None,
     ) -> None:
         self._clock = clock or SteadyClock()
         self._models = {name: ModelQueue(name, stages, max_rows) for name, stages in models.items()}
+        self._aliases = aliases  # another name -> the model
         self._config = config
         self._keys = None if keys is None else Keyring(keys)
         store = JobStore(database_url)
@@ -122,8 +125,11 @@ class Dispatcher:
             await asyncio.shield(self._beginning)
             card = self._card_of(request.model)
             specs = resolve(request, card)
-            check_cost(specs, self._config)
-            job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), card.cautions(specs[0]))
+            api_key = self._key_of(owner)
+            check_cost(specs, self._config, api_key and api_key.max_cost_per_day)
+            await self._models[card.id].plan_checks.check(specs[0], card.digest)
+            warnings = cautions(request, specs[0], card)
+            job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
             request_key = None if key is None else RequestKey(key, hash_of(request))
             before = time.monotonic() + ACCEPT_WITHIN_S
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
@@ -228,7 +234,7 @@ class Dispatcher:
         cards = [model.card for model in self._models.values() if model.card]
         if not cards:
             raise Unavailable("No model is up yet. Try again soon.")
-        return cards
+        return [replace(card, aliases=self._aliases_of(card.id)) for card in cards]
 
     async def queue(self) -> QueueStats:
         """Return the whole queue at a glance."""
@@ -283,13 +289,17 @@ class Dispatcher:
 
     def _card_of(self, model: str | None) -> ModelCard:
         """Return the card of a model; of the first one where none is named. Raises UnknownModel, Unavailable."""
-        name = next(iter(self._models)) if model is None else model
+        name = next(iter(self._models)) if model is None else self._aliases.get(model, model)
         if name not in self._models:
-            raise UnknownModel(f"model: there is no {name[:200]}; served: {', '.join(self._models)}.", "model")
+            names = ", ".join([*self._models, *self._aliases])
+            raise UnknownModel(f"model: there is no {name[:200]}; served: {names}.", "model")
         card = self._models[name].card
         if card is None:
             raise Unavailable(f"model: {name} is not up. Its application's status says why.")
         return card
+
+    def _aliases_of(self, model: str) -> tuple[str, ...]:
+        return tuple(alias for alias, name in self._aliases.items() if name == model)
 
     def _key_of(self, owner: str) -> ApiKey | None:
         return None if self._keys is None else self._keys.of_owner(owner)

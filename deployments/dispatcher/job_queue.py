@@ -191,8 +191,9 @@ class JobQueue:
             return None
         self._updates[lease.key] = update
         job = self._jobs[lease.job_id]
-        warning = f"The text encoder did not read the end of the prompt: “{update.cut.strip()}”." if update.cut else ""
-        job = with_warning(job, warning)
+        for name, end in update.cut.items():
+            text = name.replace("_", " ")
+            job = with_warning(job, f"The text encoder did not read the end of the {text}: “{end.strip()}”.")
         previews = {lease.index: preview} if preview else {}
         return self._put(job, progress=progress_of(job, self._updates, previews))
 

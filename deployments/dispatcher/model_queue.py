@@ -13,6 +13,7 @@ from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.forecaster import Forecaster, QueueForecast
 from deployments.dispatcher.job_queue import JobQueue
 from deployments.dispatcher.lease import Lease
+from deployments.dispatcher.plan_checks import PlanChecks
 from deployments.dispatcher.queue_stats import ModelStats, Replicas
 from deployments.schema import ImageResult, Job
 from deployments.stages import DENOISER
@@ -31,6 +32,7 @@ class Stages(Protocol):
     async def meet(self, demand: Demand) -> ModelCard: ...
     async def fence(self, epoch: int) -> None: ...
     async def tokens(self, text: str) -> Tokens: ...
+    async def compile_plan(self, spec: ImageSpec) -> None: ...
     def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
 
 
@@ -45,6 +47,7 @@ class ModelQueue:
         self.arrivals = Arrivals()
         self.card: ModelCard | None = None  # None until the model's application has sent it
         self.replicas: Mapping[str, Replicas] = {}
+        self.plan_checks = PlanChecks(stages.compile_plan)
 
     async def exchange_demand(self, queue: JobQueue) -> None:
         """Send the model its demand and receive its card; without an answer the last card holds."""

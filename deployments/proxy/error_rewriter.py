@@ -1,4 +1,4 @@
-"""Serve's errors are plain text that quotes exceptions. Callers get ours instead; Serve logs the exception."""
+"""Errors of Serve, which are plain text that quotes exceptions, and of frameworks: callers get ours instead."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from deployments.errors import NotFound, TooLarge
 from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 PREFIX = "/v1"  # of the application whose routes `respond` knows
-REPLACEMENTS: dict[int, DarkroomError] = {  # for the plain-text errors of Serve and Gradio
+REPLACEMENTS: dict[int, DarkroomError] = {  # for the errors of Serve, Gradio and Starlette
     400: InvalidRequest("The request cannot be read."),
     404: NotFound("There is no such path."),
     405: InvalidRequest("This path does not take the method."),
@@ -18,6 +18,7 @@ REPLACEMENTS: dict[int, DarkroomError] = {  # for the plain-text errors of Serve
     503: Unavailable("No replica can take the request now."),
 }
 SERVE_NOT_FOUND = b"Path '"  # the beginning of Serve's own 404
+STARLETTES = (b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}')  # of paths that no route takes
 DEFAULT_HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'self'",  # a click in another site's frame would act for its user
     "X-Content-Type-Options": "nosniff",
@@ -25,41 +26,50 @@ DEFAULT_HEADERS = {
 
 
 class ErrorRewriter:
-    """The answer to one request: passed on with its id and `DEFAULT_HEADERS`, a plain-text error replaced by ours."""
+    """The answer to one request: passed on with its id and `DEFAULT_HEADERS`, an error that is not ours replaced."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._plain_status: int | None = None  # of an error in plain text
+        self._held: Message | None = None  # the start of an error, until its body shows whose it is
         self._is_replaced = False
         self.started = False
 
     async def send(self, message: Message) -> None:
-        """Send a message. Of an error in plain text, keep the status and replace the first part of the body."""
+        """Send a message. Hold back the start of an error that may be another's, and replace it and its body if so."""
         if message["type"] == "http.response.start":
             self.started = True
-            headers = MutableHeaders(scope=message)
-            if message["status"] >= 400 and headers.get("content-type", "").startswith("text/plain"):
-                self._plain_status = message["status"]
-                return
-            self._complete(headers)
-        elif self._plain_status is not None:
-            await self._replace(self._plain_status, message.get("body", b""))
-            return
+            if _may_be_another(message):
+                self._held = message
+            else:
+                await self._send_start(message)
+        elif self._held is not None:
+            start, self._held = self._held, None
+            body = message.get("body", b"")
+            if _is_plain(start) or body in STARLETTES:
+                self._is_replaced = True
+                await self._replace(start, body)
+            else:
+                await self._send_start(start)
+                await self._send(message)
+        elif not self._is_replaced:
+            await self._send(message)
+
+    async def _send_start(self, message: Message) -> None:
+        self._complete(MutableHeaders(scope=message))
         await self._send(message)
 
     async def refuse(self, error: DarkroomError) -> None:
         """Answer with an error, and end the connection, because not all of the body was read."""
         await self._respond(error, status_of(error), {"connection": "close"})
 
-    async def _replace(self, status: int, body: bytes) -> None:
-        if self._is_replaced:
-            return
-        self._is_replaced = True
+    async def _replace(self, start: Message, body: bytes) -> None:
+        status, allow = start["status"], Headers(scope=start).get("allow")
         if status == 404 and body.startswith(SERVE_NOT_FOUND):  # it has no application for the path, or not yet
             error: DarkroomError = Unavailable("The service is starting or stopping. Try again soon.")
             await self._respond(error, status_of(error), {})
         else:
-            await self._respond(REPLACEMENTS.get(status, DarkroomError()), status, {})
+            kept = {"allow": allow} if allow else {}
+            await self._respond(REPLACEMENTS.get(status, DarkroomError()), status, kept)
 
     async def _respond(self, error: DarkroomError, status: int, headers: Mapping[str, str]) -> None:
         answer = respond(error, self._scope["path"].removeprefix(PREFIX))
@@ -72,3 +82,16 @@ class ErrorRewriter:
         for name, value in DEFAULT_HEADERS.items():
             headers.setdefault(name, value)
         headers.setdefault("x-request-id", Headers(scope=self._scope)["x-request-id"])
+
+
+def _may_be_another(start: Message) -> bool:
+    """Whether the start of an answer may be that of an error in another shape than ours."""
+    return _is_plain(start) or (start["status"] in (404, 405) and _content_type(start) == "application/json")
+
+
+def _is_plain(start: Message) -> bool:
+    return start["status"] >= 400 and _content_type(start).startswith("text/plain")
+
+
+def _content_type(start: Message) -> str:
+    return Headers(scope=start).get("content-type", "")

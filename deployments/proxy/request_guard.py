@@ -14,8 +14,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.limits import MAX_BODY
-from deployments.errors import HeadersTooLarge, RequestTimeout
-from deployments.proxy.error_rewriter import ErrorRewriter
+from deployments.error_responses import respond
+from deployments.errors import HeadersTooLarge, NotFound, RequestTimeout
+from deployments.foreign_routes import why_missing
+from deployments.proxy.error_rewriter import PREFIX, ErrorRewriter
 from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 BODY_TIMEOUT_S = 30.0  # for its first `MAX_BODY` bytes; uvicorn has no timeout
@@ -35,7 +37,8 @@ class RequestGuard:
     """Removes the headers that only Serve may set, gives each request an id, and waits for the start of the body.
 
     Path, query and headers of more than `MAX_HEADERS` bytes are answered 431. A body that takes longer than
-    `BODY_TIMEOUT_S` or `UPLOAD_TIMEOUT_S` is answered 408. Errors of Serve itself pass through `ErrorRewriter`.
+    `BODY_TIMEOUT_S` or `UPLOAD_TIMEOUT_S` is answered 408. Paths of other services are answered 404 with the reason.
+    Errors of Serve itself pass through `ErrorRewriter`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -61,6 +64,10 @@ class RequestGuard:
             if not scope["path"].startswith("/"):
                 raise InvalidRequest("The request's target must be a path that begins with /.")
             await body.begin()
+            if (reason := why_missing(scope["path"])) is not None:
+                await body.drain()
+                await respond(NotFound(reason), scope["path"].removeprefix(PREFIX))(scope, receive, answer.send)
+                return
             await self._app(scope, body.receive, answer.send)
             if not answer.started:
                 raise body.problem or Unavailable("The service was interrupted. Try again soon.")
@@ -120,6 +127,11 @@ class _Body:
         except TimeoutError:
             self.problem = RequestTimeout(f"An upload must arrive within {UPLOAD_TIMEOUT_S:g} s.")
             return {"type": "http.disconnect"}
+
+    async def drain(self) -> None:
+        """Read what is left: a client that still sends when the connection closes may not see its answer."""
+        while not self._is_whole and (await self.receive())["type"] != "http.disconnect":
+            pass
 
     async def _next(self) -> Message:
         message = await self._receive()

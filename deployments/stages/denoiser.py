@@ -109,6 +109,10 @@ class Denoiser:
             state.cancelled = True
             del self._mailboxes[state]
 
+    async def compile_plan(self, spec: ImageSpec) -> None:
+        """Compile the plan of an image's sampler, which is kept. Raises UnsupportedSampler."""
+        await self._thread.run(self._model.plan, spec)
+
     def fence(self, epoch: int) -> None:
         """Work for the Dispatcher of `epoch` alone: pictures of earlier ones leave the engine within one step.
 

@@ -18,7 +18,7 @@ from models.denoiser.model import DenoiserModel
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, apply_guidance, next_latents, record_outputs, stack_rows
 from models.denoiser.step_batcher import StepBatcher
-from models.errors import DarkroomError, NonFinite, OutOfMemory, Unavailable
+from models.errors import DarkroomError, InvalidRequest, NonFinite, OutOfMemory, Unavailable
 from models.families.base import BatchKey
 from models.spec import StepUpdate
 
@@ -160,11 +160,14 @@ class DenoisingEngine:
         change.made.set_result(None)
 
     def _admit_one(self, state: DenoiseState) -> None:
-        """Let a picture join, or fail it where a forward of its kind can have no rows."""
+        """Let a picture join, or fail it where a forward of its kind can have no rows: no other try would help."""
         try:
             self._sizer.target_rows(state.key)
         except Unavailable as error:
-            self._fail([state], error)
+            logger.warning("%s", error)
+            size = f"{state.spec.width}x{state.spec.height}"
+            message = f"width must be another one, or height: batch_invariant cannot be kept for {size}."
+            self._fail([state], InvalidRequest(message, "width"))
             return
         state.joined_at = time.monotonic()
         self._batcher.add(state)

@@ -1,5 +1,6 @@
 """The denoiser of a checkpoint: load it, and predict for rows at different timesteps."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from models.checkpoint.folder import read_scheduler
 from models.checkpoint.loading import load_component, parameter_bytes
+from models.errors import UnsupportedSampler
 from models.families.base import Batch, BatchKey, Conditioning, Family, frozen_shapes
 from models.families.registry import FAMILIES
 from models.samplers import plan_for
 from models.sampling import SamplerPlan
 from models.spec import ImageSpec
+
+logger = logging.getLogger(__name__)
 
 
 class DenoiserModel:
@@ -52,11 +56,19 @@ class DenoiserModel:
         """Return how an image's sampler steps (3 to 30 ms the first time: not on the engine's thread).
 
         Raises:
-            UnsupportedSampler: its scheduler refuses this step count.
+            UnsupportedSampler: its scheduler refuses this step count; the log has the reason.
         """
         steps = spec.num_inference_steps
         options = self.family.timestep_options(spec.width, spec.height, steps)
-        return plan_for(self.scheduler_config, spec.sampler, steps, options)
+        try:
+            return plan_for(self.scheduler_config, spec.sampler, steps, options)
+        except UnsupportedSampler as error:
+            logger.warning("%s", error)
+            message = (
+                f"num_inference_steps must be another number: with this model, {spec.sampler} gives no image in "
+                f"{steps} steps. Another sampler may."
+            )
+            raise UnsupportedSampler(message, "num_inference_steps") from error
 
     def condition(self, spec: ImageSpec, text: Conditioning) -> Conditioning:
         """Return all that steers a row of an image, on the device, in the model's dtype unless it holds integers."""

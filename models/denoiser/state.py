@@ -1,7 +1,7 @@
 """An image while it is denoised, and the sum that advances a batch of images by one step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ class DenoiseState:
     conditioning: Sequence[Conditioning]  # of each row that it takes of a forward; the negative prompt's comes first
     history: Float[Tensor, "terms C h w"]  # what the plan's weights are of, each in its slot
     generator: torch.Generator
-    cut: str = ""
+    cut: Mapping[str, str] = field(default_factory=dict)  # see `EncodedPrompt`
     encode_s: float = 0.0
     index: int = 0  # model calls done
     cancelled: bool = False

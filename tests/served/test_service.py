@@ -100,10 +100,10 @@ BAD = [
     ({"num_inference_steps": "ten"}, "num_inference_steps"),
     ({"guidance_scale": -1}, "guidance_scale"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
-    ({"size": "100x128"}, "width"),
-    ({"size": "0x0"}, "width"),
+    ({"size": "100x128"}, "size"),
+    ({"size": "0x0"}, "size"),
     ({"size": "128x1000000"}, "size"),
-    ({"seed": -1}, "seed"),
+    ({"seed": -2}, "seed"),
     ({"seed": 2**64}, "seed"),
     ({"sampler": "magic"}, "sampler"),
     ({"model": "magic"}, "model"),
@@ -121,6 +121,21 @@ def test_bad_input_is_refused_with_the_field_named_and_nothing_is_queued(service
     assert name in body["error"]["message"]
     _, queue = service.get("/v1/queue")
     assert (queue["waiting"], queue["running"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/images/edits", "does not edit images"),
+        ("/images/generations", "did you mean /v1/images/generations?"),
+        ("/chat/completions", "generates images, and no text"),
+        ("/nothing/here", "There is no such path"),
+        ("/v1/nothing/here", "There is no such path"),
+    ],
+)
+def test_a_path_that_there_is_not_is_a_404_in_our_shape_with_the_reason(service, path, words):
+    status, body = service.post(path, {"prompt": PROMPT})
+    assert (status, words in body["error"]["message"]) == (404, True)
 
 
 def test_a_wrong_content_type_and_broken_json_are_refused_in_words(service):

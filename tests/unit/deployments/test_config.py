@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.config import AppConfig, ModelConfig, QueueConfig
+from deployments.validation import first_problem
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,30 @@ def test_a_key_that_is_misspelt_is_refused() -> None:
 def test_a_deadline_beyond_its_own_cap_is_refused() -> None:
     with pytest.raises(ValidationError, match="deadline_s must be at most max_deadline_s"):
         QueueConfig(deadline_s=100, max_deadline_s=60)
+
+
+@pytest.mark.parametrize(
+    ("aliases", "words"),
+    [
+        ({"dall-e-3": "sdxl"}, "aliases must stand for one of shapes, tiny, but dall-e-3 stands for sdxl"),
+        ({"tiny": "shapes"}, "aliases must be other names than those of models, and tiny is a model's"),
+    ],
+)
+def test_an_alias_is_another_name_of_a_served_model(aliases: dict[str, str], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        AppConfig.model_validate({"models": ["shapes", "tiny"], "aliases": aliases})
+    assert words in first_problem(caught.value.errors())[1]
+
+
+def test_a_config_has_no_aliases_and_exact_sizes_unless_it_says_so() -> None:
+    assert (AppConfig().aliases, AppConfig().sizes) == ({}, "exact")
+    opted_in = AppConfig.model_validate({"aliases": {"dall-e-3": "shapes"}, "sizes": "nearest"})
+    assert (opted_in.aliases, opted_in.sizes) == ({"dall-e-3": "shapes"}, "nearest")
+
+
+def test_a_host_name_that_is_none_is_refused_in_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        AppConfig.model_validate({"allowed_hosts": ["http://gpu-box"]})
+    _, words = first_problem(caught.value.errors())
+    assert words.startswith("allowed_hosts[0] must be a host name")
+    assert "^" not in words

@@ -340,7 +340,7 @@ async def test_a_job_that_fails_lets_the_next_in_line_start(cluster: Cluster) ->
 
 
 async def test_a_cut_prompt_gives_a_warning_that_quotes_it(cluster: Cluster) -> None:
-    cluster.pipeline.cut = "and a green star"
+    cluster.pipeline.cut = {"prompt": "and a green star"}
     end = await cluster.ended(await cluster.submit())
     assert [warning for warning in end.warnings if "“and a green star”" in warning] == list(end.warnings)
     assert len(end.warnings) == 1

@@ -59,7 +59,7 @@ def owners(queue: JobQueue) -> list[str]:
     return found
 
 
-def update(step: int, cut: str = "", batch_images: int = 1) -> StepUpdate:
+def update(step: int, batch_images: int = 1, **cut: str) -> StepUpdate:
     rows = SPEC.rows * batch_images
     return StepUpdate(step=step, steps=SPEC.num_inference_steps, batch_rows=rows, batch_images=batch_images, cut=cut)
 
@@ -346,13 +346,15 @@ def test_a_job_tells_how_many_pictures_shared_the_fullest_of_its_newest_forwards
     assert (state.progress.batch_images, state.progress.batch_rows) == (3, 6)
 
 
-def test_a_cut_prompt_gives_one_warning_that_quotes_it() -> None:
+def test_a_cut_prompt_and_a_cut_negative_prompt_give_a_warning_each_that_quotes_it() -> None:
     queue = a_queue(a_job())
     lease = granted(queue)
-    queue.progress(lease, update(1, cut=" and a cat "))
-    state = queue.progress(lease, update(2, cut=" and a cat "))
-    assert len(state.warnings) == 1
-    assert "“and a cat”" in state.warnings[0]
+    queue.progress(lease, update(1, prompt=" and a cat ", negative_prompt=" grain"))
+    state = queue.progress(lease, update(2, prompt=" and a cat ", negative_prompt=" grain"))
+    assert state.warnings == (
+        "The text encoder did not read the end of the prompt: “and a cat”.",
+        "The text encoder did not read the end of the negative prompt: “grain”.",
+    )
 
 
 def test_the_oldest_jobs_that_have_ended_are_forgotten_and_never_one_that_has_not(

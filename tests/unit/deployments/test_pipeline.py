@@ -13,7 +13,7 @@ from deployments import pipeline as pipeline_module
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import StoredImage
 from deployments.pipeline import Pipeline
-from models.errors import NonFinite
+from models.errors import NonFinite, UnsupportedSampler
 from models.spec import StepUpdate
 from tests.fakes import a_spec
 
@@ -99,3 +99,16 @@ async def test_one_that_waits_for_its_decoder_is_not_denoised_again(drawn: Calla
 async def test_what_a_stage_says_of_a_picture_is_said_at_once(drawn: Callable[..., Any]) -> None:
     with pytest.raises(NonFinite):
         await drawn(Stage(LAST, NonFinite("NaN")), Stage(StoredImage(123, tiled=True)))
+
+
+async def test_a_plan_that_a_denoiser_refuses_is_refused_and_one_that_it_compiles_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    denoiser = Stage(True, UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps"))
+    monkeypatch.setattr(Pipeline, "_handle", lambda *_: denoiser)
+    pipeline = Pipeline("shapes", "images")
+    with pytest.raises(UnsupportedSampler) as caught:
+        await pipeline.compile_plan(a_spec())
+    assert caught.value.param == "num_inference_steps"
+    await pipeline.compile_plan(a_spec())
+    assert denoiser.calls == 2

@@ -54,7 +54,7 @@ def refusal(**fields: Any) -> InvalidRequest:
         ("width", 0, "must be 64 or more"),
         ("width", 10**6, "must be 2048 or less"),
         ("height", -64, "must be 64 or more"),
-        ("seed", -1, "must be 0 or more"),
+        ("seed", -2, "must be -1 or more"),
         ("seed", 2**32, "must be 4294967295 or less"),
         ("seed", 2**64, "must be 4294967295 or less"),
         pytest.param("seed", 10**400, "must be 4294967295 or less", id="seed-huge"),

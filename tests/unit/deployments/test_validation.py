@@ -1,18 +1,18 @@
 """How a value that is refused is named, and what it must be."""
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from deployments.validation import RULES, field_of, first_problem
+from deployments.validation import RULES, Matching, field_of, first_problem
 
 
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=2, max_length=4, pattern="^[a-z]*$")
+    name: Annotated[str, Matching("[a-z]*", "lower-case letters")] = Field(min_length=2, max_length=4)
     weight: float = Field(1.0, gt=0, lt=2, allow_inf_nan=False)
     count: int = Field(1, ge=1, le=9)
     kind: Literal["low", "high"] = "low"
@@ -50,7 +50,7 @@ def problem(value: Any, kind: Any = Whole) -> tuple[str, str]:
         ({"parts": []}, "parts must have 1 or more items."),
         ({"first": {"name": "abcde"}}, "first.name must have 4 or fewer characters, got 'abcde'."),
         ({"first": {"name": "a"}}, "first.name must have 2 or more characters, got 'a'."),
-        ({"first": {"name": "AB"}}, "first.name must match ^[a-z]*$, got 'AB'."),
+        ({"first": {"name": "AB"}}, "first.name must be lower-case letters, got 'AB'."),
         ({"first": {"name": 1}}, "first.name must be text, got 1."),
         ({"first": PART | {"weight": float("nan")}}, "first.weight must be a finite number, got nan."),
         ({"first": PART | {"weight": "x"}}, "first.weight must be a number, got 'x'."),
@@ -58,6 +58,7 @@ def problem(value: Any, kind: Any = Whole) -> tuple[str, str]:
         ({"first": PART | {"count": 1.5}}, "first.count must be an integer, got 1.5."),
         ({"first": PART | {"kind": "mid"}}, "first.kind must be 'low' or 'high', got 'mid'."),
         ({"first": PART | {"on": 2}}, "first.on must be true or false, got 2."),
+        ({"first": {"name": True}}, "first.name must be text, got true."),
         ([], "body must be an object."),
     ],
 )
@@ -90,6 +91,15 @@ def test_what_a_request_is_wrapped_in_is_no_part_of_a_path(location: tuple[Any, 
 
 def test_a_path_begins_with_a_field() -> None:
     assert [field_of(path) for path in ("loras[0].weight", "init.strength", "seed")] == ["loras", "init", "seed"]
+
+
+def test_no_text_of_pydantics_is_shown_where_no_rule_of_ours_is_known() -> None:
+    error = {"loc": ("body", "seed"), "type": "multiple_of", "msg": "Input should be a multiple of 8", "input": 3}
+    assert first_problem([error]) == ("seed", "seed has a value that is not allowed, got 3.")
+
+
+def test_the_pattern_of_a_text_is_in_its_json_schema() -> None:
+    assert Part.model_json_schema()["properties"]["name"]["pattern"] == "^([a-z]*)$"
 
 
 def test_each_rule_is_of_an_error_that_pydantic_knows() -> None:

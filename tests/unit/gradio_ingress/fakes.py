@@ -74,6 +74,9 @@ class FakePipeline:
     async def fence(self, epoch: int) -> None:
         """Nobody was there before."""
 
+    async def compile_plan(self, spec: ImageSpec) -> None:
+        """Every sampler has one."""
+
     async def tokens(self, text: str) -> Tokens:
         """A word is a token."""
         found = text.split()

@@ -10,7 +10,7 @@ from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState
-from models.errors import DarkroomError, NonFinite, OutOfMemory, Unavailable
+from models.errors import DarkroomError, InvalidRequest, NonFinite, OutOfMemory, Unavailable
 from models.spec import StepUpdate
 from tests.stages import Stages, other
 
@@ -228,7 +228,7 @@ def test_a_picture_whose_bits_cannot_be_promised_fails_and_the_thread_lives(stag
     for state in (wide, good):
         running.engine.submit(state)
     running.wait_for(lambda outcomes: any(o.latents is not None for s, o in outcomes if s is good))
-    assert [type(outcome) for state, outcome in running.outcomes if state is wide] == [Unavailable]
+    assert [type(outcome) for state, outcome in running.outcomes if state is wide] == [InvalidRequest]
     running.engine.stop()
 
 

@@ -336,7 +336,7 @@ def test_it_is_computed_in_bfloat16_too(folder: Path) -> None:
 def test_what_does_not_fit_of_a_prompt_is_not_read(stages: Stages) -> None:
     [encoded] = stages.text_encoder.encode([stages.spec(prompt="a red circle " * 60)])
     assert len(encoded.rows[-1]["words"]) == MAX_TOKENS
-    assert encoded.cut.strip().endswith("a red circle")
+    assert encoded.cut["prompt"].strip().endswith("a red circle")
 
 
 def test_previews_are_fitted_to_its_channels(stages: Stages) -> None:

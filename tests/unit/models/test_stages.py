@@ -40,8 +40,17 @@ def test_what_does_not_fit_is_quoted_and_the_rest_is_read(stages):
     assert stages.text_encoder.tokens(fits).cut == ""
     assert stages.text_encoder.tokens(cut).cut.strip() == "and a zebra"
     whole, shortened = stages.text_encoder.encode([stages.spec(fits), stages.spec(cut)])
-    assert shortened.cut.strip() == "and a zebra"
+    assert shortened.cut["prompt"].strip() == "and a zebra"
     assert np.allclose(hidden(whole), hidden(shortened), atol=1e-6)
+
+
+def test_the_end_of_a_negative_prompt_that_does_not_fit_is_quoted_where_it_is_read_at_all(stages):
+    negative_prompt = " ".join([*["red"] * 75, "and", "a", "zebra"])
+    guided, unguided = stages.text_encoder.encode(
+        [stages.spec(negative_prompt=negative_prompt, guidance_scale=scale) for scale in (5.0, 1.0)]
+    )
+    assert {name: cut.strip() for name, cut in guided.cut.items()} == {"negative_prompt": "and a zebra"}
+    assert unguided.cut == {}
 
 
 @pytest.mark.parametrize(

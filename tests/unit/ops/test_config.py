@@ -101,6 +101,20 @@ def test_a_model_of_the_command_line_is_served_alone_under_its_own_name(tmp_path
     assert given == {"checkpoint": "owner/name@main", "dtype": "bfloat16", "defaults": {}}
 
 
+def test_a_model_of_the_command_line_has_the_aliases_of_the_first_model(tmp_path: Path) -> None:
+    aliases = {"dall-e-3": "old", "dall-e-2": "other", "name": "old"}
+    path = written(tmp_path, {"old": {}, "other": {}}, models=["old", "other"], aliases=aliases)
+    assert config.read(path).generation.aliases == aliases
+    assert config.read(path, model="owner/name@main").generation.aliases == {"dall-e-3": "name"}
+
+
+def test_an_alias_of_a_model_that_is_not_served_is_shown(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, aliases={"dall-e-3": "old"}))
+    assert message.splitlines()[1:] == [
+        "  generation.aliases must stand for one of shapes, but dall-e-3 stands for old."
+    ]
+
+
 def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, {"shapes": {"vae": {"threads": 0}}}))
     assert message.splitlines()[1:] == ["  shapes.vae.threads must be 1 or more, got 0."]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
+from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
 from deployments.keys import Keyring
@@ -33,15 +35,19 @@ class Api:
         keys: Path | None = None,
         cors_origins: tuple[str, ...] = (),
         public_url: str | None = None,
+        aliases: Mapping[str, str] = {},
+        sizes: Sizes = "exact",
         **queue: Any,
     ) -> None:
         images = ImageStore(root)
         self.pipeline = FakePipeline(images)
-        self.dispatcher = a_dispatcher(self.pipeline, keys=keys, **queue)
+        self.dispatcher = a_dispatcher(self.pipeline, keys=keys, aliases=aliases, **queue)
         self.applications = {"generation": GENERATION, "shapes": ApplicationState("RUNNING", STAGES_RUN)}
         client = DispatcherClient(LocalCalls(self.dispatcher))
         access = AccessPolicy(keys=keys and Keyring(keys), cors_origins=cors_origins)
-        self.app = create_api(client, images, lambda: self.applications, ["shapes"], access, public_url=public_url)
+        self.app = create_api(
+            client, images, lambda: self.applications, ["shapes"], access, public_url=public_url, sizes=sizes
+        )
         self.http = self.caller("127.0.0.1")
 
     def caller(self, address: str) -> httpx.AsyncClient:

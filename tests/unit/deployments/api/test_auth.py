@@ -174,6 +174,15 @@ async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch:
     assert (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})).status_code == 202
 
 
+async def test_a_request_for_more_than_a_keys_whole_day_is_refused_for_good(tmp_path: Path) -> None:
+    keyed = Keyed(tmp_path, max_cost_per_day=0.6)
+    refused = await keyed.call(keyed.ada, "POST", "/images/generations", json={"prompt": "a", "n": 3})
+    error = problem(refused, 400)
+    assert (error["code"], error["param"]) == ("invalid_value", "num_inference_steps")
+    assert "0.6 are allowed in a day with this key" in error["message"]
+    assert "retry-after" not in refused.headers
+
+
 async def test_a_job_is_accepted_though_what_is_left_of_a_day_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

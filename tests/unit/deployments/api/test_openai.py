@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ async def test_what_openais_clients_leave_out_or_send_as_null_is_open(api: Api) 
 
 
 async def test_a_cut_prompt_is_told_in_the_answer(api: Api) -> None:
-    api.pipeline.cut = "and a star"
+    api.pipeline.cut = {"prompt": "and a star"}
     assert "“and a star”" in (await api.generate()).json()["warnings"][0]
 
 
@@ -182,6 +183,8 @@ async def test_one_stream_shows_one_picture(api: Api) -> None:
         ({"quality": None}, STEPS),
         ({"quality": "low"}, STEPS // 2),
         ({"quality": "high"}, STEPS * 2),
+        ({"quality": "xhigh"}, STEPS * 2),
+        ({"quality": "max"}, STEPS * 2),
         ({"quality": "hd"}, STEPS * 2),
         ({"quality": "hd", "num_inference_steps": 3}, 3),
     ],
@@ -194,14 +197,21 @@ async def test_a_quality_is_a_number_of_steps(api: Api, fields: dict[str, Any], 
 
 async def test_what_is_harmless_is_accepted_and_changes_nothing(api: Api) -> None:
     answer = await api.generate(
-        background="opaque", moderation="low", user="somebody", safety_identifier="somebody", style="vivid"
+        background="opaque",
+        moderation="low",
+        user="somebody",
+        safety_identifier="somebody",
+        style="vivid",
+        complexity="high",
+        effort="xhigh",
+        svg=None,
     )
     assert answer.status_code == 200
     assert api.pipeline.specs[0].prompt == "a circle"
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("complexity", "low"), ("effort", "max"), ("frame_count", 3), ("frame_duration_ms", 9)]
+    ("field", "value"), [("svg", {"model": "author"}), ("frame_count", 3), ("frame_duration_ms", 9)]
 )
 async def test_what_openai_has_and_we_have_not_is_refused_with_the_reason(api: Api, field: str, value: object) -> None:
     error = problem(await api.generate(**{field: value}), 400)
@@ -224,3 +234,71 @@ async def test_a_compression_is_of_files_that_lose_something(api: Api) -> None:
     assert problem(await api.generate(output_format="jpeg", output_compression=101), 400)["param"] == (
         "output_compression"
     )
+
+
+# -- the operator's opt-in: other names, nearest sizes
+
+
+@pytest.fixture
+async def opted_in(tmp_path: Path) -> Api:
+    """An API with names of OpenAI's for its model, which takes any size."""
+    return Api(tmp_path, aliases={"dall-e-3": "shapes", "gpt-image-1": "shapes"}, sizes="nearest")
+
+
+@pytest.mark.parametrize("path", ["/images/generations", "/jobs", "/hf/models/dall-e-3", "/tokenize"])
+async def test_an_alias_names_its_model_in_each_dialect(opted_in: Api, path: str) -> None:
+    body = {"inputs": "a circle"} if "hf" in path else {"prompt": "a circle", "model": "dall-e-3"}
+    answer = await opted_in.http.post(path, json=body)
+    assert answer.status_code in (200, 202), answer.text
+    if path == "/jobs":
+        assert answer.json()["specs"][0]["model"] == "shapes"
+
+
+async def test_aliases_are_listed_as_models(opted_in: Api) -> None:
+    listed = (await opted_in.http.get("/models")).json()["data"]
+    assert [model["id"] for model in listed] == ["shapes", "dall-e-3", "gpt-image-1"]
+    assert listed[0]["capabilities"] == listed[1]["capabilities"]
+    assert listed[0]["capabilities"]["aliases"] == ["dall-e-3", "gpt-image-1"]
+    assert (await opted_in.http.get("/models/dall-e-3")).json() == listed[1]
+    assert (await opted_in.http.get("/hf/models/dall-e-3/health")).json() == {"status": "ok"}
+    assert "served: shapes, dall-e-3, gpt-image-1" in problem(await opted_in.generate(model="dall-e-2"), 404)["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        ({"model": "dall-e-3"}, "url"),
+        ({"model": "dall-e-3", "response_format": None}, "url"),
+        ({"model": "dall-e-3", "response_format": "b64_json"}, "b64_json"),
+        ({"model": "gpt-image-1"}, "b64_json"),
+        ({"model": "gpt-image-1", "response_format": "url"}, "url"),
+        ({}, "b64_json"),
+    ],
+)
+async def test_models_named_as_dall_e_answer_with_an_address_unless_told_otherwise(
+    opted_in: Api, fields: dict[str, Any], content: str
+) -> None:
+    [image] = (await opted_in.generate(**fields)).json()["data"]
+    assert set(image) == {content, "seed"}
+
+
+@pytest.mark.parametrize(
+    ("size", "used"), [("1024x1024", "128x128"), ("1792x1024", "192x128"), ("1024x1792", "64x128"), ("1x1", "128x128")]
+)
+async def test_with_nearest_sizes_the_nearest_one_is_used_and_said(opted_in: Api, size: str, used: str) -> None:
+    body = (await opted_in.generate(size=size)).json()
+    assert body["size"] == used
+    assert body["warnings"] == [f'size: {size} is not a size of model "shapes"; {used}, the nearest one, was used.']
+    [(_, event)] = events(await opted_in.generate(size=size, stream=True))
+    assert (event["size"], event["warnings"]) == (used, body["warnings"])
+
+
+@pytest.mark.parametrize("size", ["auto", "192x128"])
+async def test_with_nearest_sizes_an_allowed_one_is_kept_without_a_warning(opted_in: Api, size: str) -> None:
+    body = (await opted_in.generate(size=size)).json()
+    assert body["size"] == ("128x128" if size == "auto" else size)
+    assert "warnings" not in body
+
+
+async def test_nearest_sizes_are_of_openais_dialect_alone(opted_in: Api) -> None:
+    assert problem(await opted_in.http.post("/jobs", json={"prompt": "a", "width": 1024}), 400)["param"] == "width"

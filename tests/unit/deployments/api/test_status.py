@@ -174,7 +174,8 @@ async def test_one_request_may_be_so_much_work(tmp_path: Path) -> None:
     error = problem(await api.http.post("/jobs", json={"prompt": "a", "num_images": 3}), 400)
     assert error["param"] == "num_inference_steps"
     assert error["message"] == (
-        "width × height × num_inference_steps × rows × num_images must be at most 0.6 megapixel steps, got 0.75."
+        "num_inference_steps must be less, or the images fewer or smaller: they take 0.75 megapixel steps "
+        "(pixels × steps × rows × images), and 0.6 are allowed in one request."
     )
 
 
@@ -189,4 +190,8 @@ async def test_the_committed_description_is_the_services_own_and_has_an_example_
                 for kind, content in answer.get("content", {}).items():
                     if status.startswith("2") and kind == "application/json" and "hf" not in path:
                         assert "example" in content, (method, path, status)
-            assert "422" not in operation["responses"] or path in ("/jobs", "/images/generations")
+            assert "422" not in operation["responses"] or path in (
+                "/jobs",
+                "/images/generations",
+                "/hf/models/{model_id}",
+            )

@@ -1,6 +1,7 @@
 """What Serve's proxy does before and after everything else."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -284,6 +285,62 @@ async def test_errors_of_the_applications_pass(behind: Behind, caller: httpx.Asy
     behind.answer = JSONResponse({"error": {"message": "m"}}, 400)
     answer = await caller.get("/v1/x")
     assert (answer.status_code, answer.json()) == (400, {"error": {"message": "m"}})
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/images/edits", "does not edit images"),
+        ("/images/generations", "did you mean /v1/images/generations?"),
+        ("/sdapi/v1/txt2img", "AUTOMATIC1111"),
+    ],
+)
+async def test_a_path_of_another_service_is_a_404_with_the_reason_once_its_body_is_read(
+    behind: Behind, caller: httpx.AsyncClient, path: str, words: str
+) -> None:
+    read = 0
+
+    async def upload() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(3):
+            read += 1
+            yield b"x" * MAX_BODY
+
+    answer = await caller.post(path, content=upload(), headers={"X-Request-ID": "abc"})
+    error = problem(answer, 404)
+    assert (error["code"], words in error["message"]) == ("not_found", True)
+    assert (read, behind.reached, answer.headers["x-request-id"]) == (3, 0, "abc")
+    assert problem(await caller.get(path), 404)["message"] == error["message"]
+
+
+async def test_a_path_of_another_service_has_the_shape_of_errors_of_hugging_face_there(
+    caller: httpx.AsyncClient,
+) -> None:
+    for path in ("/hf/models/shapes", "/v1/hf/models/shapes/pipeline/image-to-image"):
+        answer = await caller.post(path, content=b"")
+        assert (answer.status_code, type(answer.json()["error"])) == (404, str)
+
+
+@pytest.mark.parametrize(("status", "detail"), [(404, "Not Found"), (405, "Method Not Allowed")])
+async def test_an_error_that_no_route_made_comes_in_our_shape(
+    behind: Behind, caller: httpx.AsyncClient, status: int, detail: str
+) -> None:
+    behind.answer = JSONResponse({"detail": detail}, status, headers={"Allow": "GET"} if status == 405 else {})
+    answer = await caller.post("/nothing", content=b"{}")
+    assert problem(answer, status)["message"] != detail
+    assert answer.headers.get("allow") == ("GET" if status == 405 else None)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+async def test_an_error_that_a_route_made_passes(behind: Behind, caller: httpx.AsyncClient) -> None:
+    for status, body in (
+        (404, {"detail": "Session not found"}),
+        (404, {"error": "no"}),
+        (403, {"detail": "Not Found"}),
+    ):
+        behind.answer = JSONResponse(body, status, headers={"X-Mine": "stays"})
+        answer = await caller.get("/gradio_api/x")
+        assert (answer.status_code, answer.json(), answer.headers["x-mine"]) == (status, body, "stays")
 
 
 async def test_what_is_no_request_over_http_passes(behind: Behind) -> None:

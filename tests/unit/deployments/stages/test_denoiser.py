@@ -13,6 +13,7 @@ from deployments.errors import Superseded, WeightsMismatch
 from deployments.stages.denoiser import Denoiser
 from models.checkpoint.card import read_card
 from models.denoiser.step_curve import StepCurve
+from models.errors import UnsupportedSampler
 from models.spec import ImageSpec
 from models.text_encoder import EncodedPrompt, load_text_encoder
 from tests.fakes import PATIENCE_S
@@ -161,3 +162,17 @@ async def test_embeddings_of_other_weights_are_refused(
     with pytest.raises(WeightsMismatch):
         await anext(updates)
     assert not denoiser._mailboxes
+
+
+async def test_a_plan_that_cannot_be_compiled_is_refused_with_the_field_and_without_names_of_classes(
+    denoiser: Denoiser, spec: ImageSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    await denoiser.compile_plan(spec)
+    with pytest.raises(UnsupportedSampler) as caught:
+        await denoiser.compile_plan(replace(spec, sampler="lcm", num_inference_steps=51))
+    assert caught.value.param == "num_inference_steps"
+    assert caught.value.message == (
+        "num_inference_steps must be another number: with this model, lcm gives no image in 51 steps. "
+        "Another sampler may."
+    )
+    assert "lcm at 51 steps" in caplog.text, "the log has the scheduler's reason"

@@ -1,0 +1,48 @@
+"""What a dialect calls the fields of a request: one mapping, by which its bodies are read and its errors worded."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.schema import GenerationRequest, fields_but, read_request
+from deployments.validation import field_of
+from models.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """`names` has the fields of `GenerationRequest` that callers of the dialect know by another name, and that name."""
+
+    names: Mapping[str, str]
+
+    def shared_fields(self, *others: str) -> dict[str, Any]:
+        """Return the fields that the dialect has as they are, but `others`, as `create_model` takes them."""
+        return fields_but(*self.names, *others)
+
+    def read(self, values: Mapping[str, Any]) -> GenerationRequest:
+        """Return the request that some values are, by the names of `GenerationRequest`.
+
+        Raises:
+            InvalidRequest: in the dialect's names.
+        """
+        with self.errors():
+            return read_request(values)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise what is raised inside with the dialect's names."""
+        try:
+            yield
+        except InvalidRequest as error:
+            raise self._translate(error) from None
+
+    def _translate(self, error: InvalidRequest) -> InvalidRequest:
+        """Rename the field of an error, with which its message begins."""
+        path = error.param or ""
+        field = field_of(path)
+        if field not in self.names:
+            return error
+        named = self.names[field] + path.removeprefix(field)
+        message = named + error.message.removeprefix(path) if error.message.startswith(path) else error.message
+        return type(error)(message, named)

@@ -1,0 +1,34 @@
+"""What a caller should know of an accepted request before it is generated. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from deployments.prompt_syntax import unread_syntax
+from deployments.schema import GenerationRequest
+from models.families.registry import FAMILIES
+from models.spec import ImageSpec, ModelCard
+
+
+def cautions(request: GenerationRequest, spec: ImageSpec, card: ModelCard) -> tuple[str, ...]:
+    """Return the warnings of a request that became images like `spec`, each with its field."""
+    return (*card.cautions(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request))
+
+
+def _unused_negative_prompt(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:
+    if not request.negative_prompt or _reads_negative_prompt(spec):
+        return
+    if _reads_negative_prompt(replace(spec, guidance_scale=spec.guidance_scale + 2)):
+        yield f"negative_prompt has no effect with a guidance_scale of {spec.guidance_scale:g}; it has above 1."
+    else:
+        yield "negative_prompt has no effect with this model."
+
+
+def _reads_negative_prompt(spec: ImageSpec) -> bool:
+    texts = FAMILIES[spec.family].texts
+    return texts(spec) != texts(replace(spec, negative_prompt=""))
+
+
+def _unread_syntax(request: GenerationRequest) -> Iterator[str]:
+    for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+        for words in unread_syntax(text or ""):
+            yield f"{name}: {words}"

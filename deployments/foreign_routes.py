@@ -1,0 +1,37 @@
+"""Paths that clients of other services try here: why there are none, and which one to take instead."""
+
+API = "/v1"
+IMAGES = f"use POST {API}/images/generations."
+NO_EDITS = f"This server does not edit images; it generates them from text: {IMAGES}"
+NO_TEXT = f"This server generates images, and no text, embeddings or sound: {IMAGES}"
+NO_COMFYUI = f"This server does not have ComfyUI's API; {IMAGES}"
+REASONS = {  # of a path below the base URL of a client, and of all below it
+    "/images/edits": NO_EDITS,
+    "/images/variations": NO_EDITS,
+    "/chat": NO_TEXT,
+    "/completions": NO_TEXT,
+    "/responses": NO_TEXT,
+    "/embeddings": NO_TEXT,
+    "/audio": NO_TEXT,
+    "/videos": f"This server does not generate videos; for images, {IMAGES}",
+    "/predictions": f"This server does not have Replicate's API; {IMAGES}",
+    "/sdapi": f"This server does not have AUTOMATIC1111's API; {IMAGES}",
+    "/prompt": NO_COMFYUI,
+    "/object_info": NO_COMFYUI,
+}
+OWN = ("files", "health", "hf", "images", "jobs", "models", "queue", "ready", "tokenize")  # first parts of API paths
+IMAGE_TO_IMAGE = f"This server does not offer image-to-image; POST a text prompt to {API}/hf/models/MODEL."
+
+
+def why_missing(path: str) -> str | None:
+    """Return why there is no such path; None for a path that clients of other services do not try."""
+    rest = path
+    while f"{rest}/".startswith(f"{API}/"):  # the base URL of a client may lack it, or have it twice
+        rest = rest.removeprefix(API)
+    if rest.startswith("/hf/") and rest.endswith("/image-to-image"):
+        return IMAGE_TO_IMAGE
+    for tried, reason in REASONS.items():
+        if f"{rest}/".startswith(f"{tried}/"):
+            return reason
+    is_own = rest.startswith("/") and rest.split("/")[1] in OWN
+    return f"There is no such path: did you mean {API}{rest[:200]}?" if is_own and path != API + rest else None

@@ -1,0 +1,84 @@
+"""What a caller is warned of when a request is accepted."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deployments.cautions import cautions
+from deployments.prompt_syntax import MAX_QUOTED, unread_syntax
+from deployments.schema import MAX_PROMPT, GenerationRequest, resolve
+from tests.fakes import CARD
+
+
+def warned(card: Any = CARD, **fields: Any) -> list[str]:
+    request = GenerationRequest(**{"prompt": "a circle"} | fields)
+    return list(cautions(request, resolve(request, card)[0], card))
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted", "meaning"),
+    [
+        ("a (red:1.2) circle", "(red:1.2)", "weights of words"),
+        ("a ((red)) circle", "((red))", "weights of words"),
+        ("(masterpiece, best quality: .8), a circle", "(masterpiece, best quality: .8)", "weights of words"),
+        ("a [red|blue] circle", "[red|blue]", "alternating and scheduled words"),
+        ("a [red:blue:0.5] circle", "[red:blue:0.5]", "alternating and scheduled words"),
+        ("a circle <lora:ink:0.8>", "<lora:ink:0.8>", "adapters that a prompt names"),
+        ("a circle BREAK a star", "BREAK", "breaks between chunks"),
+    ],
+)
+def test_syntax_that_is_not_read_is_quoted_in_each_text(text: str, quoted: str, meaning: str) -> None:
+    warning = f"“{quoted}” is read as plain text: {meaning} are not supported."
+    assert unread_syntax(text) == [warning]
+    assert warned(prompt=text) == [f"prompt: {warning}"]
+    assert warned(negative_prompt=text) == [f"negative_prompt: {warning}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a circle (red)", "a [red] circle", "breaking news", "a <b> c", "at 10:30, 16:9", "smile :) (:", "{a} <x>"]
+)
+def test_words_that_mean_nothing_elsewhere_give_no_warning(text: str) -> None:
+    assert unread_syntax(text) == []
+
+
+def test_several_kinds_give_a_warning_each_and_a_kind_gives_one() -> None:
+    assert len(unread_syntax("(a:1.2) (b:1.3) <lora:x:1> BREAK [a|b]")) == 4
+
+
+def test_a_long_piece_is_quoted_in_part() -> None:
+    [warning] = unread_syntax(f"({'a' * 300}:1.2)")
+    assert f"“({'a' * (MAX_QUOTED - 1)}…”" in warning
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", "((", "(a:", "(a: ", "(:1", "[", "[a|", "[a:", "<lora:", "(:", ":", "(a:1.1.1 "]
+)
+def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
+    start = time.process_time()
+    unread_syntax(piece * (MAX_PROMPT * 25 // len(piece)))
+    assert time.process_time() - start < 0.5
+
+
+def test_a_negative_prompt_without_guidance_gives_a_warning() -> None:
+    assert warned(negative_prompt="red", guidance_scale=1) == [
+        "negative_prompt has no effect with a guidance_scale of 1; it has above 1."
+    ]
+    assert warned(negative_prompt="red", guidance_scale=1.5) == []
+    assert warned(negative_prompt="", guidance_scale=0) == warned(guidance_scale=0) == []
+
+
+def test_a_negative_prompt_gives_a_warning_with_a_model_that_reads_none() -> None:
+    distilled = replace(CARD, embedded_guidance=True)
+    assert warned(distilled, negative_prompt="red") == ["negative_prompt has no effect with this model."]
+
+
+def test_a_negative_prompt_of_the_model_or_of_a_style_gives_none() -> None:
+    card = replace(CARD, styles=(), defaults=CARD.defaults | {"negative_prompt": "blurry", "guidance_scale": 0.0})
+    assert warned(card) == warned(card, style="photograph") == []
+
+
+def test_too_few_steps_are_among_the_warnings() -> None:
+    [warning] = warned(sampler="euler", num_inference_steps=2)
+    assert warning.startswith("num_inference_steps: euler needs 3 or more")
