@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest
-from deployments.validation import first_problem
+from models.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

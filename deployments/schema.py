@@ -20,10 +20,10 @@ from pydantic.json_schema import SkipJsonSchema
 from deployments import styles
 from deployments.stages import Phase
 from deployments.styles import StyleName
-from deployments.validation import first_problem
 from models.errors import InvalidRequest
 from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat, Sampler
 from models.spec import ImageSpec, ModelCard
+from models.validation import first_problem
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters

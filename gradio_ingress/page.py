@@ -12,7 +12,6 @@ import gradio as gr
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
 from deployments.schema import Job, request_data
-from deployments.validation import field_of
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import add_generate
 from gradio_ingress.layout import Layout, Update, card_of, problem
@@ -21,6 +20,7 @@ from gradio_ingress.page_state import PageState
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, ModelCard
+from models.validation import field_of
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

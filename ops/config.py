@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.stages import DENOISER, MODEL, STAGES, VAE
-from deployments.validation import first_problem
 from models.checkpoint.location import check
 from models.errors import UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
+from models.validation import first_problem
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema

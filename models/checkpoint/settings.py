@@ -9,6 +9,7 @@ from models.checkpoint.configs import read_json
 from models.checkpoint.files import DESCRIPTION
 from models.errors import UnusableCheckpoint
 from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat
+from models.validation import first_problem
 
 
 class DefaultSettings(BaseModel):
@@ -50,6 +51,4 @@ def read_settings(folder: Path) -> CheckpointSettings:
     try:
         return CheckpointSettings.model_validate(read_json(folder, DESCRIPTION))
     except ValidationError as error:
-        wrong = error.errors()[0]
-        entry = ".".join(map(str, wrong["loc"]))
-        raise UnusableCheckpoint(f"{folder / DESCRIPTION}: {entry}: {wrong['msg']}.") from error
+        raise UnusableCheckpoint(f"{folder / DESCRIPTION}: {first_problem(error.errors())[1]}") from error

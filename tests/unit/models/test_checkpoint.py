@@ -280,19 +280,25 @@ def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("own", "entry"),
+    ("own", "words"),
     [
-        ({"defaults": {"num_inference_steps": 0}}, "defaults.num_inference_steps"),
-        ({"defaults": {"num_inference_steps": "many"}}, "defaults.num_inference_steps"),
-        ({"defaults": {"guidance_scale": "high"}}, "defaults.guidance_scale"),
-        ({"defaults": {"cfg": 7}}, "defaults.cfg"),
-        ({"bounds": {"prompt": [1, 2]}}, "bounds.prompt"),
-        ({"size_multiple": 0}, "size_multiple"),
+        ({"defaults": {"num_inference_steps": 0}}, "defaults.num_inference_steps must be 1 or more, got 0."),
+        ({"defaults": {"num_inference_steps": "many"}}, "defaults.num_inference_steps must be an integer, got 'many'."),
+        ({"defaults": {"guidance_scale": "high"}}, "defaults.guidance_scale must be a number, got 'high'."),
+        ({"defaults": {"cfg": 7}}, "defaults.cfg is not a known field."),
+        ({"bounds": {"width": [64]}}, "bounds.width[1] is required."),
+        ({"size_multiple": 0}, "size_multiple must be more than 0, got 0."),
+        ({"styles": 7}, "styles must be a list, got 7."),
     ],
 )
-def test_what_a_checkpoint_says_of_itself_must_have_a_meaning(folder: Path, own: dict[str, Any], entry: str) -> None:
+def test_what_a_checkpoint_says_of_itself_is_refused_in_words(folder: Path, own: dict[str, Any], words: str) -> None:
     (folder / "darkroom.json").write_text(json.dumps(own))
-    assert refusal(folder).startswith(f"{folder / 'darkroom.json'}: {entry}")
+    assert refusal(folder) == f"{folder / 'darkroom.json'}: {words}"
+
+
+def test_bounds_of_a_field_that_has_none_are_refused_with_those_that_have(folder: Path) -> None:
+    (folder / "darkroom.json").write_text(json.dumps({"bounds": {"prompt": [1, 2]}}))
+    assert refusal(folder).startswith(f"{folder / 'darkroom.json'}: bounds.prompt must be 'width', 'height' or ")
 
 
 @pytest.mark.parametrize(
@@ -302,8 +308,8 @@ def test_what_a_checkpoint_says_of_itself_must_have_a_meaning(folder: Path, own:
 def test_a_default_beyond_every_request_is_refused(folder: Path, defaults: dict[str, int], most: int) -> None:
     (folder / "darkroom.json").write_text(json.dumps({"defaults": defaults}))
     message = refusal(folder)
-    assert message.startswith(f"{folder / 'darkroom.json'}: defaults.{next(iter(defaults))}: ")
-    assert message.endswith(f" {most}.")
+    [(name, value)] = defaults.items()
+    assert message == f"{folder / 'darkroom.json'}: defaults.{name} must be {most} or less, got {value}."
 
 
 def test_a_size_beyond_every_request_is_refused(folder: Path) -> None:
