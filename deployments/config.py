@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.schema import GenerationRequest
+from models.parameters import DtypeName
 from models.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
@@ -109,7 +110,10 @@ class ModelConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is one, else CPU."
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="What the weights are computed in.")
+    dtype: DtypeName = Field(
+        default="float32",
+        description="What the weights are computed in; the VAE in float32 where its config says that less overflows.",
+    )
     batch_invariant: bool = Field(
         default=False, description="Same bits whatever else is being drawn, for some speed. Proved at start."
     )

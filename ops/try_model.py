@@ -33,7 +33,7 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
 from models.image_file import encode_image
-from models.parameters import OutputFormat
+from models.parameters import DtypeName, OutputFormat
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import EncodedPrompt, load_text_encoder
 from models.vae import Decoded, load_vae
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("image.png"), help="the image; default: image.png")
     parser.add_argument("--latents", type=Path, help="a .npy file that gets the finished latents, float32 [C, h, w]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=get_args(DtypeName), default="float32")
     parser.add_argument("--manifest", type=Path, help="SHA-256 sums that the files must have")
     parser.add_argument("--allowed-root", type=Path, action="append", default=[], help="where links may lead")
     args = parser.parse_args(argv)

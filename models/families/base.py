@@ -112,6 +112,7 @@ class Family(ABC):
     vae: ClassVar[str] = "vae"
     image_rows: ClassVar[int] = 2  # the greatest number of `texts` of an image
     samplers: ClassVar[tuple[str, ...]] = SAMPLERS  # those offered, if they work with a checkpoint's scheduler config
+    vae_upcasts: ClassVar[bool] = False  # whether a VAE is computed in float32 whose config says nothing of it
     scheduler_repairs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # pipeline -> what it changes in old configs
     scheduler_needs: ClassVar[tuple[str, ...]] = ("set_timesteps", "step")  # what its pipelines use of a scheduler
 

@@ -25,6 +25,7 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "sdxl"
     pipelines = ("StableDiffusionXLPipeline",)
+    vae_upcasts = True  # as diffusers' AutoencoderKL says by default; the pipelines of `sd` do not ask it
     scheduler_repairs = {}  # noqa: RUF012
     components = {  # noqa: RUF012
         "tokenizer": TOKENIZER,

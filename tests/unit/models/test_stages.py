@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
 from models.text_encoder import EncodedPrompt, TextEncoder, load_text_encoder
 from models.vae import Decoded, load_vae
+from tests.real_checkpoints import change
 from tests.stages import CPU, Stages
 
 BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -194,12 +196,16 @@ def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_
         assert torch.equal(hidden(encoded), hidden(*alone.encode([spec])))
 
 
-def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl):
-    dtypes = [
-        load_vae(folder, family, CPU, torch.bfloat16)._vae.dtype
-        for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl, tmp_path, dtype):
+    bare = [shutil.copytree(folder, tmp_path / folder.name) for folder in (tiny_sd, tiny_sdxl)]
+    for folder in bare:
+        change(folder / "vae/config.json", force_upcast=...)
+    found = [
+        load_vae(folder, family, CPU, dtype)._vae.dtype
+        for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"), (bare[0], "sd"), (bare[1], "sdxl"))
     ]
-    assert dtypes == [torch.bfloat16, torch.float32]
+    assert found == [dtype, torch.float32, dtype, torch.float32]
 
 
 def test_the_step_curve_reads_between_what_was_measured():
