@@ -13,6 +13,7 @@ from models.parameters import DtypeName
 from models.validation import first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
+WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -141,7 +142,7 @@ class ModelConfig(Settings):
     @field_validator("defaults")
     @classmethod
     def _can_be_asked_for(cls, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in ("prompt", "model", "style", "seed", "num_images"):
+        for name in WITHOUT_DEFAULT:
             if name in defaults:
                 raise ValueError(f"{name} can have no default")
         try:

@@ -14,7 +14,7 @@ from models.checkpoint.files import (
     own_manifest,
 )
 from models.checkpoint.folder import check_components, check_numbers, pipeline_class, read_scheduler, unused_components
-from models.checkpoint.location import resolve_checkpoint
+from models.checkpoint.location import checkpoint_name, resolve_checkpoint
 from models.checkpoint.settings import read_settings
 from models.families.base import Facts, Family
 from models.families.registry import PIPELINES
@@ -58,7 +58,7 @@ def read_card(
     defaults = _defaults(facts, scheduler["_class_name"]) | chosen
     samplers = choose_samplers(folder, family, scheduler, defaults)
     return ModelCard(
-        id=Path(checkpoint.partition("@")[0]).name,
+        id=checkpoint_name(checkpoint),
         family=family.name,
         digest=digest(sums),
         files=sums,

@@ -14,6 +14,7 @@ from deployments.config import AppConfig, ModelConfig, QueueConfig
         ("stpes", 4, "stpes is not a known field"),
         ("prompt", "a circle", "prompt can have no default"),
         ("seed", 7, "seed can have no default"),
+        ("deadline_s", 5, "deadline_s can have no default"),
     ],
 )
 def test_a_default_that_no_request_may_ask_for_is_refused(name: str, value: object, words: str) -> None:

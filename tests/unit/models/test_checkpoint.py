@@ -11,7 +11,7 @@ import pytest
 from deployments.schema import GenerationRequest, resolve
 from models.checkpoint import location
 from models.checkpoint.card import read_card
-from models.checkpoint.location import resolve_checkpoint
+from models.checkpoint.location import checkpoint_name, resolve_checkpoint
 from models.errors import UnusableCheckpoint
 from models.parameters import SAMPLERS
 
@@ -84,6 +84,28 @@ def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows() -> None:
     card = read_card("models/checkpoints/shapes")
     assert card.id == "shapes"
     assert all(resolve(GenerationRequest(**example), card) for example in card.examples)
+
+
+# -- what it is called
+
+
+def test_a_snapshot_of_the_hubs_cache_is_called_as_its_repository(tiny_sd: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name-xl" / "snapshots" / COMMIT
+    shutil.copytree(tiny_sd, snapshot)
+    assert read_card(str(snapshot)).id == "name-xl"
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert read_card(str(tmp_path / "mine")).id == "mine", "a link has the name that somebody gave it"
+
+
+@pytest.mark.parametrize("place", ["a@b/weights", "weights@v2", 'it\'s "mine"/my weights'])
+def test_a_folder_is_called_by_its_own_name_whatever_its_path_holds(tiny_sd: Path, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    shutil.copytree(tiny_sd, folder)
+    assert read_card(str(folder)).id == folder.name
+
+
+def test_a_hub_id_is_called_as_its_repository_also_without_its_commit() -> None:
+    assert checkpoint_name(f"owner/name@{COMMIT}") == checkpoint_name("owner/name") == "name"
 
 
 # -- the digest
@@ -256,6 +278,11 @@ def test_variants_are_fetched_from_the_hub_where_a_component_has_no_other_weight
 @pytest.mark.parametrize("name", ["~nobody-has-this-name/x", "a\0b"])
 def test_what_cannot_be_a_path_is_refused(name: str) -> None:
     assert refusal(name).startswith(f"{name!r}: cannot be a path: ")
+
+
+def test_the_index_of_a_checkpoint_is_refused_with_its_folder(folder: Path) -> None:
+    index = folder / "model_index.json"
+    assert refusal(index) == f"{index}: a file of a checkpoint; name its folder: {folder}."
 
 
 def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
