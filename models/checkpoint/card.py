@@ -23,7 +23,9 @@ from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # those of models that were distilled for few steps
+TRAILING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+FEW_STEPS = {"num_inference_steps": 4, "guidance_scale": 1.0}
 NAMED_IGNORED_FILES = 5  # in a warning
 
 
@@ -55,7 +57,7 @@ def read_card(
     least, side = 8 * facts.size_multiple, facts.side
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
     scheduler = read_scheduler(folder)
-    defaults = _defaults(facts, scheduler["_class_name"]) | chosen
+    defaults = _defaults(facts, scheduler) | chosen
     samplers = choose_samplers(folder, family, scheduler, defaults)
     return ModelCard(
         id=checkpoint_name(checkpoint),
@@ -72,16 +74,13 @@ def read_card(
         styles=own.styles,
         notice=own.notice,
         examples=own.examples,
-        warnings=_warnings(folder, family, sums, samplers),
+        warnings=_warnings(folder, family, sums, samplers, _guesses(scheduler, {**facts.defaults, **chosen})),
     )
 
 
-def _defaults(facts: Facts, scheduler: str) -> dict[str, Any]:
-    """Return what a request that leaves everything open gets of a checkpoint that says nothing of its own.
-
-    Models that were distilled for few steps may show it by their scheduler alone.
-    """
-    distilled = {"num_inference_steps": 4, "guidance_scale": 1.0} if scheduler in FEW_STEP_SCHEDULERS else {}
+def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request that leaves everything open gets of a checkpoint that says nothing of its own."""
+    is_distilled = scheduler["_class_name"] in FEW_STEP_SCHEDULERS or _seems_distilled(scheduler)
     return {
         "negative_prompt": "",
         "width": facts.side,
@@ -89,14 +88,41 @@ def _defaults(facts: Facts, scheduler: str) -> dict[str, Any]:
         "num_inference_steps": 20,
         "guidance_scale": 7.5,
         "output_format": "png",
-        **distilled,
+        **(FEW_STEPS if is_distilled else {}),
         **facts.defaults,
     }
 
 
-def _warnings(folder: Path, family: Family, sums: Mapping[str, str], samplers: Samplers) -> tuple[str, ...]:
+def _seems_distilled(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler is as that of Turbo, Lightning and Hyper models: its timesteps begin with pure noise.
+
+    So do those of models of many steps that were trained at zero SNR: they predict the velocity.
+    """
+    return (
+        scheduler["_class_name"] in TRAILING_SCHEDULERS
+        and scheduler.get("timestep_spacing") == "trailing"
+        and scheduler.get("prediction_type", "epsilon") in ("epsilon", "sample")
+        and not scheduler.get("rescale_betas_zero_snr")
+    )
+
+
+def _guesses(scheduler: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """Say which defaults follow from a fact that may have another reason, unless others are chosen."""
+    guessed = [f"{name} {value:g}" for name, value in FEW_STEPS.items() if name not in chosen]
+    if not guessed or not _seems_distilled(scheduler):
+        return []
+    return [
+        f"The scheduler has trailing timesteps, as those of models of few steps, so by default: {', '.join(guessed)}. "
+        "If this is a model of many steps, set `defaults`."
+    ]
+
+
+def _warnings(
+    folder: Path, family: Family, sums: Mapping[str, str], samplers: Samplers, guesses: Sequence[str]
+) -> tuple[str, ...]:
     """Say what of the checkpoint is not used, or not as it says; an operator finds it in the log too."""
-    warnings = [f"{name} of model_index.json is not used." for name in unused_components(folder)]
+    warnings = [*guesses]
+    warnings += [f"{name} of model_index.json is not used." for name in unused_components(folder)]
     for name, component in family.components.items():
         variant = find_weights(folder / name, component).variant if component.weights else None
         if variant:

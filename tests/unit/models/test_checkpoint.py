@@ -13,6 +13,8 @@ from models.checkpoint import location
 from models.checkpoint.card import read_card
 from models.checkpoint.location import checkpoint_name, resolve_checkpoint
 from models.errors import UnusableCheckpoint
+from models.families.base import Family
+from models.families.registry import FAMILIES
 from models.parameters import SAMPLERS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -84,6 +86,78 @@ def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows() -> None:
     card = read_card("models/checkpoints/shapes")
     assert card.id == "shapes"
     assert all(resolve(GenerationRequest(**example), card) for example in card.examples)
+
+
+TRAILING = {"timestep_spacing": "trailing"}
+ZERO_SNR = TRAILING | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "entries"),
+    [
+        ("EulerAncestralDiscreteScheduler", TRAILING),  # SDXL-Turbo
+        ("EulerDiscreteScheduler", TRAILING),  # SD-Turbo, SDXL-Lightning
+        ("EulerDiscreteScheduler", TRAILING | {"prediction_type": "sample"}),  # SDXL-Lightning of one step
+        ("DDIMScheduler", TRAILING),  # Hyper-SD
+        ("LCMScheduler", {}),
+        ("TCDScheduler", {}),
+    ],
+)
+def test_a_scheduler_of_few_steps_has_few_steps_and_no_guidance_by_default(
+    folder: Path, scheduler: str, entries: dict[str, Any]
+) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", scheduler])
+    change(folder / "scheduler/scheduler_config.json", **entries)
+    card = read_card(str(folder))
+    assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (4, 1.0)
+    guessed = [warning for warning in card.warnings if "If this is a model of many steps" in warning]
+    assert len(guessed) == (entries != {}), "a guess is said, a fact is not"
+    own = {"num_inference_steps": 30, "guidance_scale": 6.0}
+    chosen = read_card(str(folder), own)
+    assert own.items() <= chosen.defaults.items()
+    assert not any("many steps" in warning for warning in chosen.warnings)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "entries"),
+    [
+        ("EulerDiscreteScheduler", ZERO_SNR),  # NoobAI
+        ("EulerDiscreteScheduler", TRAILING | {"rescale_betas_zero_snr": True}),
+        ("EulerDiscreteScheduler", TRAILING | {"prediction_type": "v_prediction"}),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
+        ("DPMSolverMultistepScheduler", TRAILING),
+        ("DDIMScheduler", {}),
+    ],
+)
+def test_a_scheduler_of_many_steps_is_not_taken_for_one_of_few(
+    folder: Path, scheduler: str, entries: dict[str, Any]
+) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", scheduler])
+    change(folder / "scheduler/scheduler_config.json", **entries)
+    card = read_card(str(folder))
+    assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (20, 7.5)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_unet_that_takes_guidance_as_an_input_has_the_defaults_of_lcm_in_every_family(
+    tiny_sdxl: Path, tmp_path: Path, family: Family
+) -> None:
+    folder = Path(shutil.copytree(tiny_sdxl, tmp_path / "xl"))
+    change(folder / "unet/config.json", time_cond_proj_dim=16)
+    facts = family.facts(folder, "StableDiffusionXLPipeline")
+    assert facts.defaults == {"num_inference_steps": 4, "guidance_scale": 8.0}
+    assert facts.embedded_guidance
+
+
+def test_a_unet_of_2022_with_a_sample_size_of_32_is_for_512_pixels(folder: Path) -> None:
+    change(folder / "unet/config.json", sample_size=32, _diffusers_version="0.6.0")
+    cells = read_card(str(folder)).defaults["width"] // 2  # this VAE halves once
+    assert cells * 8 == 512
+    change(folder / "unet/config.json", _diffusers_version="0.11.1")
+    assert read_card(str(folder)).defaults["width"] // 2 * 8 == 256, "as in diffusers"
+    (folder / "darkroom.json").write_text(json.dumps({"defaults": {"width": 128}, "bounds": {"width": [16, 256]}}))
+    card = read_card(str(folder))
+    assert (card.defaults["width"], card.bounds["width"]) == (128, (16, 256))
 
 
 # -- what it is called
