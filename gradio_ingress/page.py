@@ -204,12 +204,13 @@ class Page:
     async def on_picture(self, path: str, request: gr.Request) -> Update:
         """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
         emptied: Update = {self.parts.picture: None}
+        cards = await self._cards()
         try:
-            found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path)))
+            found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path), cards))
         except InvalidRequest as error:
             return self._problem(error, request) | emptied
         words = " ".join(["Settings restored from the picture.", *notes])
-        return self._restored(await self._cards(), {"num_images": 1, **found}, words, request) | emptied
+        return self._restored(cards, {"num_images": 1, **found}, words, request) | emptied
 
     # -- jobs
 

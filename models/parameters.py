@@ -48,6 +48,7 @@ SAMPLER_NAMES: dict[str, str] = {
 }
 MAX_STEPS = 150
 MAX_SIDE = 2048  # pixels
+MAX_CLIP_SKIP = 32  # layers of the largest text encoder
 MAX_STEPS_BY_SAMPLER: dict[str, int] = {"lcm": 50, "tcd": 50}  # the steps of their distillation
 
 

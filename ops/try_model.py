@@ -126,10 +126,10 @@ def image_format(out: Path) -> str:
 
 def described(card: ModelCard) -> str:
     """Return the card as people read it."""
-    sizes = ", ".join(f"{name} {least} to {most}" for name, (least, most) in card.bounds.items())
+    bounds = ", ".join(f"{name} {least} to {most}" for name, (least, most) in card.bounds.items())
     lines = [
         f"{card.id}: family {card.family}, digest {card.digest}",
-        f"sizes: {sizes}, multiples of {card.size_multiple} pixels",
+        f"bounds: {bounds}; sizes are multiples of {card.size_multiple} pixels",
         f"samplers: {', '.join(card.samplers)}",
         f"defaults: {', '.join(f'{name} {value!r}' for name, value in card.defaults.items())}",
         f"prompt: {card.max_tokens} tokens",

@@ -54,7 +54,6 @@ def read_card(
         check_manifest(manifest, sums)
     own = read_settings(folder)
     facts = family.facts(folder, pipeline)
-    least, side = 8 * facts.size_multiple, facts.side
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
     scheduler = read_scheduler(folder)
     defaults = _defaults(facts, scheduler) | chosen
@@ -65,7 +64,7 @@ def read_card(
         digest=digest(sums),
         files=sums,
         defaults=defaults | {"sampler": samplers.default},
-        bounds={"width": (least, 2 * side), "height": (least, 2 * side)} | own.bounds,
+        bounds=_bounds(facts) | own.bounds,
         size_multiple=own.size_multiple or facts.size_multiple,
         samplers=samplers.names,
         min_steps=samplers.min_steps,
@@ -87,6 +86,8 @@ def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         "height": facts.side,
         "num_inference_steps": 20,
         "guidance_scale": 7.5,
+        "guidance_rescale": 0.0,
+        "clip_skip": 0,
         "output_format": "png",
         **(FEW_STEPS if is_distilled else {}),
         **facts.defaults,
@@ -115,6 +116,13 @@ def _guesses(scheduler: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[st
         f"The scheduler has trailing timesteps, as those of models of few steps, so by default: {', '.join(guessed)}. "
         "If this is a model of many steps, set `defaults`."
     ]
+
+
+def _bounds(facts: Facts) -> dict[str, tuple[int, int]]:
+    """Return the bounds of a checkpoint that says nothing of its own, where they are narrower than a request's."""
+    sides = 8 * facts.size_multiple, 2 * facts.side
+    without_rescale = {"guidance_rescale": (0, 0)} if facts.embedded_guidance else {}
+    return {"width": sides, "height": sides, "clip_skip": (0, facts.max_clip_skip), **without_rescale}
 
 
 def _warnings(

@@ -11,8 +11,9 @@ import pytest
 from deployments.schema import GenerationRequest, resolve
 from models.checkpoint import location
 from models.checkpoint.card import read_card
-from models.checkpoint.location import checkpoint_name, resolve_checkpoint
-from models.errors import UnusableCheckpoint
+from models.checkpoint.location import ROOT, checkpoint_name, resolve_checkpoint
+from models.checkpoint.settings import CheckpointSettings, DefaultSettings, read_settings
+from models.errors import InvalidRequest, UnusableCheckpoint
 from models.families.base import Family
 from models.families.registry import FAMILIES
 from models.parameters import SAMPLERS
@@ -43,7 +44,7 @@ def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     card = read_card(str(tiny_sd))
     assert (card.id, card.family, card.samplers, card.size_multiple) == ("tiny-sd", "sd", SAMPLERS[1:], 2)
     assert (card.defaults["width"], card.defaults["height"], card.defaults["sampler"]) == (32, 32, "ddim")
-    assert card.bounds == {"width": (16, 64), "height": (16, 64)}
+    assert card.bounds == {"width": (16, 64), "height": (16, 64), "clip_skip": (0, 3)}
     tokenizer = json.loads((tiny_sd / "tokenizer" / "tokenizer_config.json").read_text())
     assert card.max_tokens == tokenizer["model_max_length"] - 2
     assert (card.styles, card.notice, card.examples) == ((), "", ())
@@ -77,9 +78,23 @@ def test_the_checkpoints_own_word_wins(folder: Path) -> None:
     (folder / "darkroom.json").write_text(json.dumps(own))
     card = read_card(str(folder))
     assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (7, 7.5)
-    assert card.bounds == {"width": (32, 32), "height": (16, 64), "num_inference_steps": (1, 30)}
+    assert card.bounds == {
+        "width": (32, 32),
+        "height": (16, 64),
+        "num_inference_steps": (1, 30),
+        "clip_skip": (0, 3),
+    }
     assert (card.size_multiple, card.styles, card.notice) == (8, ("flat",), "Draws shapes.")
     assert card.examples == ({"prompt": "a circle", "seed": 1},)
+
+
+def test_each_entry_of_the_checkpoints_own_words_is_documented_and_the_example_can_be_used(folder: Path) -> None:
+    page = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8").partition("### darkroom.json")[2]
+    (folder / "darkroom.json").write_text(page.partition("```json\n")[2].partition("```")[0])
+    assert read_settings(folder).model_dump(exclude_unset=True).keys() == CheckpointSettings.model_fields.keys()
+    named = page.partition("\n### ")[0]
+    entries = {*CheckpointSettings.model_fields, *DefaultSettings.model_fields}
+    assert {entry for entry in entries if f"`{entry}`" not in named} == set()
 
 
 def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows() -> None:
@@ -158,6 +173,31 @@ def test_a_unet_of_2022_with_a_sample_size_of_32_is_for_512_pixels(folder: Path)
     (folder / "darkroom.json").write_text(json.dumps({"defaults": {"width": 128}, "bounds": {"width": [16, 256]}}))
     card = read_card(str(folder))
     assert (card.defaults["width"], card.bounds["width"]) == (128, (16, 256))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "fields", "words"),
+    [
+        ("tiny_sd", {"clip_skip": 4}, "clip_skip must be from 0 to 3 for tiny-sd, got 4."),
+        ("tiny_sdxl", {"clip_skip": 3}, "clip_skip must be from 0 to 2 for tiny-sdxl, got 3."),
+        ("tiny_lcm", {"guidance_rescale": 0.7}, "guidance_rescale must be 0 for tiny-lcm, got 0.7."),
+    ],
+)
+def test_a_field_beyond_what_the_model_has_is_refused_with_its_bound(
+    request: pytest.FixtureRequest, checkpoint: str, fields: dict[str, Any], words: str
+) -> None:
+    card = read_card(str(request.getfixturevalue(checkpoint)))
+    with pytest.raises(InvalidRequest) as refused:
+        resolve(GenerationRequest(prompt="a star", **fields), card)
+    assert (refused.value.message, refused.value.param) == (words, next(iter(fields)))
+
+
+def test_a_rescale_of_guidance_that_is_off_is_a_warning(tiny_sd: Path) -> None:
+    card = read_card(str(tiny_sd))
+    [spec] = resolve(GenerationRequest(prompt="a star", guidance_rescale=0.7, guidance_scale=1.0), card)
+    assert card.cautions(spec) == ("guidance_rescale: has no effect with guidance_scale 1.",)
+    [spec] = resolve(GenerationRequest(prompt="a star", guidance_rescale=0.7), card)
+    assert card.cautions(spec) == ()
 
 
 # -- what it is called
@@ -386,6 +426,7 @@ def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPa
         ({"defaults": {"num_inference_steps": 0}}, "defaults.num_inference_steps must be 1 or more, got 0."),
         ({"defaults": {"num_inference_steps": "many"}}, "defaults.num_inference_steps must be an integer, got 'many'."),
         ({"defaults": {"guidance_scale": "high"}}, "defaults.guidance_scale must be a number, got 'high'."),
+        ({"defaults": {"clip_skip": -1}}, "defaults.clip_skip must be 0 or more, got -1."),
         ({"defaults": {"cfg": 7}}, "defaults.cfg is not a known field."),
         ({"bounds": {"width": [64]}}, "bounds.width[1] is required."),
         ({"size_multiple": 0}, "size_multiple must be more than 0, got 0."),

@@ -250,6 +250,22 @@ def test_one_disturbed_step_says_little_of_a_row_count_that_is_always_used():
     assert curve.best_rows(256, most=16) == 16
 
 
+@pytest.mark.parametrize("checkpoint", ["tiny_sd", "tiny_sdxl"])
+def test_a_text_that_skips_layers_is_another_text_to_batches_and_to_the_cache(checkpoint, request):
+    stages = Stages(request.getfixturevalue(checkpoint), batch_invariant=True)
+    specs = [stages.spec("a ring", clip_skip=layers) for layers in (0, 1, 2)]
+    together = stages.text_encoder.encode(specs)
+    assert stages.text_encoder.asked == 4  # and the empty negative one, which skips none
+    for spec, encoded in zip(specs, together, strict=True):
+        [alone] = TextEncoder(FAMILIES[stages.card.family], stages.text_encoder._components).encode([spec])
+        assert torch.equal(hidden(encoded), hidden(alone))
+        assert torch.equal(encoded.rows[0]["encoder_hidden_states"], together[0].rows[0]["encoder_hidden_states"])
+    assert not any(torch.equal(hidden(encoded), hidden(together[0])) for encoded in together[1:])
+    assert not torch.equal(hidden(together[1]), hidden(together[2]))
+    [again] = stages.text_encoder.encode(specs[1:2])
+    assert torch.equal(hidden(again), hidden(together[1]))
+
+
 def test_the_encoder_counts_the_texts_that_it_knew(stages):
     encoder = TextEncoder(FAMILIES[stages.card.family], stages.text_encoder._components)
     specs = [stages.spec("a ring"), stages.spec("a star"), stages.spec("a ring", seed=8)]
