@@ -4,6 +4,11 @@ CONFIG = serve_config.yaml
 HOST =
 PORT =
 MODEL =
+SET =
+
+# A variable's value as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(value $(1)))'
+option = $(if $(value $(2)),$(1)=$(call quoted,$(2)))
 
 PIP = .venv/bin/python -m pip -qq --disable-pip-version-check
 RUN = .venv/bin/python -m
@@ -15,14 +20,14 @@ PROMTOOL = promtool check config ops/prometheus/prometheus.yml && promtool test 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
 
-serve: .venv/.serve  ## Darkroom on this machine [CONFIG=file HOST=address PORT=number MODEL=folder or hub id]
-	@exec $(RUN) ops.launch '$(CONFIG)' $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') $(if $(MODEL),--model '$(MODEL)')
+serve: .venv/.serve  ## Darkroom on this machine [CONFIG=file HOST=address PORT=number MODEL=folder or hub id SET='field=value ...']
+	@exec $(RUN) ops.launch $(call quoted,CONFIG) $(call option,--host,HOST) $(call option,--port,PORT) $(call option,--model,MODEL) $(call option,--set,SET)
 
 status: .venv/.serve  ## applications, replicas and queue of what runs [CONFIG=file]
-	@$(RUN) ops.status '$(CONFIG)'
+	@$(RUN) ops.status $(call quoted,CONFIG)
 
 reload: .venv/.serve  ## deploy what has changed in the config of what runs [CONFIG=file]
-	@$(RUN) ops.reload '$(CONFIG)'
+	@$(RUN) ops.reload $(call quoted,CONFIG)
 
 test: .venv/.dev  ## the tests that need no Ray: units, and the page in Chromium over a fake cluster
 	$(RUN) pytest -n 2 --dist worksteal -m "not nightly and not gpu" tests --ignore=tests/served

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -25,6 +25,7 @@ from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
 from models.image_file import encode_image
+from models.parameters import DtypeName
 from models.spec import ModelCard, StepUpdate
 from models.text_encoder import load_text_encoder
 from models.vae import load_vae
@@ -122,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", default="models/checkpoints/shapes", help="a diffusers folder, or a hub id")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--dtype", default="float32", choices=get_args(DtypeName))
     parser.add_argument("--threads", type=int, default=1, help="on the CPU, as the stages have them")
     parser.add_argument("--max-rows", type=int, default=16)
     parser.add_argument("--out", type=Path, help="the file to write")

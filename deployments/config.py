@@ -18,9 +18,11 @@ from pydantic import (
 )
 
 from deployments.schema import GenerationRequest
-from deployments.validation import Matching, first_problem
+from models.parameters import DtypeName
+from models.validation import Matching, first_problem
 
 LEAST_ROWS = 2  # those of one guided picture
+WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
 ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -137,7 +139,10 @@ class ModelConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is one, else CPU."
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="What the weights are computed in.")
+    dtype: DtypeName = Field(
+        default="float32",
+        description="What the weights are computed in; the VAE in float32 where its config says that less overflows.",
+    )
     batch_invariant: bool = Field(
         default=False, description="Same bits whatever else is being drawn, for some speed. Proved at start."
     )
@@ -165,7 +170,7 @@ class ModelConfig(Settings):
     @field_validator("defaults")
     @classmethod
     def _can_be_asked_for(cls, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in ("prompt", "model", "style", "seed", "num_images"):
+        for name in WITHOUT_DEFAULT:
             if name in defaults:
                 raise ValueError(f"{name} can have no default")
         try:

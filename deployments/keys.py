@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.types import Scope
 
-from deployments.validation import Matching, first_problem
+from models.validation import Matching, first_problem
 
 OWNER = "key:"  # what the names of owners with a key begin with
 COOKIE = "darkroom"  # which the page sets: with keys on the key, else a random name for the browser

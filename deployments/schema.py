@@ -21,10 +21,10 @@ from deployments import styles
 from deployments.request_body import RequestBody
 from deployments.stages import Phase
 from deployments.styles import StyleName
-from deployments.validation import first_problem
 from models.errors import InvalidRequest
-from models.parameters import MAX_SIDE, MAX_STEPS, MIN_SIDE, OutputFormat, Sampler
+from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, MIN_SIDE, OutputFormat, Sampler
 from models.spec import ImageSpec, ModelCard
+from models.validation import first_problem
 
 MAX_SEED = 2**32 - 1
 RANDOM_SEED = -1  # as AUTOMATIC1111's clients write it
@@ -67,6 +67,18 @@ class GenerationRequest(RequestBody):
         allow_inf_nan=False,
         description="How strictly the picture follows the prompt. Up to 1 switches guidance off.",
         json_schema_extra={"step": 0.5},
+    )
+    guidance_rescale: float | None = of_model(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the contrast that guidance adds is taken back.",
+        json_schema_extra={"step": 0.05},
+    )
+    clip_skip: int | None = of_model(
+        ge=0,
+        le=MAX_CLIP_SKIP,
+        description="Last layers of the text encoder that the prompt skips.",
     )
     sampler: Sampler | None = of_model(description="The method that removes the noise.")
     seed: int | None = Field(

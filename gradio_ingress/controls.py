@@ -14,12 +14,12 @@ from pydantic.fields import FieldInfo
 
 from deployments import styles
 from deployments.schema import GenerationRequest, read_request, resolve
-from deployments.validation import field_of
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_controls import NestedControl, nested_control
 from gradio_ingress.scalar_controls import OPEN, bounds, kind, label, schema_extra
 from models.errors import InvalidRequest
 from models.spec import ModelCard
+from models.validation import field_of
 
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for name, field in GenerationRequest.model_fields.items() if schema_extra(field).get("page", True)

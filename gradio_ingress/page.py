@@ -12,7 +12,6 @@ import gradio as gr
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
 from deployments.schema import Job, request_data
-from deployments.validation import field_of
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import add_generate
 from gradio_ingress.layout import Layout, Update, card_of, problem
@@ -21,6 +20,7 @@ from gradio_ingress.page_state import PageState
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, ModelCard
+from models.validation import field_of
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -204,12 +204,13 @@ class Page:
     async def on_picture(self, path: str, request: gr.Request) -> Update:
         """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
         emptied: Update = {self.parts.picture: None}
+        cards = await self._cards()
         try:
-            found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path)))
+            found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path), cards))
         except InvalidRequest as error:
             return self._problem(error, request) | emptied
         words = " ".join(["Settings restored from the picture.", *notes])
-        return self._restored(await self._cards(), {"num_images": 1, **found}, words, request) | emptied
+        return self._restored(cards, {"num_images": 1, **found}, words, request) | emptied
 
     # -- jobs
 

@@ -1,6 +1,6 @@
 """The settings that a picture carries: our own as JSON, else those of another tool. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,7 +12,8 @@ from gradio_ingress.scalar_controls import label, plain
 from gradio_ingress.settings_sources import automatic1111, comfyui, fooocus, invokeai, novelai, swarmui
 from gradio_ingress.settings_sources.base import json_object
 from models.errors import InvalidRequest
-from models.spec import ImageSpec
+from models.families.registry import FAMILIES
+from models.spec import ImageSpec, ModelCard
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours
@@ -26,18 +27,19 @@ KEYS = ("darkroom", "parameters", "invokeai_metadata", "Comment", "prompt")
 READERS = (swarmui, fooocus, invokeai, novelai, automatic1111, comfyui)  # the last also writes beside others' text
 
 
-def read(content: bytes) -> tuple[dict[str, Any], list[str]]:
+def read(content: bytes, cards: Sequence[ModelCard] = ()) -> tuple[dict[str, Any], list[str]]:
     """Return fields of `GenerationRequest` that a PNG, JPEG or WebP file names, and notes on what could not be used.
 
     A value has its field's type and is otherwise as the file has it; whether it is allowed is for the form to say.
+    `cards` are the models that are served: it depends on the model which layers a text skips.
 
     Raises:
         InvalidRequest: not such a picture, or one without settings that are read.
     """
-    return from_texts(read_texts(content))
+    return from_texts(read_texts(content), cards)
 
 
-def from_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def from_texts(texts: Mapping[str, str], cards: Sequence[ModelCard] = ()) -> tuple[dict[str, Any], list[str]]:
     """Return what `read` does, from the texts of a file. Our own JSON comes before what other tools read.
 
     Raises:
@@ -52,9 +54,17 @@ def from_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         settings = reader.read(texts)
         found, notes = _typed(settings.values, strict=False) if settings else ({}, [])
         if settings and found:
+            if settings.names_layer and "clip_skip" in found:
+                found["clip_skip"] = max(0, found["clip_skip"] - _last_text_layer(found.get("model"), cards))
             unused = ", ".join(settings.unused)
             return found, [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
     raise InvalidRequest(_unread(texts))
+
+
+def _last_text_layer(model: str | None, cards: Sequence[ModelCard]) -> int:
+    """Return the layer that a model's texts are read from if they skip none; of the first model where it is none."""
+    families = [card.family for card in cards if card.id == model] or [card.family for card in cards] or ["sd"]
+    return FAMILIES[families[0]].last_text_layer
 
 
 def _unread(texts: Mapping[str, str]) -> str:

@@ -23,6 +23,7 @@ Sampler = Literal[
     "tcd",
 ]
 OutputFormat = Literal["png", "jpeg", "webp"]
+DtypeName = Literal["float32", "bfloat16", "float16"]  # what weights are computed in
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 SAMPLER_NAMES: dict[str, str] = {
@@ -47,6 +48,7 @@ SAMPLER_NAMES: dict[str, str] = {
 }
 MAX_STEPS = 150
 MIN_SIDE, MAX_SIDE = 64, 2048  # pixels
+MAX_CLIP_SKIP = 32  # layers of the largest text encoder
 MAX_STEPS_BY_SAMPLER: dict[str, int] = {"lcm": 50, "tcd": 50}  # the steps of their distillation
 
 

@@ -1,8 +1,10 @@
 """An image's settings as the AUTOMATIC1111 web UI writes them into a file, so that other tools read them. No torch.
 
-Nested objects are written as JSON.
+Nested objects are written as JSON. "Clip skip" there is the number of the layer that the text is read from, counted
+from the last one.
 
-Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`; `quote` and `unquote` in its `infotext_utils.py`.
+Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`; `quote` and `unquote` in its `infotext_utils.py`;
+"CFG Rescale phi" of the extension CFG_Rescale_webui.
 """
 
 import json
@@ -11,6 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from models.families.registry import FAMILIES
 from models.parameters import SAMPLER_NAMES
 from models.spec import ImageSpec
 
@@ -28,15 +31,13 @@ OTHERS = {  # every other field has its own name
     for field in fields(ImageSpec)
     if field.name not in KNOWN and field.name not in APART
 }
-SETTINGS = KNOWN | OTHERS
+SETTINGS = KNOWN | OTHERS | {"guidance_rescale": "CFG Rescale phi"}
 DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.default is not MISSING}
 
 
 def settings_text(spec: ImageSpec) -> str:
     """Return prompt, negative prompt and a line of settings; those that are as by default are left out."""
-    values = {
-        name: write_value(getattr(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)
-    }
+    values = {name: write_value(_value(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)}
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
     values["Model"] = values.pop("Model")  # the last one, as there
@@ -47,6 +48,11 @@ def settings_text(spec: ImageSpec) -> str:
 def is_default(spec: ImageSpec, field: str) -> bool:
     """Whether a field has the value that it has in a spec which does not name it."""
     return field in DEFAULTS and getattr(spec, field) == DEFAULTS[field]
+
+
+def _value(spec: ImageSpec, field: str) -> Any:
+    value = getattr(spec, field)
+    return FAMILIES[spec.family].last_text_layer + value if field == "clip_skip" else value
 
 
 def write_value(value: Any) -> str:

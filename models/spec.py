@@ -42,6 +42,8 @@ class ImageSpec(_Computed):
     sampler: str
     seed: int
     output_format: str
+    guidance_rescale: float = 0.0  # how much of the deviation that guidance adds is taken back, 0 … 1
+    clip_skip: int = 0  # last layers of the text encoder that the prompt skips
     output_compression: int = 95  # quality of a JPEG or WebP file, 0 … 100
     embedded_guidance: bool = False  # the model takes the guidance scale as an input: see `ModelCard`
     family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
@@ -133,10 +135,14 @@ class ModelCard:
 
     def cautions(self, spec: ImageSpec) -> tuple[str, ...]:
         """Return what a caller should know of an allowed image before it is generated."""
+        found = []
         least, steps = self.min_steps.get(spec.sampler, 1), spec.num_inference_steps
-        if steps >= least:
-            return ()
-        return (f"num_inference_steps: {spec.sampler} needs {least} or more with this model; {steps} leave noise.",)
+        if steps < least:
+            needed = f"{spec.sampler} needs {least} or more with this model; {steps} leave noise."
+            found.append(f"num_inference_steps: {needed}")
+        if spec.guidance_rescale and not spec.guided:
+            found.append(f"guidance_rescale: has no effect with guidance_scale {spec.guidance_scale:g}.")
+        return tuple(found)
 
     def check(self, spec: ImageSpec) -> ImageSpec:
         """Return `spec` as it is.

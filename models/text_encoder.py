@@ -10,7 +10,7 @@ import torch
 
 from models.checkpoint.configs import read_json
 from models.checkpoint.loading import load_component, parameter_bytes
-from models.families.base import Conditioning, Family, TextComponents
+from models.families.base import Conditioning, Family, Text, TextComponents
 from models.families.registry import FAMILIES
 from models.spec import ImageSpec, Tokens
 
@@ -37,7 +37,7 @@ class TextEncoder:
         self._family = family
         self._components = components
         self._batch_invariant = batch_invariant
-        self._cache: OrderedDict[str | None, Conditioning] = OrderedDict()
+        self._cache: OrderedDict[Text, Conditioning] = OrderedDict()
         self.asked = 0  # texts so far
         self.cached = 0  # of them, those that needed no forward
 
@@ -51,7 +51,7 @@ class TextEncoder:
     def warm_up(self) -> None:
         """Run one forward, so that the first prompt does not wait for what the first forward sets up."""
         with torch.inference_mode():
-            self._family.encode(self._components, [""])
+            self._family.encode(self._components, [Text("")])
 
     def tokens(self, text: str) -> Tokens:
         """Count the tokens of a text and find what lies beyond the last one that is read."""
@@ -69,14 +69,14 @@ class TextEncoder:
             for spec, each in zip(specs, texts, strict=True)
         ]
 
-    def _cut(self, spec: ImageSpec, texts: Sequence[str | None]) -> dict[str, str]:
+    def _cut(self, spec: ImageSpec, texts: Sequence[Text]) -> dict[str, str]:
         """Return the ends of an image's texts that are not read; none of a negative prompt that is not among them."""
         read = {"prompt": spec.prompt}
-        if spec.negative_prompt in texts:
+        if any(text.words == spec.negative_prompt for text in texts):
             read["negative_prompt"] = spec.negative_prompt
         return {name: cut for name, text in read.items() if (cut := self.tokens(text).cut)}
 
-    def _encode(self, texts: Sequence[str | None]) -> dict[str | None, Conditioning]:
+    def _encode(self, texts: Sequence[Text]) -> dict[Text, Conditioning]:
         """Return the conditioning of `texts`; new ones share a forward."""
         unique = list(dict.fromkeys(texts))
         found = {text: self._cache[text] for text in unique if text in self._cache}

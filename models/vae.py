@@ -187,7 +187,7 @@ def load_vae(
     *,
     batch_invariant: bool = False,
 ) -> Vae:
-    """Load a checkpoint's autoencoder; in float32 where its config says that less overflows.
+    """Load a checkpoint's autoencoder; in float32 where its config, or else its family, says that less overflows.
 
     A CPU does not refuse memory, it ends the process: there, a share of what is free now is the bound.
 
@@ -195,7 +195,7 @@ def load_vae(
         UnusableCheckpoint: names the file.
     """
     known = FAMILIES[family]
-    if read_json(folder, f"{known.vae}/config.json").get("force_upcast"):  # the class's own default would be yes
+    if read_json(folder, f"{known.vae}/config.json").get("force_upcast", known.vae_upcasts):
         dtype = torch.float32
     vae = load_component(folder, known, known.vae, device, dtype)
     memory_bytes = MEMORY_SHARE * available_bytes() if device.type == "cpu" else None

@@ -5,6 +5,7 @@ would check.
 """
 
 import argparse
+import shlex
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
+from deployments.config import WITHOUT_DEFAULT, AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
+from deployments.schema import GenerationRequest
 from deployments.stages import DENOISER, MODEL, STAGES, VAE
-from deployments.validation import first_problem
-from models.checkpoint.location import check
+from models.checkpoint.location import check, checkpoint_name
 from models.errors import UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
+from models.validation import first_problem
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
@@ -53,8 +55,16 @@ class Config:
     generation: AppConfig  # the args of the application of that name
 
 
-def read(path: Path, host: str | None = None, port: int | None = None, model: str | None = None) -> Config:
+def read(
+    path: Path,
+    host: str | None = None,
+    port: int | None = None,
+    model: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
     """Return the config of a file, with the command line's words in place of its own.
+
+    `model` replaces all models; `defaults` go over those of the first one.
 
     Raises:
         UnusableConfig: each wrong key in a line.
@@ -67,15 +77,45 @@ def read(path: Path, host: str | None = None, port: int | None = None, model: st
         config["http_options"] = (config.get("http_options") or {}) | overrides
         if model is not None:
             serve_only(config, model)
+        if defaults:
+            _set_defaults(config, defaults)
         serve = ServeDeploySchema.model_validate(config)
         problems = list(_problems(config)) or list(_strangers(serve.http_options.host, generation_of(config)))
     except ValidationError as error:
         problems = [_line("", each) for each in error.errors()]
+    except UnusableCheckpoint as error:
+        raise UnusableConfig(error.message) from error
     except (LookupError, TypeError) as error:
         raise UnusableConfig(f"{path} cannot be used: {error}") from error
     if problems:
         raise UnusableConfig("\n  ".join([f"{path} cannot be used:", *problems]))
     return Config(serve, generation_of(config))
+
+
+def read_defaults(words: str) -> dict[str, Any]:
+    """Return the defaults that `FIELD=VALUE FIELD=VALUE` names; a value with spaces is in quotes, as in a shell.
+
+    Raises:
+        UnusableConfig: a word that is none, or a value that no request may ask for.
+    """
+    try:
+        given = dict(_default(word) for word in shlex.split(words))
+    except ValueError as error:  # a quotation without an end
+        raise UnusableConfig(f"SET={words}: {error}.") from error
+    if known := next((name for name in WITHOUT_DEFAULT if name in given), None):
+        raise UnusableConfig(f"SET: {known} can have no default.")
+    try:
+        request = GenerationRequest.model_validate_strings({"prompt": "a circle", **given})
+    except ValidationError as error:
+        raise UnusableConfig(f"SET: {first_problem(error.errors())[1]}") from error
+    return request.model_dump(include=set(given))
+
+
+def _default(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise UnusableConfig(f"SET: {word} must be FIELD=VALUE, for example num_inference_steps=4.")
+    return name, value
 
 
 def check_files(config: Config) -> list[str]:
@@ -145,13 +185,20 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
     served = generation_of(config).models
     first = application(config, served[0])
     others = [app for app in config["applications"] if app.get("name") not in served]
-    name = Path(checkpoint.partition("@")[0]).name
+    name = checkpoint_name(checkpoint)
     args = args_of(first) | {"checkpoint": checkpoint, "defaults": {}}
     args.pop("manifest", None)  # of the other checkpoint's files
     first = first | {"name": name, "args": args}
     aliases = {alias: name for alias, of in generation_of(config).aliases.items() if of == served[0] and alias != name}
     generation["args"] = args_of(generation) | {"models": [name], "aliases": aliases}
     config["applications"] = [*others, first]
+
+
+def _set_defaults(config: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Let the first model have these defaults, over those that the config has for it."""
+    app = application(config, generation_of(config).models[0])
+    args = args_of(app)
+    app["args"] = args | {"defaults": {**(args.get("defaults") or {}), **defaults}}
 
 
 def _problems(config: Mapping[str, Any]) -> Iterator[str]:

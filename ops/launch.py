@@ -11,14 +11,14 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import psutil
 
 from ops.cluster import RAY_SETTINGS, StartError, Stop, run
-from ops.config import ROOT, UnusableConfig, check_files, read
+from ops.config import ROOT, UnusableConfig, check_files, read, read_defaults
 from ops.status import read_holder
 
 
@@ -29,10 +29,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", help="in place of http_options.host")
     parser.add_argument("--port", type=int, help="in place of http_options.port")
     parser.add_argument("--model", help="in place of all models: a diffusers folder or a hub id")
+    parser.add_argument("--set", metavar="FIELD=VALUE ...", default="", help="over the defaults of the first model")
     args = parser.parse_args(argv)
     args.config = args.config.absolute()
-    if args.model and (folder := Path(args.model).expanduser()).exists():
-        args.model = str(folder.absolute())
+    with suppress(RuntimeError):  # `~` of an account that there is not: `read` says so
+        if args.model and (folder := Path(args.model).expanduser()).exists():
+            args.model = str(folder.absolute())
     return args
 
 
@@ -89,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     stop.listen()
     try:
-        read_again = partial(read, args.config, args.host, args.port, args.model)
+        read_again = partial(read, args.config, args.host, args.port, args.model, read_defaults(args.set))
         config = read_again()
         check_files(config)
         app, http = config.generation, config.serve.http_options

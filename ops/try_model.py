@@ -33,7 +33,7 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
 from models.image_file import encode_image
-from models.parameters import OutputFormat
+from models.parameters import DtypeName, OutputFormat
 from models.spec import ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import EncodedPrompt, load_text_encoder
 from models.vae import Decoded, load_vae
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("image.png"), help="the image; default: image.png")
     parser.add_argument("--latents", type=Path, help="a .npy file that gets the finished latents, float32 [C, h, w]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=get_args(DtypeName), default="float32")
     parser.add_argument("--manifest", type=Path, help="SHA-256 sums that the files must have")
     parser.add_argument("--allowed-root", type=Path, action="append", default=[], help="where links may lead")
     args = parser.parse_args(argv)
@@ -126,10 +126,10 @@ def image_format(out: Path) -> str:
 
 def described(card: ModelCard) -> str:
     """Return the card as people read it."""
-    sizes = ", ".join(f"{name} {least} to {most}" for name, (least, most) in card.bounds.items())
+    bounds = ", ".join(f"{name} {least} to {most}" for name, (least, most) in card.bounds.items())
     lines = [
         f"{card.id}: family {card.family}, digest {card.digest}",
-        f"sizes: {sizes}, multiples of {card.size_multiple} pixels",
+        f"bounds: {bounds}; sizes are multiples of {card.size_multiple} pixels",
         f"samplers: {', '.join(card.samplers)}",
         f"defaults: {', '.join(f'{name} {value!r}' for name, value in card.defaults.items())}",
         f"prompt: {card.max_tokens} tokens",

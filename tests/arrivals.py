@@ -86,6 +86,8 @@ def arrivals(stages: Stages) -> st.SearchStrategy[list[Arrival]]:
         seed=st.integers(0, 3),
         num_inference_steps=st.integers(1, 4),
         guidance_scale=st.sampled_from([1.0, 4.0]),
+        guidance_rescale=st.sampled_from([0.0, 0.7]),
+        clip_skip=st.integers(0, 1),
         sampler=st.sampled_from(["ddim", "euler_ancestral", "heun", "dpmpp_2m", "lcm"]),
         width=st.sampled_from([base.width, base.width // 2]),
     )

@@ -29,14 +29,15 @@ class Stages:
         folder: Path,
         max_rows: int = 16,
         device: torch.device = CPU,
+        dtype: torch.dtype = torch.float32,
         allowed_roots: Sequence[Path] = (),
         **options: bool,
     ) -> None:
         self.card = replace(read_card(str(folder), allowed_roots=allowed_roots), id="model")
         folder = resolve_checkpoint(str(folder))
-        self.text_encoder = load_text_encoder(folder, self.card.family, device)
-        self.model = load_denoiser(folder, self.card.family, device)
-        self.vae = load_vae(folder, self.card.family, device)
+        self.text_encoder = load_text_encoder(folder, self.card.family, device, dtype)
+        self.model = load_denoiser(folder, self.card.family, device, dtype)
+        self.vae = load_vae(folder, self.card.family, device, dtype)
         self.published: list[tuple[DenoiseState, Outcome]] = []
         self.engine = DenoisingEngine(
             self.model,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.schema import GenerationRequest, fields_but, read_request
-from deployments.validation import field_of
 from models.errors import InvalidRequest
+from models.validation import field_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from starlette.routing import compile_path
 
 from deployments.error_responses import body_of, path_of, respond
 from deployments.errors import StoreUnavailable
-from deployments.validation import first_problem
 from models.errors import DarkroomError, InvalidRequest
+from models.validation import first_problem
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -8,8 +8,8 @@ from fastapi import Header
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.keys import OWNER
-from deployments.validation import Matching
 from models.errors import InvalidRequest, Unavailable
+from models.validation import Matching
 
 EXPOSED_HEADERS = (  # to scripts of other sites' pages
     *("ETag", "Location", "Preference-Applied", "Retry-After", "x-job-id", "x-request-id", "x-seed"),

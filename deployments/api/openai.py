@@ -29,10 +29,10 @@ from deployments.origins import base_url
 from deployments.request_body import RequestBody
 from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job
 from deployments.styles import STYLES, StyleName
-from deployments.validation import Matching
 from models.errors import DarkroomError, InvalidRequest
 from models.parameters import MAX_STEPS
 from models.spec import ModelCard
+from models.validation import Matching
 
 DIALECT = Dialect({"num_images": "n", "width": "size", "height": "size"})
 EVENTS = {  # of a stream, as FastAPI describes its own: an error has data alone

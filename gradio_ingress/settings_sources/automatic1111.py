@@ -6,6 +6,7 @@ its first one, as a prompt may have colons too.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from deployments.schema import GenerationRequest, nested_type
 from gradio_ingress.settings_sources.base import Settings
@@ -19,6 +20,7 @@ SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # pos
 APART = ("Sampler", "Size")  # settings that are read in a way of their own
 NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
 READ = {*NAMES, *APART, "Schedule type"}
+OMITTED = {"guidance_rescale": 0.0, "clip_skip": 1}  # what a text means that does not name them
 SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
 NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
 
@@ -29,16 +31,16 @@ def read(texts: Mapping[str, str]) -> Settings | None:
     if not mark:
         return None
     prompt, _, negative_prompt = words.partition("\nNegative prompt:")
-    values = {"prompt": prompt[1:], "negative_prompt": negative_prompt.removeprefix(" ")}
+    values: dict[str, Any] = {"prompt": prompt[1:], "negative_prompt": negative_prompt.removeprefix(" ")}
     pairs = SETTING.findall(mark[1:] + line.partition("\n")[0])
     settings = {name.strip(): value.strip() for name, value in pairs}
     settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
-    values |= {field: settings[name] for name, field in NAMES.items() if name in settings}
+    values |= OMITTED | {field: settings[name] for name, field in NAMES.items() if name in settings}
     if "Sampler" in settings:
         values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
     if "Size" in settings:
         values["width"], _, values["height"] = settings["Size"].partition("x")
-    return Settings(values, [name for name in settings if name not in READ | SILENT])
+    return Settings(values, [name for name in settings if name not in READ | SILENT], names_layer=True)
 
 
 def _sampler(name: str, schedule: str) -> str:

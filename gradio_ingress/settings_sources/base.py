@@ -24,6 +24,7 @@ class Settings(NamedTuple):
 
     values: Mapping[str, Any]
     unused: Sequence[str] = ()
+    names_layer: bool = False  # `clip_skip` is the layer that the text is read from, counted from the last one
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ NAMES = {
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
     "seed": "seed",
+    "clip_skip": "clip_skip",
 }
 RESOLUTION = re.compile(r"\((\d{1,9}), (\d{1,9})\)")
 APART = ("resolution", "base_model", "sampler", "scheduler")
@@ -42,4 +43,4 @@ def read(texts: Mapping[str, str]) -> Settings | None:
         values["width"], values["height"] = size.groups()
     schedule = data.get("scheduler", "")
     values["sampler"] = sampler(data.get("sampler"), schedule, COMFYUI_SAMPLERS, COMFYUI_SCHEDULES)
-    return Settings(values, unused(data, (*NAMES, *APART, *SILENT)))
+    return Settings(values, unused(data, (*NAMES, *APART, *SILENT)), names_layer=True)

@@ -14,6 +14,8 @@ NAMES = {
     "height": "height",
     "steps": "num_inference_steps",
     "cfg_scale": "guidance_scale",
+    "cfg_rescale_multiplier": "guidance_rescale",
+    "clip_skip": "clip_skip",
     "seed": "seed",
 }
 SAMPLERS = {

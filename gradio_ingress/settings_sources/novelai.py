@@ -11,6 +11,7 @@ NAMES = {
     "height": "height",
     "steps": "num_inference_steps",
     "scale": "guidance_scale",
+    "cfg_rescale": "guidance_rescale",
     "seed": "seed",
 }
 SAMPLERS = {
@@ -26,7 +27,7 @@ SAMPLERS = {
 }
 PLAIN_SCHEDULES = ("", "native")
 UNUSED = (  # of its many entries, those that change an image
-    *("cfg_rescale", "controlnet_model", "dynamic_thresholding", "sm", "sm_dyn", "strength", "noise"),
+    *("controlnet_model", "dynamic_thresholding", "sm", "sm_dyn", "strength", "noise"),
     *("reference_strength_multiple", "v4_prompt", "v4_negative_prompt"),
 )
 

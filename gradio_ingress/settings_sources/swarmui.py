@@ -24,6 +24,7 @@ NAMES = {
 }
 SAMPLERS = ("comfyuisampler", "sampler")  # now, and in its first versions
 SCHEDULES = ("comfyuischeduler", "scheduler")
+LAYER = "clipstopatlayer"  # -1 is the last one
 SILENT = ("model", "images", "aspectratio", "swarm_version")
 
 
@@ -36,4 +37,6 @@ def read(texts: Mapping[str, str]) -> Settings | None:
     name = next((data[key] for key in SAMPLERS if key in data), None)
     schedule = next((data[key] for key in SCHEDULES if key in data), "")
     values["sampler"] = sampler(name, schedule, COMFYUI_SAMPLERS, COMFYUI_SCHEDULES)
-    return Settings(values, unused(data, (*NAMES, *SAMPLERS, *SCHEDULES, *SILENT)))
+    if isinstance(data.get(LAYER), int):
+        values["clip_skip"] = -data[LAYER]
+    return Settings(values, unused(data, (*NAMES, *SAMPLERS, *SCHEDULES, LAYER, *SILENT)), names_layer=True)

@@ -14,7 +14,7 @@ from models.checkpoint.files import (
     own_manifest,
 )
 from models.checkpoint.folder import check_components, check_numbers, pipeline_class, read_scheduler, unused_components
-from models.checkpoint.location import resolve_checkpoint
+from models.checkpoint.location import checkpoint_name, resolve_checkpoint
 from models.checkpoint.settings import read_settings
 from models.families.base import Facts, Family
 from models.families.registry import PIPELINES
@@ -23,7 +23,9 @@ from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # those of models that were distilled for few steps
+TRAILING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+FEW_STEPS = {"num_inference_steps": 4, "guidance_scale": 1.0}
 NAMED_IGNORED_FILES = 5  # in a warning
 
 
@@ -52,18 +54,17 @@ def read_card(
         check_manifest(manifest, sums)
     own = read_settings(folder)
     facts = family.facts(folder, pipeline)
-    least, side = 8 * facts.size_multiple, facts.side
     chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
     scheduler = read_scheduler(folder)
-    defaults = _defaults(facts, scheduler["_class_name"]) | chosen
+    defaults = _defaults(facts, scheduler) | chosen
     samplers = choose_samplers(folder, family, scheduler, defaults)
     return ModelCard(
-        id=Path(checkpoint.partition("@")[0]).name,
+        id=checkpoint_name(checkpoint),
         family=family.name,
         digest=digest(sums),
         files=sums,
         defaults=defaults | {"sampler": samplers.default},
-        bounds={"width": (least, 2 * side), "height": (least, 2 * side)} | own.bounds,
+        bounds=_bounds(facts) | own.bounds,
         size_multiple=own.size_multiple or facts.size_multiple,
         samplers=samplers.names,
         min_steps=samplers.min_steps,
@@ -72,31 +73,64 @@ def read_card(
         styles=own.styles,
         notice=own.notice,
         examples=own.examples,
-        warnings=_warnings(folder, family, sums, samplers),
+        warnings=_warnings(folder, family, sums, samplers, _guesses(scheduler, {**facts.defaults, **chosen})),
     )
 
 
-def _defaults(facts: Facts, scheduler: str) -> dict[str, Any]:
-    """Return what a request that leaves everything open gets of a checkpoint that says nothing of its own.
-
-    Models that were distilled for few steps may show it by their scheduler alone.
-    """
-    distilled = {"num_inference_steps": 4, "guidance_scale": 1.0} if scheduler in FEW_STEP_SCHEDULERS else {}
+def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request that leaves everything open gets of a checkpoint that says nothing of its own."""
+    is_distilled = scheduler["_class_name"] in FEW_STEP_SCHEDULERS or _seems_distilled(scheduler)
     return {
         "negative_prompt": "",
         "width": facts.side,
         "height": facts.side,
         "num_inference_steps": 20,
         "guidance_scale": 7.5,
+        "guidance_rescale": 0.0,
+        "clip_skip": 0,
         "output_format": "png",
-        **distilled,
+        **(FEW_STEPS if is_distilled else {}),
         **facts.defaults,
     }
 
 
-def _warnings(folder: Path, family: Family, sums: Mapping[str, str], samplers: Samplers) -> tuple[str, ...]:
+def _seems_distilled(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler is as that of Turbo, Lightning and Hyper models: its timesteps begin with pure noise.
+
+    So do those of models of many steps that were trained at zero SNR: they predict the velocity.
+    """
+    return (
+        scheduler["_class_name"] in TRAILING_SCHEDULERS
+        and scheduler.get("timestep_spacing") == "trailing"
+        and scheduler.get("prediction_type", "epsilon") in ("epsilon", "sample")
+        and not scheduler.get("rescale_betas_zero_snr")
+    )
+
+
+def _guesses(scheduler: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """Say which defaults follow from a fact that may have another reason, unless others are chosen."""
+    guessed = [f"{name} {value:g}" for name, value in FEW_STEPS.items() if name not in chosen]
+    if not guessed or not _seems_distilled(scheduler):
+        return []
+    return [
+        f"The scheduler has trailing timesteps, as those of models of few steps, so by default: {', '.join(guessed)}. "
+        "If this is a model of many steps, set `defaults`."
+    ]
+
+
+def _bounds(facts: Facts) -> dict[str, tuple[int, int]]:
+    """Return the bounds of a checkpoint that says nothing of its own, where they are narrower than a request's."""
+    sides = 8 * facts.size_multiple, 2 * facts.side
+    without_rescale = {"guidance_rescale": (0, 0)} if facts.embedded_guidance else {}
+    return {"width": sides, "height": sides, "clip_skip": (0, facts.max_clip_skip), **without_rescale}
+
+
+def _warnings(
+    folder: Path, family: Family, sums: Mapping[str, str], samplers: Samplers, guesses: Sequence[str]
+) -> tuple[str, ...]:
     """Say what of the checkpoint is not used, or not as it says; an operator finds it in the log too."""
-    warnings = [f"{name} of model_index.json is not used." for name in unused_components(folder)]
+    warnings = [*guesses]
+    warnings += [f"{name} of model_index.json is not used." for name in unused_components(folder)]
     for name, component in family.components.items():
         variant = find_weights(folder / name, component).variant if component.weights else None
         if variant:

@@ -10,6 +10,7 @@ import torch
 from models.checkpoint.files import find_weights
 from models.errors import UnusableCheckpoint
 from models.families.base import Component, Family
+from models.parameters import DtypeName
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -19,9 +20,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
-def choose_dtype(name: str) -> torch.dtype:
-    """Return the dtype that `float32` or `bfloat16` names."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+def choose_dtype(name: DtypeName) -> torch.dtype:
+    """Return the dtype of a name."""
+    return getattr(torch, name)
 
 
 def allocated_bytes(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from models.checkpoint.files import check_parts, checked_files, find_weights
 from models.checkpoint.folder import INDEX, check_components, check_numbers, pipeline_class
@@ -48,6 +48,20 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
     return fetched
+
+
+def checkpoint_name(checkpoint: str) -> str:
+    """Return what a checkpoint is called: its folder, or its repository where it is of the hub.
+
+    Raises:
+        UnusableCheckpoint: it cannot be a path.
+    """
+    if not _named_folder(checkpoint).is_dir():
+        return PurePath(checkpoint.partition("@")[0]).name
+    folder = (ROOT / Path(checkpoint).expanduser()).absolute()
+    repository = folder.parent.parent.name
+    is_snapshot = folder.parent.name == "snapshots" and repository.startswith("models--")
+    return repository.rpartition("--")[2] if is_snapshot else folder.name
 
 
 def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
@@ -116,6 +130,8 @@ def _named_folder(checkpoint: str) -> Path:
 def _hub_id(checkpoint: str) -> tuple[str, str]:
     """Return name and commit."""
     named = _named_folder(checkpoint)
+    if named.name == INDEX and named.is_file():
+        raise UnusableCheckpoint(f"{checkpoint}: a file of a checkpoint; name its folder: {named.parent}.")
     if named.is_file():
         raise UnusableCheckpoint(
             f"{checkpoint}: a single file; checkpoints are diffusers folders. Convert it: "

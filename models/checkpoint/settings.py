@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from models.checkpoint.configs import read_json
 from models.checkpoint.files import DESCRIPTION
 from models.errors import UnusableCheckpoint
-from models.parameters import MAX_SIDE, MAX_STEPS, OutputFormat
+from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, OutputFormat
+from models.validation import first_problem
 
 
 class DefaultSettings(BaseModel):
@@ -21,6 +22,8 @@ class DefaultSettings(BaseModel):
     height: int = Field(default=0, ge=1, le=MAX_SIDE)
     num_inference_steps: int = Field(default=0, ge=1, le=MAX_STEPS)
     guidance_scale: NonNegativeFloat = 0.0
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    clip_skip: int = Field(default=0, ge=0, le=MAX_CLIP_SKIP)
     sampler: str = ""
     output_format: OutputFormat = "png"
     output_compression: NonNegativeInt = 0
@@ -50,6 +53,4 @@ def read_settings(folder: Path) -> CheckpointSettings:
     try:
         return CheckpointSettings.model_validate(read_json(folder, DESCRIPTION))
     except ValidationError as error:
-        wrong = error.errors()[0]
-        entry = ".".join(map(str, wrong["loc"]))
-        raise UnusableCheckpoint(f"{folder / DESCRIPTION}: {entry}: {wrong['msg']}.") from error
+        raise UnusableCheckpoint(f"{folder / DESCRIPTION}: {first_problem(error.errors())[1]}") from error

@@ -50,8 +50,16 @@ class Facts:
     side: int  # pixels that it was trained for
     size_multiple: int  # pixels; width and height are multiples of it
     max_tokens: int  # of a prompt, without start and end
+    max_clip_skip: int = 0  # last layers of the text encoders that a prompt may skip
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where its requests differ from other checkpoints'
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
+
+
+class Text(NamedTuple):
+    """The text of one row, and how it is read: all that its conditioning is made from."""
+
+    words: str | None  # None: there is no negative prompt
+    clip_skip: int = 0  # last layers of the text encoder that are skipped
 
 
 class Segment(NamedTuple):
@@ -112,6 +120,8 @@ class Family(ABC):
     vae: ClassVar[str] = "vae"
     image_rows: ClassVar[int] = 2  # the greatest number of `texts` of an image
     samplers: ClassVar[tuple[str, ...]] = SAMPLERS  # those offered, if they work with a checkpoint's scheduler config
+    last_text_layer: ClassVar[int] = 1  # that a prompt is read from if it skips none, counted from the last one
+    vae_upcasts: ClassVar[bool] = False  # whether a VAE is computed in float32 whose config says nothing of it
     scheduler_repairs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # pipeline -> what it changes in old configs
     scheduler_needs: ClassVar[tuple[str, ...]] = ("set_timesteps", "step")  # what its pipelines use of a scheduler
 
@@ -137,11 +147,15 @@ class Family(ABC):
         """Return whether the guidance scale changes the image."""
         return spec.embedded_guidance or spec.guidance_scale > 1
 
-    def texts(self, spec: "ImageSpec") -> tuple[str | None, ...]:
-        """Return the text of each row of an image, in the rows' order; None is no negative prompt."""
+    def texts(self, spec: "ImageSpec") -> tuple[Text, ...]:
+        """Return the text of each row of an image, in the rows' order. A negative prompt skips no layers.
+
+        Source: diffusers `StableDiffusionPipeline.encode_prompt`.
+        """
+        prompt = Text(spec.prompt, spec.clip_skip)
         if spec.embedded_guidance or not self.is_guided(spec):
-            return (spec.prompt,)
-        return (spec.negative_prompt or None, spec.prompt)
+            return (prompt,)
+        return (Text(spec.negative_prompt or None), prompt)
 
     def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
         """Return the work of an image: the one source of its cost, its estimates and its demand."""
@@ -159,10 +173,10 @@ class Family(ABC):
         """Return how many tokens a prompt has, and what of it lies beyond the last one that is read."""
 
     @abstractmethod
-    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
+    def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         """Return the conditioning of each text, float32 on the CPU. They share a forward.
 
-        It is cached by the text alone, so it must not depend on the request or on the other texts.
+        It is cached by its `Text` alone, so it must not depend on the request or on the other texts.
         """
 
     @abstractmethod
@@ -196,17 +210,30 @@ class Family(ABC):
     def guide(self, outputs: "Tensor", specs: Sequence["ImageSpec"]) -> "Tensor":
         """Combine the rows of images, [N, rows, C, h, w], to one output of each, [N, C, h, w].
 
-        Source: classifier-free guidance, Ho & Salimans 2022 (arXiv:2207.12598).
+        Source: classifier-free guidance, Ho & Salimans 2022 (arXiv:2207.12598); `rescale_guidance` after it.
         """
         if outputs.shape[1] == 1:
             return outputs[:, 0]
         scale = outputs.new_tensor([spec.guidance_scale for spec in specs]).view(-1, 1, 1, 1)
         negative, prompt = outputs.unbind(1)
-        return negative + scale * (prompt - negative)
+        guided = negative + scale * (prompt - negative)
+        rescale_guidance(guided, prompt, specs)
+        return guided
 
     @abstractmethod
     def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what a VAE of this config decodes, of latents [images, C, h, w]."""
+
+
+def rescale_guidance(guided: "Tensor", prompt: "Tensor", specs: Sequence["ImageSpec"]) -> None:
+    """Scale guided outputs [N, C, h, w], in place, towards the deviation of the prompt's own [N, C, h, w].
+
+    Each image is reduced alone: the bits of a reduction depend on how many images share it.
+    Source: Lin et al. 2023 (arXiv:2305.08891), section 3.4; diffusers `rescale_noise_cfg`.
+    """
+    for output, own, share in zip(guided, prompt, (spec.guidance_rescale for spec in specs), strict=True):
+        if share > 0:
+            output *= share * own.std() / output.std() + (1 - share)
 
 
 def frozen_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:

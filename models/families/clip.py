@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import count, takewhile
 from typing import Any
 
-from models.families.base import TextComponents
+from models.families.base import Text, TextComponents
 from models.spec import Tokens
 
 
@@ -21,17 +21,24 @@ def count_tokens(tokenizer: Any, text: str) -> Tokens:
     return Tokens(len(offsets), limit, cut)
 
 
-def run_encoder(text: TextComponents, tokenizer: str, encoder: str, texts: Sequence[str], *, mask: bool) -> Any:
+def run_encoder(text: TextComponents, tokenizer: str, encoder: str, texts: Sequence[Text], *, mask: bool) -> Any:
     """Return what a text encoder makes of texts, hidden states included; each padded to the full length.
 
     `tokenizer` and `encoder` are subfolders. With `mask`, padding is hidden where the encoder's config wants it so.
     Source: diffusers `StableDiffusionPipeline.encode_prompt`.
     """
     reader, model = text.loaded[tokenizer], text.loaded[encoder]
-    expanded = [expand_embeddings(each, reader) for each in texts]
+    expanded = [expand_embeddings(each.words or "", reader) for each in texts]
     read = reader(expanded, padding="max_length", truncation=True, return_tensors="pt").to(text.device)
     is_masked = mask and getattr(model.config, "use_attention_mask", False)
     return model(read.input_ids, attention_mask=read.attention_mask if is_masked else None, output_hidden_states=True)
+
+
+def hidden_states(output: Any, texts: Sequence[Text], last_layer: int) -> Any:
+    """Return the hidden state of each text, [texts, tokens, width]; `last_layer` counts from the end, as skips do."""
+    import torch
+
+    return torch.stack([output.hidden_states[-last_layer - each.clip_skip][k] for k, each in enumerate(texts)])
 
 
 def expand_embeddings(text: str, tokenizer: Any) -> str:

@@ -11,9 +11,9 @@ from packaging.version import InvalidVersion, Version
 
 from models.checkpoint.configs import read_entry, read_json
 from models.errors import UnusableCheckpoint
-from models.families.base import Batch, Conditioning, Facts, Family, TextComponents
+from models.families.base import Batch, Conditioning, Facts, Family, Text, TextComponents
 from models.families.components import TEXT_ENCODER, TOKENIZER, UNET, VAE
-from models.parameters import MAX_SIDE
+from models.parameters import MAX_CLIP_SKIP, MAX_SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +63,7 @@ class StableDiffusion(Family):
             side=side,
             size_multiple=scale,
             max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
+            max_clip_skip=self._max_clip_skip(folder),
             defaults=distilled if _takes_guidance(folder) else {},
             embedded_guidance=_takes_guidance(folder),
         )
@@ -73,13 +74,17 @@ class StableDiffusion(Family):
 
         return clip.count_tokens(text.loaded[self.text_readers[0][0]], prompt)
 
-    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
-        """Return the last hidden state of each text; no negative prompt is the empty one."""
+    def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
+        """Return the last hidden state of each text that is not skipped, normalised as the last one is.
+
+        No negative prompt is the empty one.
+        """
         from models.families import clip
 
         [(tokenizer, encoder)] = self.text_readers
-        output = clip.run_encoder(text, tokenizer, encoder, [each or "" for each in texts], mask=True)
-        return [{"encoder_hidden_states": row.clone()} for row in output.last_hidden_state.float().cpu()]
+        output = clip.run_encoder(text, tokenizer, encoder, texts, mask=True)
+        hidden = text.loaded[encoder].final_layer_norm(clip.hidden_states(output, texts, self.last_text_layer))
+        return [{"encoder_hidden_states": row.clone()} for row in hidden.float().cpu()]
 
     def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
         """Return the text, and the guidance scale for a UNet that was distilled to take it as an input.
@@ -114,6 +119,12 @@ class StableDiffusion(Family):
     def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what the VAE decodes."""
         return latents / config.scaling_factor
+
+    def _max_clip_skip(self, folder: Path) -> int:
+        """Return how many layers a prompt may skip: the embeddings of its tokens are the last that can be read."""
+        encoders = [f"{encoder}/config.json" for _, encoder in self.text_readers]
+        layers = min(read_json(folder, file).get("num_hidden_layers", 12) for file in encoders)
+        return min(layers + 1 - self.last_text_layer, MAX_CLIP_SKIP)
 
     def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return stacked conditioning as the UNet takes it."""

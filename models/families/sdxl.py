@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.checkpoint.configs import read_entry, read_json
-from models.families.base import Conditioning, TextComponents
+from models.families.base import Conditioning, Text, TextComponents
 from models.families.components import TEXT_ENCODER, TEXT_ENCODER_2, TOKENIZER, UNET, VAE
 from models.families.sd import UNET_CONFIG, Fit, StableDiffusion
 
@@ -25,6 +25,8 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "sdxl"
     pipelines = ("StableDiffusionXLPipeline",)
+    last_text_layer = 2
+    vae_upcasts = True  # as diffusers' AutoencoderKL says by default; the pipelines of `sd` do not ask it
     scheduler_repairs = {}  # noqa: RUF012
     components = {  # noqa: RUF012
         "tokenizer": TOKENIZER,
@@ -36,8 +38,10 @@ class StableDiffusionXL(StableDiffusion):
     }
     text_readers = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 
-    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
+    def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         """Return the last layer but one of both encoders side by side, and the pooled embedding of the second.
+
+        Layers that a text skips are skipped before it; the pooled embedding is the last layer's all the same.
 
         Padding is read, whatever a text encoder's config says. No negative prompt is zeros, unless the index says that
         it is the empty one.
@@ -47,12 +51,12 @@ class StableDiffusionXL(StableDiffusion):
 
         from models.families import clip
 
-        words = [each or "" for each in texts]
-        outputs = [clip.run_encoder(text, *reader, words, mask=False) for reader in self.text_readers]
-        hidden = torch.cat([output.hidden_states[-2] for output in outputs], -1).float().cpu()
+        outputs = [clip.run_encoder(text, *reader, texts, mask=False) for reader in self.text_readers]
+        layers = [clip.hidden_states(output, texts, self.last_text_layer) for output in outputs]
+        hidden = torch.cat(layers, -1).float().cpu()
         pooled = outputs[1].text_embeds.float().cpu()
         if text.index.get(ZEROS_ENTRY, True):
-            none = [each is None for each in texts]
+            none = [each.words is None for each in texts]
             hidden[none], pooled[none] = 0, 0
         return [
             {"encoder_hidden_states": row.clone(), "text_embeds": whole.clone()}

@@ -31,7 +31,7 @@ class Start:
 
 Old = spec_module.ImageSpec
 NEW = [
-    ("clip_skip", int, field(default=0)),
+    ("grain", int, field(default=0)),
     ("adapters", tuple[Adapter, ...], field(default=())),
     ("start", Start | None, field(default=None)),
 ]
@@ -61,7 +61,7 @@ import deployments.schema as schema
 schema.GenerationRequest = create_model(
     "GenerationRequest",
     __base__=schema.GenerationRequest,
-    clip_skip=(int, Field(0, ge=0, le=12, description="Layers of the text encoder to leave out.")),
+    grain=(int, Field(0, ge=0, le=12, description="How much of it.")),
     adapters=(list[AdapterRequest], Field([], max_length=3, description="Adapters.")),
     start=(StartRequest | None, Field(None, description="Where to start.")),
 )
@@ -82,7 +82,7 @@ from deployments.dispatcher.lease import Lease
 import numpy as np
 
 SENT = {
-    "clip_skip": 2,
+    "grain": 2,
     "adapters": [{"name": "walls, \\"old\\"", "weight": 0.5}, {"name": "night"}],
     "start": {"input": "ab:c", "strength": 0.25},
 }
@@ -134,7 +134,7 @@ found = {
 print(json.dumps(found))
 """
 ADAPTERS = [{"name": 'walls, "old"', "weight": 0.5}, {"name": "night", "weight": 1.0}]
-NEW = {"clip_skip": 2, "adapters": ADAPTERS, "start": {"input": "ab:c", "strength": 0.25, "resize": "crop"}}
+NEW = {"grain": 2, "adapters": ADAPTERS, "start": {"input": "ab:c", "strength": 0.25, "resize": "crop"}}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_new_fields_have_controls_on_the_page_that_can_be_filled_and_read(found:
     members = {"name": "Textbox", "weight": "Slider"}
     rows = {f"adapters[{row}].{name}": kind for row in range(3) for name, kind in members.items()}
     start = {"start.input": "Textbox", "start.strength": "Slider", "start.resize": "Dropdown"}
-    assert rows | start | {"clip_skip": "Slider"} == {
+    assert rows | start | {"grain": "Slider"} == {
         path: kind for path, kind in found["page"].items() if path.startswith(tuple(NEW))
     }
     assert found["page's request"] == NEW
@@ -186,13 +186,13 @@ def test_new_fields_are_in_files_and_are_read_from_them(found: dict[str, Any]) -
 def test_nested_fields_are_json_in_the_text_of_a_file(found: dict[str, Any]) -> None:
     adapters = json.dumps(json.dumps([adapter | {"sha256": "0a"} for adapter in ADAPTERS]))
     start = json.dumps(json.dumps(NEW["start"]))
-    new = f"Clip skip: 2, Adapters: {adapters}, Start: {start}"
+    new = f"Grain: 2, Adapters: {adapters}, Start: {start}"
     assert found["text"] == f"Steps: 8, Sampler: DDIM, CFG scale: 4.0, Seed: 7, {new}, Size: 128x128, Model: shapes"
 
 
 def test_new_fields_are_in_receipts_and_their_code(found: dict[str, Any]) -> None:
     assert found["code"] == dict.fromkeys(("curl", "openai", "InferenceClient"), [True] * 3)
-    said = [found["receipt"][name] for name in ("Clip skip", "Adapters", "Start")]
+    said = [found["receipt"][name] for name in ("Grain", "Adapters", "Start")]
     assert said == [
         "2",
         'name walls, "old", weight 0.5, sha256 0a; name night, weight 1.0, sha256 0a',

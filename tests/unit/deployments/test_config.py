@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.config import AppConfig, ModelConfig, QueueConfig
-from deployments.validation import first_problem
+from models.validation import first_problem
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from deployments.validation import first_problem
         ("stpes", 4, "stpes is not a known field"),
         ("prompt", "a circle", "prompt can have no default"),
         ("seed", 7, "seed can have no default"),
+        ("deadline_s", 5, "deadline_s can have no default"),
     ],
 )
 def test_a_default_that_no_request_may_ask_for_is_refused(name: str, value: object, words: str) -> None:

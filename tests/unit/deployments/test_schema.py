@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from deployments.errors import UnknownModel
 from deployments.schema import MAX_SEED, GenerationRequest, new_job, resolve
-from deployments.validation import first_problem
 from models.errors import InvalidRequest
+from models.validation import first_problem
 from tests.fakes import CARD, FakePipeline, a_dispatcher, a_spec
 
 

@@ -94,10 +94,10 @@ def test_fitting_leaves_the_seed_that_was_used_last() -> None:
 def test_a_new_field_gets_a_control_from_its_type_alone(
     field: tuple[Any, FieldInfo], kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extended(monkeypatch, clip_skip=field)
-    control = controls.create("clip_skip")["clip_skip"]
+    extended(monkeypatch, fine_grain=field)
+    control = controls.create("fine_grain")["fine_grain"]
     assert type(control) is kind
-    assert control.label == "Clip skip"
+    assert control.label == "Fine grain"
 
 
 def test_an_example_fills_the_rest_with_what_the_model_prefers() -> None:

@@ -26,7 +26,7 @@ from models.parameters import SAMPLERS
 from models.settings_text import settings_text
 from models.spec import ImageSpec
 from models.vae import Decoded
-from tests.fakes import a_spec
+from tests.fakes import CARD, a_spec
 
 NOTHING = "This picture carries no settings."
 NO_PICTURE = "This is not a PNG, JPEG or WebP picture that can be read."
@@ -37,6 +37,7 @@ AUTOMATIC = (
     "Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 1234, Size: 512x768, "
     'Model hash: 6ce0161689, Model: "v1-5, pruned", Lora hashes: "walls: 1a2b, Seed: 9", Clip skip: 2, Version: v1.9.4'
 )
+NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0}  # what a text means that does not name them
 
 characters = st.characters(blacklist_categories=("Cs",), blacklist_characters="\0")
 words = st.text(characters, min_size=1).filter(lambda text: text.strip() and "\nNegative prompt:" not in "\n" + text)
@@ -49,6 +50,8 @@ specs = st.builds(
     height=st.integers(64, 2048),
     num_inference_steps=st.integers(1, 150),
     guidance_scale=st.floats(0, 30),
+    guidance_rescale=st.floats(0, 1),
+    clip_skip=st.integers(0, 32),
     sampler=st.sampled_from(SAMPLERS),
     seed=st.integers(0, MAX_SEED),
     output_format=st.just("png"),
@@ -164,11 +167,34 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "height": 768,
         "num_inference_steps": 28,
         "guidance_scale": 6.5,
+        "guidance_rescale": 0.0,
+        "clip_skip": 1,
         "sampler": "dpmpp_2m_karras",
         "seed": 1234,
         "model": "v1-5, pruned",
     }
-    assert notes == ["Not used: Lora hashes, Clip skip."]
+    assert notes == ["Not used: Lora hashes."]
+
+
+@pytest.mark.parametrize(("family", "clip_skip", "layer"), [("sd", 1, 2), ("sd", 11, 12), ("sdxl", 1, 3)])
+def test_clip_skip_is_written_as_automatic1111_counts_it_and_read_back(family: str, clip_skip: int, layer: int) -> None:
+    text = settings_text(a_spec(family=family, clip_skip=clip_skip, guidance_rescale=0.7))
+    assert f", CFG Rescale phi: 0.7, Clip skip: {layer}," in text
+    found, notes = png_info.from_texts({"parameters": text}, [replace(CARD, family=family)])
+    assert (found["clip_skip"], found["guidance_rescale"], notes) == (clip_skip, 0.7, [])
+
+
+def test_what_is_clip_skip_2_elsewhere_skips_no_layer_of_xl() -> None:
+    text = "a pony\nSteps: 20, Seed: 1, Model: pony, Clip skip: 2"
+    cards = [CARD, replace(CARD, id="pony", family="sdxl")]
+    assert png_info.from_texts({"parameters": text}, cards)[0]["clip_skip"] == 0
+    assert png_info.from_texts({"parameters": text}, cards[:1])[0]["clip_skip"] == 1
+
+
+def test_a_layer_that_is_no_number_is_left_out_and_named() -> None:
+    found, notes = png_info.from_texts({"parameters": "a star\nSteps: 20, Clip skip: all"})
+    assert "clip_skip" not in found
+    assert notes == ["Clip skip “all” could not be read."]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +267,7 @@ def test_what_cannot_be_used_is_noted() -> None:
             + "x" * 999
         )
     )
-    assert found == {"prompt": "a star", "negative_prompt": "", "width": 512, "seed": -1}
+    assert found == {"prompt": "a star", "negative_prompt": "", "width": 512, "seed": -1} | NONE_SKIPPED
     assert notes == [
         "Height “” could not be read.",
         "Inference steps “many” could not be read.",
@@ -276,6 +302,7 @@ def test_settings_without_a_prompt_are_read() -> None:
     assert png_info.read(a_png(parameters="\nNegative prompt: a\nSteps: 2"))[0] == {
         "negative_prompt": "a",
         "num_inference_steps": 2,
+        **NONE_SKIPPED,
     }
     assert problem(a_png(parameters=" \n")) == NOTHING
 

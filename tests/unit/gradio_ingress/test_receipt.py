@@ -107,7 +107,7 @@ def test_hugging_faces_client_asks_for_the_same_picture(words: str) -> None:
     spec = a_nasty_spec(words)
     [prompt], parameters = arguments(receipt.snippets(spec, ADDRESS)["InferenceClient"], "text_to_image")
     inspect.signature(InferenceClient.text_to_image).bind(None, prompt, **parameters)
-    body = huggingface.HFBody(inputs=prompt, parameters=parameters)
+    body = huggingface.HFBody(inputs=prompt, parameters=parameters | parameters.pop("extra_body"))  # as the client does
     assert drawn_again(huggingface.to_request(body, "shapes", "image/png")) == [spec]
 
 

@@ -11,8 +11,11 @@ import pytest
 from deployments.schema import GenerationRequest, resolve
 from models.checkpoint import location
 from models.checkpoint.card import read_card
-from models.checkpoint.location import resolve_checkpoint
-from models.errors import UnusableCheckpoint
+from models.checkpoint.location import ROOT, checkpoint_name, resolve_checkpoint
+from models.checkpoint.settings import CheckpointSettings, DefaultSettings, read_settings
+from models.errors import InvalidRequest, UnusableCheckpoint
+from models.families.base import Family
+from models.families.registry import FAMILIES
 from models.parameters import SAMPLERS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -41,7 +44,7 @@ def test_the_card_says_what_the_configs_say(tiny_sd: Path) -> None:
     card = read_card(str(tiny_sd))
     assert (card.id, card.family, card.samplers, card.size_multiple) == ("tiny-sd", "sd", SAMPLERS[1:], 2)
     assert (card.defaults["width"], card.defaults["height"], card.defaults["sampler"]) == (32, 32, "ddim")
-    assert card.bounds == {"width": (16, 64), "height": (16, 64)}
+    assert card.bounds == {"width": (16, 64), "height": (16, 64), "clip_skip": (0, 3)}
     tokenizer = json.loads((tiny_sd / "tokenizer" / "tokenizer_config.json").read_text())
     assert card.max_tokens == tokenizer["model_max_length"] - 2
     assert (card.styles, card.notice, card.examples) == ((), "", ())
@@ -75,15 +78,148 @@ def test_the_checkpoints_own_word_wins(folder: Path) -> None:
     (folder / "darkroom.json").write_text(json.dumps(own))
     card = read_card(str(folder))
     assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (7, 7.5)
-    assert card.bounds == {"width": (32, 32), "height": (16, 64), "num_inference_steps": (1, 30)}
+    assert card.bounds == {
+        "width": (32, 32),
+        "height": (16, 64),
+        "num_inference_steps": (1, 30),
+        "clip_skip": (0, 3),
+    }
     assert (card.size_multiple, card.styles, card.notice) == (8, ("flat",), "Draws shapes.")
     assert card.examples == ({"prompt": "a circle", "seed": 1},)
+
+
+def test_each_entry_of_the_checkpoints_own_words_is_documented_and_the_example_can_be_used(folder: Path) -> None:
+    page = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8").partition("### darkroom.json")[2]
+    (folder / "darkroom.json").write_text(page.partition("```json\n")[2].partition("```")[0])
+    assert read_settings(folder).model_dump(exclude_unset=True).keys() == CheckpointSettings.model_fields.keys()
+    named = page.partition("\n### ")[0]
+    entries = {*CheckpointSettings.model_fields, *DefaultSettings.model_fields}
+    assert {entry for entry in entries if f"`{entry}`" not in named} == set()
 
 
 def test_the_model_that_ships_has_a_card_whose_own_examples_it_allows() -> None:
     card = read_card("models/checkpoints/shapes")
     assert card.id == "shapes"
     assert all(resolve(GenerationRequest(**example), card) for example in card.examples)
+
+
+TRAILING = {"timestep_spacing": "trailing"}
+ZERO_SNR = TRAILING | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "entries"),
+    [
+        ("EulerAncestralDiscreteScheduler", TRAILING),  # SDXL-Turbo
+        ("EulerDiscreteScheduler", TRAILING),  # SD-Turbo, SDXL-Lightning
+        ("EulerDiscreteScheduler", TRAILING | {"prediction_type": "sample"}),  # SDXL-Lightning of one step
+        ("DDIMScheduler", TRAILING),  # Hyper-SD
+        ("LCMScheduler", {}),
+        ("TCDScheduler", {}),
+    ],
+)
+def test_a_scheduler_of_few_steps_has_few_steps_and_no_guidance_by_default(
+    folder: Path, scheduler: str, entries: dict[str, Any]
+) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", scheduler])
+    change(folder / "scheduler/scheduler_config.json", **entries)
+    card = read_card(str(folder))
+    assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (4, 1.0)
+    guessed = [warning for warning in card.warnings if "If this is a model of many steps" in warning]
+    assert len(guessed) == (entries != {}), "a guess is said, a fact is not"
+    own = {"num_inference_steps": 30, "guidance_scale": 6.0}
+    chosen = read_card(str(folder), own)
+    assert own.items() <= chosen.defaults.items()
+    assert not any("many steps" in warning for warning in chosen.warnings)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "entries"),
+    [
+        ("EulerDiscreteScheduler", ZERO_SNR),  # NoobAI
+        ("EulerDiscreteScheduler", TRAILING | {"rescale_betas_zero_snr": True}),
+        ("EulerDiscreteScheduler", TRAILING | {"prediction_type": "v_prediction"}),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
+        ("DPMSolverMultistepScheduler", TRAILING),
+        ("DDIMScheduler", {}),
+    ],
+)
+def test_a_scheduler_of_many_steps_is_not_taken_for_one_of_few(
+    folder: Path, scheduler: str, entries: dict[str, Any]
+) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", scheduler])
+    change(folder / "scheduler/scheduler_config.json", **entries)
+    card = read_card(str(folder))
+    assert (card.defaults["num_inference_steps"], card.defaults["guidance_scale"]) == (20, 7.5)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_unet_that_takes_guidance_as_an_input_has_the_defaults_of_lcm_in_every_family(
+    tiny_sdxl: Path, tmp_path: Path, family: Family
+) -> None:
+    folder = Path(shutil.copytree(tiny_sdxl, tmp_path / "xl"))
+    change(folder / "unet/config.json", time_cond_proj_dim=16)
+    facts = family.facts(folder, "StableDiffusionXLPipeline")
+    assert facts.defaults == {"num_inference_steps": 4, "guidance_scale": 8.0}
+    assert facts.embedded_guidance
+
+
+def test_a_unet_of_2022_with_a_sample_size_of_32_is_for_512_pixels(folder: Path) -> None:
+    change(folder / "unet/config.json", sample_size=32, _diffusers_version="0.6.0")
+    cells = read_card(str(folder)).defaults["width"] // 2  # this VAE halves once
+    assert cells * 8 == 512
+    change(folder / "unet/config.json", _diffusers_version="0.11.1")
+    assert read_card(str(folder)).defaults["width"] // 2 * 8 == 256, "as in diffusers"
+    (folder / "darkroom.json").write_text(json.dumps({"defaults": {"width": 128}, "bounds": {"width": [16, 256]}}))
+    card = read_card(str(folder))
+    assert (card.defaults["width"], card.bounds["width"]) == (128, (16, 256))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "fields", "words"),
+    [
+        ("tiny_sd", {"clip_skip": 4}, "clip_skip must be from 0 to 3 for tiny-sd, got 4."),
+        ("tiny_sdxl", {"clip_skip": 3}, "clip_skip must be from 0 to 2 for tiny-sdxl, got 3."),
+        ("tiny_lcm", {"guidance_rescale": 0.7}, "guidance_rescale must be 0 for tiny-lcm, got 0.7."),
+    ],
+)
+def test_a_field_beyond_what_the_model_has_is_refused_with_its_bound(
+    request: pytest.FixtureRequest, checkpoint: str, fields: dict[str, Any], words: str
+) -> None:
+    card = read_card(str(request.getfixturevalue(checkpoint)))
+    with pytest.raises(InvalidRequest) as refused:
+        resolve(GenerationRequest(prompt="a star", **fields), card)
+    assert (refused.value.message, refused.value.param) == (words, next(iter(fields)))
+
+
+def test_a_rescale_of_guidance_that_is_off_is_a_warning(tiny_sd: Path) -> None:
+    card = read_card(str(tiny_sd))
+    [spec] = resolve(GenerationRequest(prompt="a star", guidance_rescale=0.7, guidance_scale=1.0), card)
+    assert card.cautions(spec) == ("guidance_rescale: has no effect with guidance_scale 1.",)
+    [spec] = resolve(GenerationRequest(prompt="a star", guidance_rescale=0.7), card)
+    assert card.cautions(spec) == ()
+
+
+# -- what it is called
+
+
+def test_a_snapshot_of_the_hubs_cache_is_called_as_its_repository(tiny_sd: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name-xl" / "snapshots" / COMMIT
+    shutil.copytree(tiny_sd, snapshot)
+    assert read_card(str(snapshot)).id == "name-xl"
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert read_card(str(tmp_path / "mine")).id == "mine", "a link has the name that somebody gave it"
+
+
+@pytest.mark.parametrize("place", ["a@b/weights", "weights@v2", 'it\'s "mine"/my weights'])
+def test_a_folder_is_called_by_its_own_name_whatever_its_path_holds(tiny_sd: Path, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    shutil.copytree(tiny_sd, folder)
+    assert read_card(str(folder)).id == folder.name
+
+
+def test_a_hub_id_is_called_as_its_repository_also_without_its_commit() -> None:
+    assert checkpoint_name(f"owner/name@{COMMIT}") == checkpoint_name("owner/name") == "name"
 
 
 # -- the digest
@@ -258,6 +394,11 @@ def test_what_cannot_be_a_path_is_refused(name: str) -> None:
     assert refusal(name).startswith(f"{name!r}: cannot be a path: ")
 
 
+def test_the_index_of_a_checkpoint_is_refused_with_its_folder(folder: Path) -> None:
+    index = folder / "model_index.json"
+    assert refusal(index) == f"{index}: a file of a checkpoint; name its folder: {folder}."
+
+
 def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.touch()
@@ -280,19 +421,26 @@ def test_a_relative_folder_is_one_of_the_repository(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("own", "entry"),
+    ("own", "words"),
     [
-        ({"defaults": {"num_inference_steps": 0}}, "defaults.num_inference_steps"),
-        ({"defaults": {"num_inference_steps": "many"}}, "defaults.num_inference_steps"),
-        ({"defaults": {"guidance_scale": "high"}}, "defaults.guidance_scale"),
-        ({"defaults": {"cfg": 7}}, "defaults.cfg"),
-        ({"bounds": {"prompt": [1, 2]}}, "bounds.prompt"),
-        ({"size_multiple": 0}, "size_multiple"),
+        ({"defaults": {"num_inference_steps": 0}}, "defaults.num_inference_steps must be 1 or more, got 0."),
+        ({"defaults": {"num_inference_steps": "many"}}, "defaults.num_inference_steps must be an integer, got 'many'."),
+        ({"defaults": {"guidance_scale": "high"}}, "defaults.guidance_scale must be a number, got 'high'."),
+        ({"defaults": {"clip_skip": -1}}, "defaults.clip_skip must be 0 or more, got -1."),
+        ({"defaults": {"cfg": 7}}, "defaults.cfg is not a known field."),
+        ({"bounds": {"width": [64]}}, "bounds.width[1] is required."),
+        ({"size_multiple": 0}, "size_multiple must be more than 0, got 0."),
+        ({"styles": 7}, "styles must be a list, got 7."),
     ],
 )
-def test_what_a_checkpoint_says_of_itself_must_have_a_meaning(folder: Path, own: dict[str, Any], entry: str) -> None:
+def test_what_a_checkpoint_says_of_itself_is_refused_in_words(folder: Path, own: dict[str, Any], words: str) -> None:
     (folder / "darkroom.json").write_text(json.dumps(own))
-    assert refusal(folder).startswith(f"{folder / 'darkroom.json'}: {entry}")
+    assert refusal(folder) == f"{folder / 'darkroom.json'}: {words}"
+
+
+def test_bounds_of_a_field_that_has_none_are_refused_with_those_that_have(folder: Path) -> None:
+    (folder / "darkroom.json").write_text(json.dumps({"bounds": {"prompt": [1, 2]}}))
+    assert refusal(folder).startswith(f"{folder / 'darkroom.json'}: bounds.prompt must be 'width', 'height' or ")
 
 
 @pytest.mark.parametrize(
@@ -302,8 +450,8 @@ def test_what_a_checkpoint_says_of_itself_must_have_a_meaning(folder: Path, own:
 def test_a_default_beyond_every_request_is_refused(folder: Path, defaults: dict[str, int], most: int) -> None:
     (folder / "darkroom.json").write_text(json.dumps({"defaults": defaults}))
     message = refusal(folder)
-    assert message.startswith(f"{folder / 'darkroom.json'}: defaults.{next(iter(defaults))}: ")
-    assert message.endswith(f" {most}.")
+    [(name, value)] = defaults.items()
+    assert message == f"{folder / 'darkroom.json'}: defaults.{name} must be {most} or less, got {value}."
 
 
 def test_a_size_beyond_every_request_is_refused(folder: Path) -> None:

@@ -28,7 +28,7 @@ from models.checkpoint.sizes import Size, SizeEntries
 from models.denoiser.model import load_denoiser
 from models.denoiser.state import new_state, stack_rows
 from models.errors import UnusableCheckpoint
-from models.families.base import Batch, Component, Conditioning, Facts, Family, Segment, TextComponents
+from models.families.base import Batch, Component, Conditioning, Facts, Family, Segment, Text, TextComponents
 from models.families.components import TEXT_ENCODER, TOKENIZER, VAE
 from models.families.registry import FAMILIES, PIPELINES
 from models.latent_rgb import fit_latent_rgb
@@ -114,8 +114,9 @@ class Toy(Family):
     def is_guided(self, spec: ImageSpec) -> bool:
         return spec.guidance_scale > 0
 
-    def texts(self, spec: ImageSpec) -> tuple[str | None, ...]:
-        return (None, spec.negative_prompt, spec.prompt) if self.is_guided(spec) else (spec.prompt,)
+    def texts(self, spec: ImageSpec) -> tuple[Text, ...]:
+        words = (None, spec.negative_prompt, spec.prompt) if self.is_guided(spec) else (spec.prompt,)
+        return tuple(map(Text, words))
 
     def timestep_options(self, width: int, height: int, steps: int) -> dict[str, Any]:
         return {"mu": math.log(1 + width * height / SIDE**2), "sigmas": np.linspace(1, 1 / steps, steps).tolist()}
@@ -125,8 +126,8 @@ class Toy(Family):
         beyond = read.offset_mapping[MAX_TOKENS - 2 :]
         return Tokens(len(read.input_ids), MAX_TOKENS - 2, prompt[beyond[0][0] :] if beyond else "")
 
-    def encode(self, text: TextComponents, texts: Sequence[str | None]) -> list[Conditioning]:
-        read = [text.loaded["tokenizer"](each or "", truncation=True, return_tensors="pt") for each in texts]
+    def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
+        read = [text.loaded["tokenizer"](each.words or "", truncation=True, return_tensors="pt") for each in texts]
         outputs = [text.loaded["text_encoder"](each.input_ids.to(text.device)) for each in read]
         return [{"words": output.last_hidden_state[0].float().cpu()} for output in outputs]
 

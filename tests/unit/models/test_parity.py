@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from transformers import CLIPTextModel
 
 from models.parameters import SAMPLERS
 from models.samplers import OWN
@@ -52,6 +53,7 @@ SCHEDULERS = {  # as the table of "Schedulers" in diffusers' documentation names
 NAMED = [sampler for sampler in SAMPLERS if sampler != OWN]
 CHECKPOINTS = ("shapes", "tiny_sd", "tiny_sd2", "tiny_sdxl")
 STEPS = (2, 7, 20)
+OPTIONS = ("negative_prompt", "guidance_rescale", "clip_skip")  # that the pipeline is told of where they are not empty
 GUIDES = ((1.0, ""), (5.0, ""), (5.0, "blue"))  # guidance scale, negative prompt
 NARROWER = (0, 4)  # latent cells: a step of the sizes that every one of the UNets takes
 # Of every day: each sampler once, and between them each checkpoint, step count, guide and width several times.
@@ -77,6 +79,12 @@ def added_up_in_float64(scheduler: Any) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def pipeline_of_transformers_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `clip_skip` of diffusers' pipelines find the text encoder's last norm where transformers 4 had it."""
+    monkeypatch.setattr(CLIPTextModel, "text_model", property(lambda encoder: encoder), raising=False)
+
+
 class Pair:
     """A checkpoint in our stages and in its diffusers pipeline."""
 
@@ -96,11 +104,11 @@ class Pair:
     def theirs(self, spec: ImageSpec, output_type: str) -> np.ndarray:
         class_name, options = SCHEDULERS[spec.sampler]
         self.pipeline.scheduler = getattr(diffusers, class_name).from_config(self._config, **options)
-        negative = {"negative_prompt": spec.negative_prompt} if spec.negative_prompt else {}
+        options = {name: getattr(spec, name) for name in OPTIONS if getattr(spec, name)}
         with added_up_in_float64(self.pipeline.scheduler):
             output = self.pipeline(
                 spec.prompt,
-                **negative,
+                **options,
                 width=spec.width,
                 height=spec.height,
                 num_inference_steps=spec.num_inference_steps,
@@ -173,3 +181,43 @@ def test_a_distilled_checkpoint_takes_its_guidance_as_an_input(tiny_lcm, steps, 
     assert pair.stages.state(pair.spec(*cell)).rows == 1
     stronger = other(pair.spec(*cell), guidance_scale=guidance + 1)
     assert gap(pair.stages.latents(stronger), pair.stages.latents(pair.spec(*cell))) > LATENTS_WITHIN
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guidance_rescale": 0.7},
+        {"guidance_rescale": 1.0, "negative_prompt": "blue"},
+        {"clip_skip": 1, "negative_prompt": "blue"},
+        {"clip_skip": 2, "guidance_rescale": 0.3},
+        {"clip_skip": 2, "guidance_scale": 1.0},
+    ],
+)
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_guidance_rescale_and_clip_skip_do_what_they_do_in_the_pipeline(
+    pairs, checkpoint, fields, pipeline_of_transformers_4
+):
+    pair = pairs[checkpoint]
+    spec = other(pair.spec("euler", 5, (5.0, ""), 0), **fields)
+    without = other(spec, guidance_rescale=0.0, clip_skip=0)
+    ours, plain = pair.stages.denoise(*map(pair.stages.state, (spec, without)))
+    reference = pair.theirs(spec, "latent")
+    assert gap(ours, reference) < LATENTS_WITHIN
+    assert gap(plain, reference) > LATENTS_WITHIN
+
+
+def test_images_that_differ_in_them_share_their_forwards(tiny_sd):
+    stages = Stages(tiny_sd)  # that has measured nothing yet
+    fields = ({}, {"guidance_rescale": 0.7}, {"guidance_rescale": 0.3, "clip_skip": 1}, {"clip_skip": 2})
+    states = [stages.state(stages.spec(num_inference_steps=1, **each)) for each in fields]
+    together = stages.denoise(*states)
+    assert {stages.outcomes(state)[0].batch_images for state in states} == {len(fields)}
+    assert all(gap(ours, together[0]) > LATENTS_WITHIN for ours in together[1:])
+
+
+def test_a_distilled_checkpoint_skips_layers_too(tiny_lcm, pipeline_of_transformers_4):
+    pair = Pair(tiny_lcm)
+    spec = other(pair.spec("lcm", 4, (8.0, ""), 0), clip_skip=1)
+    reference = pair.theirs(spec, "latent")
+    assert gap(pair.stages.latents(spec), reference) < LATENTS_WITHIN
+    assert gap(pair.stages.latents(other(spec, clip_skip=0)), reference) > LATENTS_WITHIN

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
 from models.text_encoder import EncodedPrompt, TextEncoder, load_text_encoder
 from models.vae import Decoded, load_vae
+from tests.real_checkpoints import change
 from tests.stages import CPU, Stages
 
 BLACK = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -203,12 +205,16 @@ def test_with_batch_invariant_a_batch_gives_the_bits_that_each_gives_alone(tiny_
         assert torch.equal(hidden(encoded), hidden(*alone.encode([spec])))
 
 
-def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl):
-    dtypes = [
-        load_vae(folder, family, CPU, torch.bfloat16)._vae.dtype
-        for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_vae_is_computed_in_float32_where_its_config_says_so(tiny_sd, tiny_sdxl, tmp_path, dtype):
+    bare = [shutil.copytree(folder, tmp_path / folder.name) for folder in (tiny_sd, tiny_sdxl)]
+    for folder in bare:
+        change(folder / "vae/config.json", force_upcast=...)
+    found = [
+        load_vae(folder, family, CPU, dtype)._vae.dtype
+        for folder, family in ((tiny_sd, "sd"), (tiny_sdxl, "sdxl"), (bare[0], "sd"), (bare[1], "sdxl"))
     ]
-    assert dtypes == [torch.bfloat16, torch.float32]
+    assert found == [dtype, torch.float32, dtype, torch.float32]
 
 
 def test_the_step_curve_reads_between_what_was_measured():
@@ -251,6 +257,22 @@ def test_one_disturbed_step_says_little_of_a_row_count_that_is_always_used():
     for rows, seconds in ((2, 0.030), *[(16, 0.130)] * 8, (16, 0.400)):
         curve.measure(rows, 256, seconds)
     assert curve.best_rows(256, most=16) == 16
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny_sd", "tiny_sdxl"])
+def test_a_text_that_skips_layers_is_another_text_to_batches_and_to_the_cache(checkpoint, request):
+    stages = Stages(request.getfixturevalue(checkpoint), batch_invariant=True)
+    specs = [stages.spec("a ring", clip_skip=layers) for layers in (0, 1, 2)]
+    together = stages.text_encoder.encode(specs)
+    assert stages.text_encoder.asked == 4  # and the empty negative one, which skips none
+    for spec, encoded in zip(specs, together, strict=True):
+        [alone] = TextEncoder(FAMILIES[stages.card.family], stages.text_encoder._components).encode([spec])
+        assert torch.equal(hidden(encoded), hidden(alone))
+        assert torch.equal(encoded.rows[0]["encoder_hidden_states"], together[0].rows[0]["encoder_hidden_states"])
+    assert not any(torch.equal(hidden(encoded), hidden(together[0])) for encoded in together[1:])
+    assert not torch.equal(hidden(together[1]), hidden(together[2]))
+    [again] = stages.text_encoder.encode(specs[1:2])
+    assert torch.equal(hidden(again), hidden(together[1]))
 
 
 def test_the_encoder_counts_the_texts_that_it_knew(stages):

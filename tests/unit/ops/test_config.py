@@ -115,6 +115,48 @@ def test_an_alias_of_a_model_that_is_not_served_is_shown(tmp_path: Path) -> None
     ]
 
 
+def test_a_model_in_a_path_with_an_at_sign_or_in_the_hubs_cache_is_served_under_its_own_name(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name-xl/snapshots" / ("0a" * 20)
+    for folder, name in ((tmp_path / "me@work/my 'own' model", "my 'own' model"), (snapshot, "name-xl")):
+        folder.mkdir(parents=True)
+        assert config.read(written(tmp_path), model=str(folder)).generation.models == (name,)
+
+
+def test_a_model_that_cannot_be_a_path_is_refused_in_words(tmp_path: Path) -> None:
+    model = "~nobody-has-this-name/x"
+    assert refusal(written(tmp_path), model=model).startswith(f"{model!r}: cannot be a path: ")
+
+
+@pytest.mark.parametrize("model", [None, "owner/name@main"])
+def test_defaults_of_the_command_line_go_over_those_of_the_first_model(tmp_path: Path, model: str | None) -> None:
+    served = {"old": {"defaults": {"guidance_scale": 3, "sampler": "euler"}}, "other": {}}
+    given = config.read_defaults("num_inference_steps=4 guidance_scale=0 negative_prompt='a b'")
+    assert given == {"num_inference_steps": 4, "guidance_scale": 0.0, "negative_prompt": "a b"}
+    found = config.read(written(tmp_path, served, models=["old", "other"]), model=model, defaults=given)
+    defaults = {app.name: app.args.get("defaults") for app in found.serve.applications[1:]}
+    kept = {"sampler": "euler"} if model is None else {}
+    assert defaults == {"old": kept | given, "other": None} if model is None else {"name": given}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("num_inference_steps=0", "SET: num_inference_steps must be 1 or more, got '0'."),
+        ("guidance_scale=high", "SET: guidance_scale must be a number, got 'high'."),
+        ("steps=4", "SET: steps is not a known field."),
+        ("sampler=magic", "SET: sampler must be 'default', 'ddim'"),
+        ("guidance_scale", "SET: guidance_scale must be FIELD=VALUE, for example num_inference_steps=4."),
+        ("seed=7", "SET: seed can have no default."),
+        ("deadline_s=7", "SET: deadline_s can have no default."),
+        ("negative_prompt='a b", "SET=negative_prompt='a b: No closing quotation."),
+    ],
+)
+def test_a_default_of_the_command_line_that_cannot_be_one_is_refused_in_words(words: str, said: str) -> None:
+    with pytest.raises(UnusableConfig) as caught:
+        config.read_defaults(words)
+    assert str(caught.value).startswith(said)
+
+
 def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, {"shapes": {"vae": {"threads": 0}}}))
     assert message.splitlines()[1:] == ["  shapes.vae.threads must be 1 or more, got 0."]

@@ -1,6 +1,7 @@
 """What the launcher checks before it starts anything, and what it says."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -42,6 +43,27 @@ def test_a_model_folder_is_taken_from_where_the_command_was_given(
     (tmp_path / "weights").mkdir()
     monkeypatch.chdir(tmp_path)
     assert launch.parse_args(["--model", "weights"]).model == str(tmp_path / "weights")
+
+
+@pytest.mark.parametrize("name", ["my model", "it's", 'so "said"', "me@work", "$HOME #1 `x` 50%\\n"])
+def test_make_hands_on_a_model_whatever_its_path_holds(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    words = ["make", "--dry-run", "serve", f"MODEL={folder}", "SET=guidance_scale=0 negative_prompt='a b'"]
+    printed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = shlex.split(printed[-1])
+    args = launch.parse_args(given[given.index("ops.launch") + 1 :])
+    assert args.model == str(folder)
+    assert config.read_defaults(args.set) == {"guidance_scale": 0.0, "negative_prompt": "a b"}
+
+
+def test_defaults_that_cannot_be_set_keep_it_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "run", lambda *_: pytest.fail("started"))
+    assert launch.main([str(written(tmp_path)), "--set", "num_inference_steps=0"]) == 1
+    said = "Darkroom cannot serve.\nSET: num_inference_steps must be 1 or more, got '0'.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_ray_is_given_cpus_for_every_replica_that_may_run(tmp_path: Path) -> None:

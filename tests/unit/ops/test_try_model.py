@@ -19,7 +19,7 @@ def test_it_prints_the_card_and_each_stage_and_writes_image_and_latents(tiny_sd,
     said = capsys.readouterr().out
     for line in (
         "tiny-sd: family sd",
-        "sizes: width 16 to 64",
+        "bounds: width 16 to 64, height 16 to 64, clip_skip 0 to 3; sizes are multiples of 2 pixels",
         "samplers: ddim, ",
         "defaults: ",
         "text encoder: loaded",

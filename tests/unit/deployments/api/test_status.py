@@ -21,7 +21,7 @@ async def test_models_are_listed_with_what_they_allow(api: Api) -> None:
     assert (listed["object"], [model["id"] for model in listed["data"]]) == ("list", ["shapes"])
     assert (await api.http.get("/models/shapes")).json() == listed["data"][0]
     capabilities = listed["data"][0]["capabilities"]
-    assert capabilities["bounds"] == {"width": [64, 256], "height": [128, 128]}
+    assert capabilities["bounds"] == {"width": [64, 256], "height": [128, 128], "clip_skip": [0, 12]}
     assert capabilities["defaults"]["num_inference_steps"] == STEPS
     error = problem(await api.http.get("/models/owner/other"), 404)
     assert error["param"] == "model"

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from deployments.validation import RULES, Matching, field_of, first_problem
+from models.validation import RULES, Matching, field_of, first_problem
 
 
 class Part(BaseModel):
