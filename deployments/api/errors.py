@@ -19,6 +19,7 @@ from models.validation import first_problem
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
+IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")  # PNG, JPEG, WebP, GIF
 NO_SUCH_PATH = "There is no such path. The paths are listed at /v1/docs."
 OF_EVERY_ROUTE = (401, 403, 429, 431, 500, 503)
 
@@ -75,7 +76,8 @@ def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRe
     """Return our error for pydantic's, naming the first field that is wrong and its bound."""
     name, message = first_problem(errors)
     if name == "body" and content_type is not None and "json" not in content_type:
-        is_image = content_type.startswith("image/")
+        body = errors[0].get("input")
+        is_image = content_type.startswith("image/") or (isinstance(body, bytes) and body.startswith(IMAGE_SIGNATURES))
         remedy = ": the body is a text prompt, as image-to-image is not offered" if is_image else ""
         message = f"Content-Type must be application/json, got {content_type[:100] or 'none'}{remedy}."
         return InvalidRequest(message, "Content-Type")

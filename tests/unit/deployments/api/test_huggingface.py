@@ -141,6 +141,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 9000).decode()
         {"json": {"inputs": PNG[:200], "parameters": {"prompt": "a circle"}}},
         {"json": {"inputs": "a circle", "parameters": {"target_size": {"width": 128, "height": 128}}}},
         {"content": b"\x89PNG\r\n\x1a\n", "headers": {"Content-Type": "image/png"}},
+        {"content": b"\x89PNG\r\n\x1a\n\xff"},
     ],
 )
 async def test_image_to_image_is_said_not_to_be_offered(api: Api, sent: dict[str, Any]) -> None:
