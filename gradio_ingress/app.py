@@ -25,6 +25,7 @@ from gradio_ingress.uploads import MAX_UPLOAD, UploadRoom, require_uploads, use_
 
 FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
+CANCEL = "/gradio_api/cancel"
 EVENTS = 1000  # that Gradio runs at once, no thread each: a page takes one while its jobs go on
 SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
 
@@ -44,7 +45,9 @@ def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
     app.add_middleware(PageAuthMiddleware, access=access)
     app.add_middleware(RouteAllowlist)
     app.get(PICTURE)(_picture)
-    blocks = Page(client).blocks
+    page = Page(client)
+    app.post(CANCEL, response_model=None)(page.client_api.cancel)  # in place of Gradio's own
+    blocks = page.blocks
     blocks.max_threads = EVENTS  # before queue(), as mounting cannot set it
     blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)

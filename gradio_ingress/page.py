@@ -14,7 +14,7 @@ from deployments.errors import JobEnded
 from deployments.schema import Job, request_data
 from deployments.validation import field_of
 from gradio_ingress import controls, png_info, status
-from gradio_ingress.client_api import add_generate
+from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.page_auth import owner_of
 from gradio_ingress.page_state import PageState
@@ -29,7 +29,7 @@ WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much
 
 
 class Page:
-    """The page over a client of the Dispatcher; `blocks` is what Gradio serves."""
+    """The page over a client of the Dispatcher: `blocks`, which Gradio serves, `client_api` for Gradio's clients."""
 
     def __init__(self, client: DispatcherClient) -> None:
         self._client = client
@@ -37,7 +37,8 @@ class Page:
         with gr.Blocks(title="Darkroom", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.parts = Layout()
             self._connect()
-            add_generate(client)
+            self.client_api = ClientApi(client, self.blocks)
+            self.client_api.add()
 
     def _connect(self) -> None:
         """Values come as they were typed (`preprocess=False`): the schema judges them, in its own words."""
