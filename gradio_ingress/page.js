@@ -40,15 +40,22 @@ function linkTo(job) {
   return address.href;
 }
 
+const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other);
+
 const darkroom = {
-  // After each change of the status: the address names the job that is shown, and a field at fault says so.
-  told(element) {
-    const line = element.querySelector(".status");
-    if (line?.dataset.link) history.replaceState(history.state, "", linkTo(line.dataset.link));
+  // After each change of the status: the address names the job that is shown.
+  shown(element) {
+    const job = element.querySelector(".status")?.dataset.link;
+    if (job && linkTo(job) !== location.href) history.replaceState(history.state, "", linkTo(job));
+  },
+
+  // After each change of the message: a field at fault says so.
+  said(element) {
     document.querySelectorAll(".field-error").forEach((words) => words.remove());
     document.querySelectorAll("[aria-invalid]").forEach((input) => {
       for (const mark of ["aria-invalid", "aria-describedby"]) input.removeAttribute(mark);
     });
+    const line = element.querySelector(".status");
     const field = line?.dataset.field && document.getElementById(line.dataset.field);
     if (field) darkroom.blame(field, line.querySelector('[role="status"]').textContent);
   },
@@ -63,4 +70,19 @@ const darkroom = {
     field.append(said);
     requestAnimationFrame(() => input.focus()); // when what was closed has opened
   },
+
+  // After each change of the form: the message goes (the value that is returned) if it blamed a field that has changed.
+  changed(ids, values) {
+    const blamed = document.querySelector("#message .status")?.dataset.field;
+    const mended = ids.some((id, k) => id === blamed && id in draft && differ(draft[id], values[k]));
+    ids.forEach((id, k) => (draft[id] = values[k]));
+    if (mended) return "";
+  },
+
+  // When somebody has done something else: a message goes that blames no field of the form.
+  acted() {
+    if (document.querySelector('#message .status[data-state="problem"]:not([data-field])')) return "";
+  },
 };
+
+const draft = {}; // the form's values, by the controls' ids

@@ -11,20 +11,22 @@ import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
-from deployments.schema import Job, request_data
+from deployments.schema import Job
 from deployments.validation import field_of
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.page_auth import owner_of
 from gradio_ingress.page_state import PageState
+from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
-from models.spec import ImageSpec, ModelCard
+from models.spec import ModelCard
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 RETRY_INTERVAL_S = 1.0
+UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
 WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
 
 
@@ -45,31 +47,43 @@ class Page:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         parts = self.parts
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
-        form, drawn, fitted = {*parts.form}, parts.of_jobs, parts.of_model
+        form: set[Any] = {*parts.form}
+        drawn, fitted = parts.of_jobs, parts.of_model
         run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": drawn, **quiet}
+        self._connect_browser()
         opened = self.blocks.load(self.on_load, None, [*fitted, parts.status, parts.generate], **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
         parts.generate.click(**run, trigger_mode="multiple")
-        parts.cancel.click(self.on_cancel, None, parts.status, **quiet)
+        parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
         parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
         parts.examples.click(self.on_example, ui["model"], fitted, **quiet).success(**run, trigger_mode="multiple")
-        parts.gallery.click(self.on_reuse, None, [*fitted, parts.status], **quiet)
+        parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
-        parts.picture.upload(
-            self.on_picture,
-            parts.picture,
-            [*fitted, parts.status, parts.picture],
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        upload: dict[str, Any] = quiet | {"preprocess": True}  # so that its file comes as a path
+        parts.picture.upload(self.on_picture, parts.picture, [*fitted, parts.picture], **upload)
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
-        ui["seed"].input(None, None, parts.randomize, js="() => false", api_visibility="private")
         words: Any = {ui[name] for name in WORDS}
         for name in WORDS:
             ui[name].change(self.on_words, words, parts.tokens, **quiet, trigger_mode="always_last")
+
+    def _connect_browser(self) -> None:
+        """What needs no server. It comes first: Gradio runs the listeners of an event in order, each to its end."""
+        here: dict[str, Any] = {"fn": None, "show_progress": "hidden", "api_visibility": "private"}
+        parts = self.parts
+        form: list[Any] = parts.form
+        gr.on(
+            [control.change for control in form],
+            inputs=form,
+            outputs=parts.message,
+            js=f"(...values) => darkroom.changed({parts.form_ids}, values)",
+            **here,
+        )
+        gr.on([parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.acted()", **here)
+        seed: Any = parts.controls["seed"]
+        seed.input(inputs=None, outputs=parts.randomize, js="() => false", **here)
 
     async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Fit the page to the models served, as soon as there are any; until then say what it waits for."""
@@ -86,29 +100,31 @@ class Page:
                 await asyncio.sleep(RETRY_INTERVAL_S)
             finally:
                 asking.cancel()
-        yield await self._reopened(cards, request) | {self.parts.generate: gr.update(interactive=True)}
+        yield await self._opened(cards, request) | {self.parts.generate: gr.update(interactive=True)}
 
-    async def _reopened(self, cards: list[ModelCard], request: gr.Request) -> Update:
-        """The form as somebody left it who comes back to a job, else as the model prefers."""
-        try:
-            job = await self._find(request.query_params["job"], owner_of(request))
-        except (KeyError, DarkroomError):  # `on_return` says what is wrong with the address
-            return self.parts.fitted(cards, cards[0])
-        values, _ = _usable(cards, _settings(job.specs[0], len(job.specs)))
-        return self.parts.filled(cards, values | {"seed": None})
+    async def _opened(self, cards: list[ModelCard], request: gr.Request) -> Update:
+        """The form as the job of the address, if there is one, else as the model prefers."""
+        if "job" in request.query_params:
+            try:
+                job = await self._find(request.query_params["job"], owner_of(request))
+            except DarkroomError as error:  # `on_return` shows what is wrong with the address
+                logger.info("the form is not filled from the address: %s", error.message)
+            else:
+                values, notes = usable(cards, settings_of(job.specs[0], len(job.specs)))
+                message = status.note(" ".join(notes)) if notes else ""
+                return self.parts.filled(cards, values | {"seed": None}) | {self.parts.message: message}
+        return self.parts.fitted(cards, cards[0])
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""
         state, shared = PageState(self._client, owner_of(request)), request.query_params.get("job")
         try:
             if shared:
-                job = await self._find(shared, state.owner)
-                state.select(job)
-                if notes := _usable(await self._client.models(), _settings(job.specs[0], len(job.specs)))[1]:
-                    state.show_message(status.note(" ".join(notes)))
+                state.select(await self._find(shared, state.owner))
         except DarkroomError as error:
             state.problem = error
         if _session(request) in self._states:  # another job was submitted first
+            yield UNCHANGED
             return
         async with aclosing(self._render(state, request, back=time.time() if shared else None)) as updates:
             async for update in updates:
@@ -116,27 +132,28 @@ class Page:
 
     async def on_generate(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
         """Queue what the form asks for and show the job until it has ended. Leaving the page does not end the job."""
-        data = controls.read({path: given[control] for path, control in self.parts.controls.items()})
+        data = self._read(given)
         if given[self.parts.randomize]:
             del data["seed"]
         try:
             job = await self._client.submit(controls.to_request(data), owner_of(request))
         except DarkroomError as error:
-            yield self._problem(error, request)
+            yield self._problem(error)
             return
-        yield {self.parts.controls["seed"]: job.specs[0].seed}
+        yield {self.parts.message: "", self.parts.controls["seed"]: job.specs[0].seed}
         async with aclosing(self._select(job, request)) as updates:
             async for update in updates:
                 yield update
 
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
-        """Bring back one of the browser's own jobs, or end it."""
+        """Select one of the browser's own jobs, or end it."""
+        owner = owner_of(request)
         try:
             if event.act == "cancel":
-                await self._end(event.job, owner_of(request))
-            job = await self._client.job(event.job, owner_of(request))
+                await self._end(event.job, owner)
+            job = await self._client.job(event.job, owner)
         except DarkroomError as error:
-            yield self._problem(error, request)
+            yield self._problem(error)
             return
         async with aclosing(self._select(job, request)) as updates:
             async for update in updates:
@@ -149,8 +166,8 @@ class Page:
             if state is not None and state.selected is not None:
                 await self._end(state.selected.id, owner_of(request))
         except DarkroomError as error:
-            return self._problem(error, request)
-        return gr.skip()
+            return self._problem(error)
+        return UNCHANGED
 
     async def on_model(self, given: Update) -> Update:
         """Fit the page to another model. What somebody chose stays, if that model allows it."""
@@ -197,20 +214,20 @@ class Page:
         try:
             spec = (await self._find(event.job, owner_of(request))).specs[int(event.index)]
         except DarkroomError as error:
-            return self._problem(error, request)
+            return self._problem(error)
         if event.act == "seed":
             return {self.parts.controls["seed"]: spec.seed, self.parts.randomize: False}
-        return self._restored(await self._cards(), _settings(spec), "Settings restored.", request)
+        return self._restored(await self._cards(), settings_of(spec), "Settings restored.")
 
-    async def on_picture(self, path: str, request: gr.Request) -> Update:
+    async def on_picture(self, path: str) -> Update:
         """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
         emptied: Update = {self.parts.picture: None}
         try:
             found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path)))
         except InvalidRequest as error:
-            return self._problem(error, request) | emptied
+            return self._problem(error) | emptied
         words = " ".join(["Settings restored from the picture.", *notes])
-        return self._restored(await self._cards(), {"num_images": 1, **found}, words, request) | emptied
+        return self._restored(await self._cards(), {"num_images": 1, **found}, words) | emptied
 
     # -- jobs
 
@@ -230,6 +247,7 @@ class Page:
         state = self._states.get(_session(request))
         if state is not None:
             state.select(job)
+            yield UNCHANGED
             return
         state = PageState(self._client, owner_of(request))
         state.select(job)
@@ -258,20 +276,18 @@ class Page:
         except DarkroomError as error:
             raise gr.Error(error.message, print_exception=False) from error
 
-    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str, request: gr.Request) -> Update:
+    def _read(self, given: Update) -> dict[str, Any]:
+        """Return the request data of the form."""
+        return controls.read({path: given[control] for path, control in self.parts.controls.items()})
+
+    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str) -> Update:
         """The form with a picture's settings, and what could not be restored of them."""
-        kept, notes = _usable(cards, values)
-        return self.parts.filled(cards, kept) | self._message(status.note(" ".join([words, *notes])), request)
+        kept, notes = usable(cards, values)
+        return self.parts.filled(cards, kept) | {self.parts.message: status.note(" ".join([words, *notes]))}
 
-    def _problem(self, error: DarkroomError, request: gr.Request) -> Update:
-        return self._message(problem(error), request)
-
-    def _message(self, note: str, request: gr.Request) -> Update:
-        """Show a message in place of the status, until the status of the selected job changes."""
-        state = self._states.get(_session(request))
-        if state is not None:
-            state.show_message(note)
-        return {self.parts.status: note}
+    def _problem(self, error: DarkroomError) -> Update:
+        """Why what somebody asked for was not done. It stays until they do something about it: see `page.js`."""
+        return {self.parts.message: problem(error)}
 
 
 def _fragile(shown: Any) -> bool:
@@ -281,17 +297,3 @@ def _fragile(shown: Any) -> bool:
 
 def _session(request: gr.Request) -> str:
     return request.session_hash or ""
-
-
-def _settings(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
-    """Return the fields of the form for an image, or so many. A style's words are in the prompt already."""
-    shown = {name: value for name, value in request_data(spec).items() if name in controls.FIELDS}
-    return shown | {"style": controls.OPEN, "num_images": min(num_images, controls.greatest("num_images"))}
-
-
-def _usable(cards: list[ModelCard], data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
-    model = data.get("model")
-    kept, refused = controls.usable(data, card_of(cards, model))
-    notes = [] if model in (None, *(card.id for card in cards)) else [f"Model “{model}” is not served here."]
-    return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes

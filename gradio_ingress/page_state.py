@@ -24,7 +24,6 @@ class PageState:
         self.owner = owner
         self.selected: Job | None = None
         self.problem: DarkroomError | None = None  # why a job could not be found or followed
-        self.message: str | None = None  # HTML in place of the status, until the status of the selected job changes
         self.queue: QueueStats | None = None
         self._client = client
         self._jobs: dict[str, Job] = {}
@@ -38,13 +37,8 @@ class PageState:
 
     def select(self, job: Job) -> None:
         """Select a job, and follow it. It may be another owner's."""
-        self.selected, self.problem, self.message = job, None, None
+        self.selected, self.problem = job, None
         self._follow(job)
-
-    def show_message(self, html: str) -> None:
-        """Show a message in place of the status."""
-        self.message = html
-        self._changed.set()
 
     async def changes(self) -> AsyncGenerator[None]:
         """Yield at once, then whenever something has changed, until every job has ended.
@@ -90,7 +84,6 @@ class PageState:
         if job.owner == self.owner:
             self._jobs[job.id] = job
         if self.selected is not None and self.selected.id == job.id:
-            self.message = self.message if job.status == self.selected.status else None
             self.selected = job
         self._changed.set()
 

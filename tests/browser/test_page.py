@@ -107,6 +107,49 @@ def test_an_example_fills_the_form_and_generates(page: Page, site: Site) -> None
     assert site.pipeline.specs[0].prompt == f"{example['prompt']}, cartoon"
 
 
+def test_an_error_stays_until_its_field_is_edited(page: Page, site: Site) -> None:
+    site.pipeline.go.clear()
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    generate(page, "")
+    box = page.locator("#message .status[data-state=problem]")
+    expect(box).to_contain_text("Prompt must")
+    expect(page.locator("#prompt .field-error")).to_contain_text("Prompt must")
+    site.pipeline.go.set()
+    expect(page.locator("#status")).to_contain_text("Done")
+    page.fill(f"#num_images {NUMBER}", "2")  # of another field
+    page.click("#mine button")
+    page.locator(".jobs .recall").first.click()
+    page.wait_for_timeout(500)
+    expect(box).to_contain_text("Prompt must")
+    expect(page.locator("#prompt .field-error")).to_contain_text("Prompt must")
+    page.locator("#prompt textarea").press_sequentially("a")
+    expect(box).to_have_count(0)
+    expect(page.locator(".field-error")).to_have_count(0)
+    expect(page.locator("[aria-invalid]")).to_have_count(0)
+    page.fill("#prompt textarea", "")
+    page.click("#generate")  # the same error again
+    expect(page.locator("#prompt .field-error")).to_contain_text("Prompt must")
+
+
+def test_a_click_on_the_job_that_is_shown_changes_nothing(page: Page, site: Site) -> None:
+    page.click("#advanced button")
+    generate(page, "a star")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    site.pipeline.go.clear()
+    generate(page, "a moon")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.click("#mine button")
+    row = page.locator(".jobs .recall", has_text="a star")
+    row.click()
+    expect(page.get_by_role("img", name="a star", exact=True)).to_be_visible()
+    row.dblclick()
+    page.wait_for_timeout(1000)
+    expect(page.get_by_role("img", name="a star", exact=True)).to_be_visible()
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    expect(page.locator("#seed input")).to_have_value(str(site.pipeline.specs[1].seed))
+
+
 def test_the_page_says_what_the_model_can_draw(page: Page) -> None:
     expect(page.locator("#notice")).to_have_text(CARD.notice)
 
