@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
+from deployments.schema import Job
 from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import PageState
 from gradio_ingress.scalar_controls import element_id
@@ -18,6 +19,7 @@ from models.spec import ModelCard
 Update = dict[Block, Any]
 
 BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
+LIST_INTERVAL_S = 15  # between two looks at the clock of the list of jobs
 CLICKED = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-act]");
@@ -62,7 +64,7 @@ class Layout:
         with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
             self.receipt = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("My jobs", open=False, elem_id="mine"):
-            self.mine = gr.HTML(status.my_jobs((), None, 0), padding=False, js_on_load=CLICKED)
+            self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=CLICKED)
 
     def _settings(self) -> None:
         with gr.Row(elem_id="beside"):
@@ -144,7 +146,7 @@ class Layout:
     def shown(self, state: PageState, back: float | None) -> Update:
         """Return the components of a page's state; `back` is the time at which somebody returned to its job."""
         job = state.selected
-        mine = status.my_jobs(state.jobs, job.id if job else None, time.time())
+        mine = job_list(state.jobs, state.listed, job.id if job else None)
         lost = problem(state.problem) if state.problem else None
         if job is None:
             return {self.status: lost or status.note(status.READY), self.mine: mine}
@@ -160,6 +162,11 @@ class Layout:
             self.mine: mine,
             self.cancel: gr.update(visible=is_own and not job.ended and state.problem is None),
         }
+
+
+def job_list(jobs: Sequence[Job], listed: int, selected: str | None) -> str:
+    """Return the list of one's own jobs. Its times change in steps only, as each change sends the whole list."""
+    return status.my_jobs(jobs, listed, selected, time.time() // LIST_INTERVAL_S * LIST_INTERVAL_S)
 
 
 def card_of(cards: Sequence[ModelCard], model: str | None) -> ModelCard:

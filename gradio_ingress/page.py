@@ -15,9 +15,9 @@ from deployments.schema import Job
 from deployments.validation import field_of
 from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import ClientApi
-from gradio_ingress.layout import Layout, Update, card_of, problem
+from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.page_state import PageState
+from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
 from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
@@ -26,6 +26,7 @@ from models.spec import ModelCard
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 RETRY_INTERVAL_S = 1.0
+MORE_JOBS = 48  # that "Show more" adds
 UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
 WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
 
@@ -146,16 +147,19 @@ class Page:
                 yield update
 
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
-        """Select one of the browser's own jobs, or end it."""
-        owner = owner_of(request)
+        """Select one of the browser's own jobs, end it, or list more of them."""
+        owner, listed = owner_of(request), int(event.listed)
         try:
+            if event.act == "more":
+                yield await self._list_more(listed + MORE_JOBS, event.job, request)
+                return
             if event.act == "cancel":
                 await self._end(event.job, owner)
             job = await self._client.job(event.job, owner)
         except DarkroomError as error:
             yield self._problem(error)
             return
-        async with aclosing(self._select(job, request)) as updates:
+        async with aclosing(self._select(job, request, listed)) as updates:
             async for update in updates:
                 yield update
 
@@ -242,18 +246,27 @@ class Page:
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
 
-    async def _select(self, job: Job, request: gr.Request) -> AsyncGenerator[Update]:
+    async def _select(self, job: Job, request: gr.Request, listed: int = LISTED_JOBS) -> AsyncGenerator[Update]:
         """Select a job in the state that is being rendered, if there is one; else render a new one."""
         state = self._states.get(_session(request))
         if state is not None:
             state.select(job)
             yield UNCHANGED
             return
-        state = PageState(self._client, owner_of(request))
+        state = PageState(self._client, owner_of(request), listed)
         state.select(job)
         async with aclosing(self._render(state, request)) as updates:
             async for update in updates:
                 yield update
+
+    async def _list_more(self, listed: int, selected: str, request: gr.Request) -> Update:
+        """List so many of the browser's own jobs, in the state that is being rendered, if there is one."""
+        jobs = await newest_jobs(self._client, owner_of(request), listed + 1)
+        state = self._states.get(_session(request))
+        if state is None:
+            return {self.parts.mine: job_list(jobs, listed, selected)}
+        state.list_jobs(jobs, listed)
+        return UNCHANGED
 
     async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
         """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""

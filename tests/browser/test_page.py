@@ -150,6 +150,23 @@ def test_a_click_on_the_job_that_is_shown_changes_nothing(page: Page, site: Site
     expect(page.locator("#seed input")).to_have_value(str(site.pipeline.specs[1].seed))
 
 
+def test_all_jobs_can_be_listed(page: Page, site: Site) -> None:
+    for k in range(14):
+        generate(page, f"star {k}")
+        expect(page.locator("#status .status[data-state=succeeded]")).to_be_visible()
+        expect(page.get_by_role("img", name=f"star {k}", exact=True)).to_be_visible()
+    page.click("#mine button")
+    expect(page.locator(".jobs li")).to_have_count(12)
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".jobs li")).to_have_count(14)
+    expect(page.locator(".jobs .what").first).to_have_text("star 13")
+    expect(page.locator(".jobs [aria-current=true]")).to_contain_text("star 13")
+    page.locator(".jobs .recall").last.click()
+    expect(page.get_by_role("img", name="star 0", exact=True)).to_be_visible()
+    expect(page.locator(".jobs li")).to_have_count(14)
+    expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+
+
 def test_the_page_says_what_the_model_can_draw(page: Page) -> None:
     expect(page.locator("#notice")).to_have_text(CARD.notice)
 

@@ -80,7 +80,7 @@ async def selected_job(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Jo
 
 
 def clicked(**data: Any) -> gr.EventData:
-    return gr.EventData(None, data)
+    return gr.EventData(None, {"listed": "12"} | data)
 
 
 async def test_a_prompt_ends_in_a_picture_and_the_seed_that_was_used(page: Page, cluster: Cluster) -> None:
@@ -328,6 +328,32 @@ async def test_an_example_fills_the_form(page: Page) -> None:
     assert filled[page.parts.controls["prompt"]]["value"] == CARD.examples[0]["prompt"]
     assert filled[page.parts.controls["seed"]]["value"] == 7
     assert filled[page.parts.randomize]["value"] is False
+
+
+async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does(page: Page, cluster: Cluster) -> None:
+    for k in range(14):
+        await generated(page, prompt=f"star {k}")
+    newest = (await cluster.client.jobs("browser:ada"))[0]
+    *_, shown = [update async for update in page.on_mine(REQUEST, clicked(act="show", job=newest.id))]
+    assert shown[page.parts.mine].count("<li") == 12
+    assert 'data-act="more"' in shown[page.parts.mine]
+    more = clicked(act="more", job=newest.id)
+    [listed] = [update async for update in page.on_mine(REQUEST, more)]
+    assert list(listed) == [page.parts.mine], "the selected job stays"
+    assert [f"star {k}<" in listed[page.parts.mine] for k in (13, 0)] == [True, True]
+    assert listed[page.parts.mine].count('aria-current="true"') == 1
+    assert 'data-act="more"' not in listed[page.parts.mine]
+    oldest = (await cluster.client.jobs("browser:ada"))[-1]
+    *_, shown = [u async for u in page.on_mine(REQUEST, clicked(act="show", job=oldest.id, listed="60"))]
+    assert shown[page.parts.mine].count("<li") == 14
+
+    cluster.pipeline.go.clear()
+    updates = page.on_generate(form(page, prompt="a moon"), REQUEST)
+    await selected_job(page, updates)
+    assert [update async for update in page.on_mine(REQUEST, more)] == [gr.skip()]
+    while (await anext(updates)).get(page.parts.mine, "").count("<li") != 15:
+        pass
+    await updates.aclose()
 
 
 async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page, cluster: Cluster) -> None:
