@@ -53,7 +53,7 @@ class Layout:
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
     def _selected_job(self) -> None:
-        said = "watch('value', () => darkroom.said(element));"
+        said = f"{CLICKED} watch('value', () => darkroom.said(element));"
         self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=said)
         shown = "watch('value', () => darkroom.shown(element));"
         waiting = status.note(status.STARTING, "starting")
@@ -130,7 +130,7 @@ class Layout:
             for path, update in controls.fit(name, card, served).items()
         }
         shapes = status.aspects(controls.aspects(card))
-        examples = status.examples(card.examples)
+        examples = status.examples([example["prompt"] for example in controls.examples(card)])
         return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
 
     def filled(self, cards: list[ModelCard], data: Mapping[str, Any]) -> Update:

@@ -50,14 +50,14 @@ class Page:
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
         form: set[Any] = {*parts.form}
         drawn, fitted = parts.of_jobs, parts.of_model
-        run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": drawn, **quiet}
         self._connect_browser()
         opened = self.blocks.load(self.on_load, None, [*fitted, parts.status, parts.generate], **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
-        parts.generate.click(**run, trigger_mode="multiple")
+        parts.generate.click(self.on_generate, form, drawn, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
         parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        parts.examples.click(self.on_example, ui["model"], fitted, **quiet).success(**run, trigger_mode="multiple")
+        parts.examples.click(self.on_example, form, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
+        parts.message.click(self.on_undo, None, [ui["prompt"], parts.message], **quiet)
         parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
@@ -84,7 +84,7 @@ class Page:
         )
         gr.on([parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.acted()", **here)
         seed: Any = parts.controls["seed"]
-        seed.input(inputs=None, outputs=parts.randomize, js="() => false", **here)
+        seed.input(inputs=seed, outputs=parts.randomize, js="(seed) => seed == null", **here)  # emptied: a random one
 
     async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Fit the page to the models served, as soon as there are any; until then say what it waits for."""
@@ -136,15 +136,33 @@ class Page:
         data = self._read(given)
         if given[self.parts.randomize]:
             del data["seed"]
-        try:
-            job = await self._client.submit(controls.to_request(data), owner_of(request))
-        except DarkroomError as error:
-            yield self._problem(error)
-            return
-        yield {self.parts.message: "", self.parts.controls["seed"]: job.specs[0].seed}
-        async with aclosing(self._select(job, request)) as updates:
+        async with aclosing(self._generate(data, {}, request)) as updates:
             async for update in updates:
                 yield update
+
+    async def on_example(self, given: Update, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
+        """Generate an example, and put its prompt into the form, whose other controls stay as they are.
+
+        An example has its own seed this once, unless the form's is fixed.
+        """
+        prompt = self.parts.controls["prompt"]
+        data, typed = self._read(given), given[prompt] or ""
+        examples = controls.examples(card_of(await self._cards(), data["model"]))
+        example = examples[int(event.index)]
+        if given[self.parts.randomize]:
+            del data["seed"]
+        else:
+            example.pop("seed", None)
+        shown: Update = {prompt: example["prompt"]}
+        if typed.strip() and typed not in [each["prompt"] for each in examples]:
+            shown[self.parts.message] = status.replaced(typed)
+        async with aclosing(self._generate(data | example, shown, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def on_undo(self, event: gr.EventData) -> Update:
+        """Bring back the prompt that an example has replaced."""
+        return {self.parts.controls["prompt"]: event.prompt, self.parts.message: ""}
 
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
         """Select one of the browser's own jobs, end it, or list more of them."""
@@ -206,13 +224,6 @@ class Page:
         chosen = controls.aspects(card)[event.index]
         return {width: chosen[0], height: chosen[1]}
 
-    async def on_example(self, model: str, event: gr.EventData) -> Update:
-        """Fill the form with an example; generating follows."""
-        cards = await self._cards()
-        card = card_of(cards, model)
-        example = card.examples[int(event.index)]
-        return self.parts.filled(cards, controls.fill(example, card) | {"model": card.id, "seed": example.get("seed")})
-
     async def on_reuse(self, request: gr.Request, event: gr.EventData) -> Update:
         """Put a picture's seed, or all that it was made of, back into the form."""
         try:
@@ -245,6 +256,18 @@ class Page:
             await self._client.cancel(job_id, owner)
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
+
+    async def _generate(self, data: Mapping[str, Any], shown: Update, request: gr.Request) -> AsyncGenerator[Update]:
+        """Queue what request data asks for, and show the job until it has ended; `shown` once it is accepted."""
+        try:
+            job = await self._client.submit(controls.to_request(data), owner_of(request))
+        except DarkroomError as error:
+            yield self._problem(error)
+            return
+        yield {self.parts.message: "", self.parts.controls["seed"]: job.specs[0].seed} | shown
+        async with aclosing(self._select(job, request)) as updates:
+            async for update in updates:
+                yield update
 
     async def _select(self, job: Job, request: gr.Request, listed: int = LISTED_JOBS) -> AsyncGenerator[Update]:
         """Select a job in the state that is being rendered, if there is one; else render a new one."""

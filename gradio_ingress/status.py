@@ -1,8 +1,7 @@
 """A Job in words: where it stands, why it waits, and the line of one's own jobs. Pure, and HTML."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.schema import ImageResult, Job, Progress
@@ -71,6 +70,12 @@ def terms(rows: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(said)}</dd>' for name, said in rows)}</dl>"
 
 
+def replaced(prompt: str) -> str:
+    """Return the note that an example has replaced a prompt, with a button that brings the prompt back."""
+    undo = f'<button type="button" data-act="undo" data-prompt="{escape(prompt, quote=True)}">Undo</button>'
+    return _status("idle", "The example replaced your prompt.", below=f'<p class="below">{undo}</p>')
+
+
 def my_jobs(jobs: Sequence[Job], listed: int, selected: str | None, now: float) -> str:
     """Return `listed` of one's own jobs, newest first: a thumb, its state, what can be done with it.
 
@@ -85,11 +90,11 @@ def my_jobs(jobs: Sequence[Job], listed: int, selected: str | None, now: float) 
     return f'<ol class="jobs">{items}</ol>' + (f'<p class="below">{more}</p>' if len(jobs) > listed else "")
 
 
-def examples(found: Sequence[Mapping[str, Any]]) -> str:
-    """Return a button an example; its `data-index` is the example's place."""
+def examples(prompts: Iterable[str]) -> str:
+    """Return a button for each example; its `data-index` is the example's place."""
     buttons = [
-        f'<button type="button" class="chip" data-act="example" data-index="{i}">{escape(example["prompt"])}</button>'
-        for i, example in enumerate(found)
+        f'<button type="button" class="chip" data-act="example" data-index="{i}">{escape(prompt)}</button>'
+        for i, prompt in enumerate(prompts)
     ]
     return f'<div class="chips" role="group" aria-label="Examples">{"".join(buttons)}</div>' if buttons else ""
 

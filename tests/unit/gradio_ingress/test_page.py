@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +64,7 @@ def page(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]:
     """What the browser would send once the page has fitted itself to the model."""
-    typed = {"model": CARD.id, "seed": 0} | controls.fill({}, CARD) | values
+    typed = {name: controls.default(name, CARD) for name in controls.FIELDS} | {"seed": 0} | values
     return {page.parts.controls[name]: value for name, value in typed.items()} | {page.parts.randomize: randomize}
 
 
@@ -323,11 +324,61 @@ async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     assert job.images[0].url in last[page.parts.gallery]
 
 
-async def test_an_example_fills_the_form(page: Page) -> None:
-    filled = await page.on_example("shapes", clicked(act="example", index="0"))
-    assert filled[page.parts.controls["prompt"]]["value"] == CARD.examples[0]["prompt"]
-    assert filled[page.parts.controls["seed"]]["value"] == 7
-    assert filled[page.parts.randomize]["value"] is False
+async def example_run(page: Page, index: str = "1", request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
+    given = form(page, **values)
+    return [update async for update in page.on_example(given, request, clicked(act="example", index=index))]
+
+
+async def test_an_example_runs_with_its_seed_and_changes_nothing_of_the_form_but_the_prompt(
+    page: Page, cluster: Cluster
+) -> None:
+    first, *_ = await example_run(page, "0", num_images=2, num_inference_steps=4)
+    assert first == {
+        page.parts.controls["prompt"]: CARD.examples[0]["prompt"],
+        page.parts.controls["seed"]: 7,
+        page.parts.message: "",
+    }
+    assert [(spec.seed, spec.num_inference_steps) for spec in cluster.pipeline.specs] == [(7, 4), (8, 4)]
+    await generated(page, prompt=CARD.examples[0]["prompt"], seed=7)
+    assert cluster.pipeline.specs[-1].seed != 7, "Randomize is as it was"
+
+
+async def test_a_seed_that_is_fixed_stays_for_an_example(page: Page, cluster: Cluster) -> None:
+    await example_run(page, "0", seed=5, randomize=False)
+    assert cluster.pipeline.specs[0].seed == 5
+
+
+async def test_the_style_of_an_example_is_in_its_prompt_and_the_forms_own_comes_with_it(
+    page: Page, cluster: Cluster
+) -> None:
+    first, *_ = await example_run(page)
+    assert first[page.parts.controls["prompt"]] == "a green star on a white background, cartoon"
+    assert page.parts.controls["style"] not in first
+    await generated(page, prompt=first[page.parts.controls["prompt"]])
+    await example_run(page, style="flat")
+    assert [spec.prompt for spec in cluster.pipeline.specs] == [
+        "a green star on a white background, cartoon",
+        "a green star on a white background, cartoon",
+        "a green star on a white background, cartoon, flat design",
+    ]
+
+
+async def test_a_typed_prompt_comes_back_after_an_example(page: Page) -> None:
+    typed = 'my "own" <star>\n& moon'
+    first, *_ = await example_run(page, prompt=typed)
+    assert f'data-prompt="{escape(typed, quote=True)}"' in first[page.parts.message]
+    assert await page.on_undo(clicked(act="undo", prompt=typed)) == {
+        page.parts.controls["prompt"]: typed,
+        page.parts.message: "",
+    }
+    for nothing_lost in ("", "  ", None, CARD.examples[0]["prompt"], "a green star on a white background, cartoon"):
+        first, *_ = await example_run(page, prompt=nothing_lost)
+        assert first[page.parts.message] == ""
+
+
+async def test_an_example_that_is_refused_leaves_the_prompt(page: Page) -> None:
+    [refused] = await example_run(page, prompt="my own", num_inference_steps=120)
+    assert list(refused) == [page.parts.message]
 
 
 async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does(page: Page, cluster: Cluster) -> None:
@@ -425,7 +476,7 @@ async def test_the_page_counts_tokens_and_quotes_what_is_cut(page: Page) -> None
 async def test_an_example_says_when_the_cluster_is_down() -> None:
     page = Page(DispatcherClient(Down()))
     with pytest.raises(gr.Error, match="still starting"):
-        await page.on_example("shapes", clicked(act="example", index="0"))
+        await example_run(page)
 
 
 async def test_the_page_fits_itself_to_the_model(page: Page) -> None:

@@ -183,7 +183,8 @@ def test_no_prompt_becomes_markup() -> None:
     hostile = job(prompt='"><script>alert(1)</script>', status="running")
     shown = [
         status.my_jobs([hostile], 12, None, 0),
-        status.examples([{"prompt": "<script>"}]),
+        status.examples(["<script>"]),
+        status.replaced('"><script>'),
         status.notice("<script>"),
         status.tokens(Tokens(count=9, limit=3, cut="<script>"), Tokens(count=0, limit=3, cut="")),
         status.note("<script>", "problem", '"><script>'),
