@@ -143,6 +143,19 @@ class Layout:
         both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
         return fitted | both
 
+    def drafted(self, cards: list[ModelCard], draft: Mapping[str, Any], randomize: bool | None) -> Update:
+        """Return the form as somebody left it, but its prompt; what the draft's model does not allow is as it prefers.
+
+        `randomize` is None where nobody left a draft.
+        """
+        card = card_of(cards, draft.get("model"))
+        chosen = set(controls.chosen(draft, card, cards)) - {"prompt", "seed"}
+        form = self.filled(cards, {name: draft[name] for name in chosen} | {"model": card.id})
+        if randomize is not None:
+            form[self.controls["seed"]] |= {"value": draft.get("seed")}
+            form[self.randomize] = randomize
+        return form
+
     def shown(self, state: PageState, back: float | None) -> Update:
         """Return the components of a page's state; `back` is the time at which somebody returned to its job."""
         job = state.selected

@@ -40,6 +40,7 @@ function linkTo(job) {
   return address.href;
 }
 
+const ready = () => document.querySelector("button#generate:not(:disabled)"); // and the form fitted to a model
 const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other);
 
 const darkroom = {
@@ -71,11 +72,16 @@ const darkroom = {
     requestAnimationFrame(() => input.focus()); // when what was closed has opened
   },
 
-  // After each change of the form: the message goes (the value that is returned) if it blamed a field that has changed.
+  // The form's values as they were left in this tab, for the controls' ids; null for those that are not known.
+  draft: (ids) => ids.map((id) => draft.left[id] ?? null),
+
+  // After each change of the form: it is kept, and the message goes (the value that is returned) if it blamed a field
+  // that has changed.
   changed(ids, values) {
     const blamed = document.querySelector("#message .status")?.dataset.field;
-    const mended = ids.some((id, k) => id === blamed && id in draft && differ(draft[id], values[k]));
-    ids.forEach((id, k) => (draft[id] = values[k]));
+    const mended = ids.some((id, k) => id === blamed && id in draft.now && differ(draft.now[id], values[k]));
+    ids.forEach((id, k) => (draft.now[id] = values[k]));
+    draft.keep();
     if (mended) return "";
   },
 
@@ -85,4 +91,35 @@ const darkroom = {
   },
 };
 
-const draft = {}; // the form's values, by the controls' ids
+// The form, in the tab's own storage, so that it outlives the page. A browser may forbid storage: then it does not.
+const draft = {
+  left: {}, // as the last page left it
+  now: {},
+
+  load() {
+    try {
+      draft.left = JSON.parse(sessionStorage.getItem("darkroom")) ?? {};
+    } catch (error) {
+      console.warn("The form is not kept:", error);
+    }
+  },
+
+  keep() {
+    if (!ready()) return; // what is there is not the draft yet
+    try {
+      sessionStorage.setItem("darkroom", JSON.stringify(draft.now));
+    } catch (error) {
+      console.warn("The form is not kept:", error);
+    }
+  },
+};
+draft.load();
+
+// Gradio runs no more events once it has lost its connection, until it loads the page again; people type on.
+addEventListener("pagehide", () => {
+  for (const id in draft.now) {
+    const text = document.getElementById(id)?.querySelector("textarea");
+    if (text) draft.now[id] = text.value;
+  }
+  draft.keep();
+});

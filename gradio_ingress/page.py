@@ -51,7 +51,8 @@ class Page:
         form: set[Any] = {*parts.form}
         drawn, fitted = parts.of_jobs, parts.of_model
         self._connect_browser()
-        opened = self.blocks.load(self.on_load, None, [*fitted, parts.status, parts.generate], **quiet)
+        draft = f"() => darkroom.draft({parts.form_ids})"
+        opened = self.blocks.load(self.on_load, form, [*fitted, parts.status, parts.generate], js=draft, **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
         parts.generate.click(self.on_generate, form, drawn, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
@@ -86,9 +87,15 @@ class Page:
         seed: Any = parts.controls["seed"]
         seed.input(inputs=seed, outputs=parts.randomize, js="(seed) => seed == null", **here)  # emptied: a random one
 
-    async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
-        """Fit the page to the models served, as soon as there are any; until then say what it waits for."""
+    async def on_load(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
+        """Fit the page to the models served, as soon as there are any; until then say what it waits for.
+
+        `given` is the form as it was left in this tab, None for each control of a tab that is new.
+        """
         waiting: Update = {self.parts.status: status.note(status.STARTING, "starting")}
+        prompt = self.parts.controls["prompt"]
+        if given[prompt]:
+            yield {prompt: given[prompt]}  # now, and not over what is typed later
         while True:
             asking = asyncio.create_task(self._client.models())
             try:
@@ -101,11 +108,12 @@ class Page:
                 await asyncio.sleep(RETRY_INTERVAL_S)
             finally:
                 asking.cancel()
-        yield await self._opened(cards, request) | {self.parts.generate: gr.update(interactive=True)}
+        yield await self._opened(cards, given, request) | {self.parts.generate: gr.update(interactive=True)}
 
-    async def _opened(self, cards: list[ModelCard], request: gr.Request) -> Update:
-        """The form as the job of the address, if there is one, else as the model prefers."""
-        if "job" in request.query_params:
+    async def _opened(self, cards: list[ModelCard], given: Update, request: gr.Request) -> Update:
+        """The form as it was left in this tab; if it has no prompt, as the job of the address, if there is one."""
+        draft = {name: value for name, value in self._read(given).items() if value is not None}
+        if not draft.get("prompt") and "job" in request.query_params:
             try:
                 job = await self._find(request.query_params["job"], owner_of(request))
             except DarkroomError as error:  # `on_return` shows what is wrong with the address
@@ -114,7 +122,7 @@ class Page:
                 values, notes = usable(cards, settings_of(job.specs[0], len(job.specs)))
                 message = status.note(" ".join(notes)) if notes else ""
                 return self.parts.filled(cards, values | {"seed": None}) | {self.parts.message: message}
-        return self.parts.fitted(cards, cards[0])
+        return self.parts.drafted(cards, draft, given[self.parts.randomize])
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""

@@ -68,6 +68,12 @@ def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]
     return {page.parts.controls[name]: value for name, value in typed.items()} | {page.parts.randomize: randomize}
 
 
+def left(page: Page, **values: Any) -> dict[Any, Any]:
+    """What the browser sends when the page opens: the form as it was left in this tab; None where nobody was before."""
+    form: dict[Any, Any] = dict.fromkeys(page.parts.form)
+    return form | {page.parts.controls[name]: value for name, value in values.items()}
+
+
 async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
     return [update async for update in page.on_generate(form(page, **values), request)]
 
@@ -207,7 +213,7 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
     guest = a_request("browser:bob", "bob", job=f"{job.id}.{job.link}")
-    [opened] = [update async for update in page.on_load(guest)]
+    [opened] = [update async for update in page.on_load(left(page), guest)]
     assert opened[page.parts.controls["prompt"]]["value"] == "a star"
     assert page.parts.randomize not in opened
     *_, last = [update async for update in page.on_return(guest)]
@@ -216,7 +222,7 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     assert "a star" not in last[page.parts.mine]
     await page.on_cancel(guest)
     wrong = a_request("browser:bob", "bob", job=f"{job.id}.wrong")
-    [opened] = [update async for update in page.on_load(wrong)]
+    [opened] = [update async for update in page.on_load(left(page), wrong)]
     assert page.parts.controls["prompt"] not in opened
     *_, last = [update async for update in page.on_return(wrong)]
     assert "There is no job" in last[page.parts.status]
@@ -310,7 +316,7 @@ async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_anot
     monkeypatch.setattr(page._client, "models", models)
     reused = await page.on_reuse(REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0"))
     back = a_request("browser:ada", "back", job=f"{job.id}.{job.link}")
-    [opened] = [update async for update in page.on_load(back)]
+    [opened] = [update async for update in page.on_load(left(page), back)]
     for filled in (reused, opened):
         names = ("width", "num_inference_steps", "sampler")
         assert [filled[page.parts.controls[name]]["value"] for name in names] == [128, 8, "euler"]
@@ -379,6 +385,31 @@ async def test_a_typed_prompt_comes_back_after_an_example(page: Page) -> None:
 async def test_an_example_that_is_refused_leaves_the_prompt(page: Page) -> None:
     [refused] = await example_run(page, prompt="my own", num_inference_steps=120)
     assert list(refused) == [page.parts.message]
+
+
+async def test_the_form_comes_back_as_it_was_left(page: Page, cluster: Cluster) -> None:
+    await generated(page, prompt="a star", num_inference_steps=4)
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    request = a_request("browser:ada", "again", job=f"{job.id}.{job.link}")
+    draft = left(page, prompt="a moon", style="cartoon", num_inference_steps=6, seed=5, num_images=9, width=512)
+    first, last = [update async for update in page.on_load(draft | {page.parts.randomize: False}, request)]
+    assert first == {page.parts.controls["prompt"]: "a moon"}, "at once, as the cluster may not be there yet"
+    assert page.parts.controls["prompt"] not in last
+    names = ("style", "num_inference_steps", "seed", "num_images", "width")
+    values = [last[page.parts.controls[name]]["value"] for name in names]
+    assert values == ["cartoon", 6, 5, 1, 64], "what the model allows"
+    assert last[page.parts.randomize] is False
+
+
+async def test_a_form_that_was_left_without_a_prompt_is_filled_from_the_job_of_the_address(
+    page: Page, cluster: Cluster
+) -> None:
+    await generated(page, prompt="a star", num_inference_steps=4)
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    request = a_request("browser:ada", "again", job=f"{job.id}.{job.link}")
+    [opened] = [update async for update in page.on_load(left(page, prompt="", num_inference_steps=8), request)]
+    assert opened[page.parts.controls["prompt"]]["value"] == "a star"
+    assert opened[page.parts.controls["num_inference_steps"]]["value"] == 4
 
 
 async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does(page: Page, cluster: Cluster) -> None:
@@ -480,7 +511,7 @@ async def test_an_example_says_when_the_cluster_is_down() -> None:
 
 
 async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
-    [fitted] = [update async for update in page.on_load(REQUEST)]
+    [fitted] = [update async for update in page.on_load(left(page), REQUEST)]
     [last] = [update async for update in page.on_return(REQUEST)]
     assert fitted[page.parts.controls["num_inference_steps"]]["value"] == 8
     assert CARD.notice in fitted[page.parts.notice]
@@ -491,7 +522,7 @@ async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
 async def test_the_page_says_that_the_service_starts_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "RETRY_INTERVAL_S", 0.001)
     page = Page(DispatcherClient(Down(times=2)))
-    updates = [update async for update in page.on_load(REQUEST)]
+    updates = [update async for update in page.on_load(left(page), REQUEST)]
     assert ["still starting" in update.get(page.parts.status, "") for update in updates] == [True, True, False]
 
 
@@ -502,7 +533,7 @@ async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pyt
 
     monkeypatch.setattr(page_module, "RETRY_INTERVAL_S", 0.001)
     page = Page(DispatcherClient(Silent()))
-    updates = page.on_load(REQUEST)
+    updates = page.on_load(left(page), REQUEST)
     assert "still starting" in (await anext(updates))[page.parts.status]
     assert "still starting" in (await anext(updates))[page.parts.status]
     await updates.aclose()
