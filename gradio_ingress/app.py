@@ -25,6 +25,8 @@ from gradio_ingress.uploads import MAX_UPLOAD, UploadRoom, require_uploads, use_
 
 FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
+CANCEL = "/gradio_api/cancel"
+SCRIPTS = ("event_stream.js", "page.js")
 EVENTS = 1000  # that Gradio runs at once, no thread each: a page takes one while its jobs go on
 SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
 
@@ -44,7 +46,9 @@ def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
     app.add_middleware(PageAuthMiddleware, access=access)
     app.add_middleware(RouteAllowlist)
     app.get(PICTURE)(_picture)
-    blocks = Page(client).blocks
+    page = Page(client)
+    app.post(CANCEL, response_model=None)(page.client_api.cancel)  # in place of Gradio's own
+    blocks = page.blocks
     blocks.max_threads = EVENTS  # before queue(), as mounting cannot set it
     blocks.state_session_capacity = SESSIONS
     blocks.queue(api_open=False, default_concurrency_limit=None)
@@ -56,7 +60,7 @@ def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
         path="/",
         theme=theme(),
         css_paths=FOLDER / "style.css",
-        head=f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>",
+        head="".join(f"<script>{(FOLDER / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS),
         footer_links=[],
         allowed_paths=[],
         max_file_size=MAX_UPLOAD,

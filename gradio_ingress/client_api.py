@@ -1,59 +1,120 @@
 """The page's one endpoint for API clients: `/generate`, for gradio_client. Its arguments are the schema's fields."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from inspect import Parameter, Signature
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
+from gradio.data_classes import CancelBody, FileData
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from deployments.dispatcher.client import DispatcherClient
+from deployments.error_responses import respond
+from deployments.errors import JobEnded
 from deployments.schema import GenerationRequest, Job, read_request
-from gradio_ingress.gradio_queue import send_position
-from gradio_ingress.page_auth import owner_of
-from gradio_ingress.status import ACTIVITIES
+from gradio_ingress.gradio_queue import event_id, has_event, send_position
+from gradio_ingress.page_auth import owner_of, owner_or_tab
+from gradio_ingress.status import ACTIVITIES, link_to
 from models.errors import DarkroomError
 
 DESCRIPTION = (
     "Generates images and returns their files, the first one's seed, and the job. A field that is left out, or None, "
-    "has the model's default. While the job waits, the queue position and the estimate are those of the whole cluster."
+    "has the model's default. While the job waits, the queue position and the estimate are those of the whole cluster. "
+    "Cancelling the call ends the job; closing the connection does not."
 )
+START_TIMEOUT_S = 3.0  # within which Gradio starts an event, unless a thousand others run
+POLL_INTERVAL_S = 0.05
 
 
-def add_generate(client: DispatcherClient) -> None:
-    """Add the endpoint to the Blocks that are being built."""
-    gr.api(endpoint(client), api_name="generate", api_description=DESCRIPTION, concurrency_limit=None)
+class ClientApi:
+    """`/generate` over a client of the Dispatcher, and how a call of it is cancelled.
 
+    Gradio's own way to cancel ends the tasks of every call of a session, none of their jobs, and tells only one of the
+    calls. So `cancel` takes its place: it ends one job, and the call that watches it ends with it.
+    """
 
-def endpoint(client: DispatcherClient) -> Callable[..., Any]:
-    """Return the endpoint's function. Gradio reads its signature: the caller, then each field of the schema."""
+    def __init__(self, client: DispatcherClient, blocks: gr.Blocks) -> None:
+        self._client = client
+        self._blocks = blocks
+        self._submissions: dict[str | None, asyncio.Task[Job]] = {}  # of the calls that run, by the id of their event
 
-    async def generate(request: gr.Request, *given: Any) -> tuple[list[FileData], int, dict[str, Any]]:
-        values, progress = dict(zip(GenerationRequest.model_fields, given, strict=True)), gr.Progress()
+    def add(self) -> None:
+        """Add the endpoint to the Blocks that are being built."""
+        gr.api(self.endpoint(), api_name="generate", api_description=DESCRIPTION, concurrency_limit=None)
+
+    def endpoint(self) -> Callable[..., Any]:
+        """Return the endpoint's function. Gradio reads its signature: the caller, then each field of the schema."""
+
+        async def generate(request: gr.Request, *given: Any) -> tuple[list[FileData], int, dict[str, Any]]:
+            values = dict(zip(GenerationRequest.model_fields, given, strict=True))
+            try:
+                job = await self._generated(values, owner_of(request))
+            except DarkroomError as error:
+                raise gr.Error(error.message, print_exception=False) from error
+            if job.status != "succeeded":
+                words = job.error.message if job.error else f"The job was {job.status}."
+                raise gr.Error(words, print_exception=False)
+            return _files(job, request), job.specs[0].seed, {"id": job.id, "warnings": list(job.warnings)}
+
+        fields = [
+            Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=field.annotation)
+            if field.is_required()
+            else Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=_or_none(field.annotation), default=None)
+            for name, field in GenerationRequest.model_fields.items()
+        ]
+        caller = Parameter("request", Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+        returns = tuple[list[FileData], int, dict[str, Any]]
+        parameters = [caller, *fields]
+        generate.__signature__ = Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
+        generate.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": returns}
+        return generate
+
+    async def cancel(self, body: CancelBody, request: Request) -> JSONResponse:
+        """Answer a client that cancels a call: end its job."""
+        owner = owner_or_tab(request.state.owner, body.session_hash)
         try:
-            wanted = read_request({name: value for name, value in values.items() if value is not None})
-            submitted = await client.submit(wanted, owner_of(request))
-            async for job in client.watch(submitted.id):
-                _report(job, progress)
+            submission = await self._submission(body.event_id)
+            if submission is not None:
+                with suppress(JobEnded):
+                    await self._client.cancel((await asyncio.shield(submission)).id, owner)
         except DarkroomError as error:
-            raise gr.Error(error.message, print_exception=False) from error
-        if job.status != "succeeded":
-            words = job.error.message if job.error else f"The job was {job.status}."
-            raise gr.Error(words, print_exception=False)
-        return _files(job), job.specs[0].seed, {"id": job.id, "warnings": list(job.warnings)}
+            return respond(error)
+        return JSONResponse({"success": True})
 
-    fields = [
-        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=field.annotation)
-        if field.is_required()
-        else Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=_or_none(field.annotation), default=None)
-        for name, field in GenerationRequest.model_fields.items()
-    ]
-    caller = Parameter("request", Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
-    returns = tuple[list[FileData], int, dict[str, Any]]
-    parameters = [caller, *fields]
-    generate.__signature__ = Signature(parameters, return_annotation=returns)  # type: ignore[attr-defined]
-    generate.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": returns}
-    return generate
+    async def _generated(self, values: dict[str, Any], owner: str) -> Job:
+        """Return the job of some values once it has ended. Raises DarkroomError."""
+        wanted, progress = (
+            read_request({name: value for name, value in values.items() if value is not None}),
+            gr.Progress(),
+        )
+        submission = asyncio.create_task(self._client.submit(wanted, owner))
+        with self._running(submission):
+            job = await submission
+            async for state in self._client.watch(job.id):
+                _report(state, progress)
+                job = state
+        return job
+
+    @contextmanager
+    def _running(self, submission: asyncio.Task[Job]) -> Iterator[None]:
+        """Let the call of this context be cancelled."""
+        event = event_id()
+        self._submissions[event] = submission
+        try:
+            yield
+        finally:
+            self._submissions.pop(event, None)
+
+    async def _submission(self, event: str) -> asyncio.Task[Job] | None:
+        """Return the submission of a call; None if there is no such call, or its job has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while event not in self._submissions and has_event(self._blocks, event):
+                    await asyncio.sleep(POLL_INTERVAL_S)
+        return self._submissions.get(event)
 
 
 def _or_none(kind: Any) -> Any:
@@ -67,6 +128,15 @@ def _report(job: Job, progress: gr.Progress) -> None:
         progress((job.progress.step, job.progress.steps), desc=ACTIVITIES[job.progress.stage], unit="steps")
 
 
-def _files(job: Job) -> list[FileData]:
-    """The images, where Gradio's clients fetch files: `app` redirects them, with the job's read-only link."""
-    return [FileData(path=f"{job.link}/{image.name}", orig_name=image.name, size=image.size) for image in job.images]
+def _files(job: Job, request: gr.Request) -> list[FileData]:
+    """The images, with addresses that open anywhere, by the job's read-only link.
+
+    `path` is where gradio_client fetches a file from, below Gradio's own prefix: `app` redirects it.
+    """
+    base = str(request.base_url).rstrip("/")
+    return [
+        FileData(
+            path=f"{job.link}/{image.name}", url=f"{base}{link_to(job, image)}", orig_name=image.name, size=image.size
+        )
+        for image in job.images
+    ]

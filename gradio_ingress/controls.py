@@ -4,6 +4,7 @@ Controls and their values go by path: a field's name, or `loras[0].weight` for a
 goes by field, as the API has it.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +14,15 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
-from deployments.schema import GenerationRequest, read_request, resolve
+from deployments.schema import GenerationRequest, read_request, resolve, words
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_controls import NestedControl, nested_control
 from gradio_ingress.scalar_controls import OPEN, bounds, kind, label, schema_extra
 from models.errors import InvalidRequest
 from models.spec import ModelCard
 from models.validation import field_of
+
+logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for name, field in GenerationRequest.model_fields.items() if schema_extra(field).get("page", True)
@@ -57,9 +60,23 @@ def fit(name: str, card: ModelCard, served: Sequence[str] = ()) -> dict[str, dic
     return {name: gr.update(**shown)}
 
 
-def fill(example: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
-    """Return the request data that an example stands for; what it leaves open is as the model prefers."""
-    return {name: example.get(name, default(name, card)) for name in FIELDS if name not in ("model", "seed")}
+def examples(card: ModelCard) -> list[dict[str, Any]]:
+    """Return the request data of a model's examples, with the words of their styles in their prompts.
+
+    So the form keeps its own style, and its prompt says all of what is generated. Examples that are no requests for the
+    model are left out.
+    """
+    found = []
+    for example in card.examples:
+        try:
+            request = read_request(example)
+            prompt, negative_prompt = words(request, card)
+        except InvalidRequest as error:
+            logger.warning("an example of %s is left out: %s", card.id, error.message)
+            continue
+        data = request.model_dump(exclude_unset=True, exclude={"style", "model", "num_images"}) | {"prompt": prompt}
+        found.append(data if request.style is None else data | {"negative_prompt": negative_prompt})
+    return found
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:

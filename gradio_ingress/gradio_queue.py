@@ -1,11 +1,13 @@
-"""Sends Gradio's own clients their position in the cluster's queue, in place of the position in Gradio's own queue.
+"""Connects Gradio's queue of events with the cluster's queue of jobs, for Gradio's clients. Gradio has no public way.
 
-Gradio has no public way to do this. Without `send_position`, which `client_api` calls, clients see progress alone.
+`send_position` sends a client its position in the cluster's queue, in place of that in Gradio's own. Without it,
+clients see progress alone. `event_id` and `has_event` find the event that a client cancels.
 """
 
 import logging
 from typing import Any
 
+import gradio as gr
 from gradio.context import LocalContext
 from gradio.server_messages import EstimationMessage
 
@@ -22,3 +24,13 @@ def send_position(place: QueuePlace) -> None:
         queue.send_message(queue.event_ids_to_events[LocalContext.event_id.get()], message)
     except (AttributeError, LookupError) as error:  # another version of Gradio
         logger.warning("Gradio does not accept a queue position: %r", error)
+
+
+def event_id() -> str | None:
+    """Return the id of the event that runs in this context, None outside of Gradio's queue."""
+    return LocalContext.event_id.get(None)
+
+
+def has_event(blocks: gr.Blocks, event: str) -> bool:
+    """Return whether an event waits or runs."""
+    return event in blocks._queue.event_ids_to_events

@@ -1,13 +1,15 @@
 """What stands where on the page, and what it shows of models and jobs. What a click does is in `page`."""
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
+from deployments.schema import Job
 from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import PageState
 from gradio_ingress.scalar_controls import element_id
@@ -17,6 +19,7 @@ from models.spec import ModelCard
 Update = dict[Block, Any]
 
 BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
+LIST_INTERVAL_S = 15  # between two looks at the clock of the list of jobs
 CLICKED = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-act]");
@@ -50,16 +53,18 @@ class Layout:
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
     def _selected_job(self) -> None:
-        told = "watch('value', () => darkroom.told(element)); darkroom.told(element);"
+        said = f"{CLICKED} watch('value', () => darkroom.said(element));"
+        self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=said)
+        shown = "watch('value', () => darkroom.shown(element));"
         waiting = status.note(status.STARTING, "starting")
-        self.status = gr.HTML(waiting, elem_id="status", padding=False, js_on_load=told)
+        self.status = gr.HTML(waiting, elem_id="status", padding=False, js_on_load=shown)
         self.gallery = gr.HTML(gallery.empty(), elem_id="gallery", padding=False, js_on_load=CLICKED)
         with gr.Accordion("Why am I waiting?", open=False, visible=False, elem_id="why") as self.why_box:
             self.why = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
             self.receipt = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("My jobs", open=False, elem_id="mine"):
-            self.mine = gr.HTML(status.my_jobs((), None, 0), padding=False, js_on_load=CLICKED)
+            self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=CLICKED)
 
     def _settings(self) -> None:
         with gr.Row(elem_id="beside"):
@@ -96,19 +101,24 @@ class Layout:
 
     @property
     def form(self) -> list[Component]:
-        """What says which picture is wanted."""
-        return [*self.controls.values(), self.randomize]
+        """What says which picture is wanted, in the order in which Gradio passes the values of a set."""
+        return sorted([*self.controls.values(), self.randomize], key=lambda control: control._id)
+
+    @property
+    def form_ids(self) -> str:
+        """The ids of the form's elements, in its order, as JavaScript."""
+        return json.dumps([control.elem_id for control in self.form])
 
     @property
     def of_model(self) -> list[Component]:
-        """What depends on the model."""
-        return [*self.form, self.notice, self.examples, self.aspects]
+        """What depends on the model, and what is said of values that it does not allow."""
+        return [*self.form, self.notice, self.examples, self.aspects, self.message]
 
     @property
     def of_jobs(self) -> list[Component | BlockContext]:
-        """What depends on the jobs that are followed."""
+        """What depends on the jobs that are followed, and what becomes of a request for one."""
         boxes = [self.status, self.why_box, self.why, self.gallery, self.receipt_box, self.receipt]
-        return [*boxes, self.mine, self.cancel, self.controls["seed"]]
+        return [*boxes, self.mine, self.cancel, self.controls["seed"], self.message]
 
     def fitted(self, cards: list[ModelCard], card: ModelCard) -> Update:
         """Return all but the prompt as a model prefers it, of those that are served."""
@@ -120,7 +130,7 @@ class Layout:
             for path, update in controls.fit(name, card, served).items()
         }
         shapes = status.aspects(controls.aspects(card))
-        examples = status.examples(card.examples)
+        examples = status.examples([example["prompt"] for example in controls.examples(card)])
         return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
 
     def filled(self, cards: list[ModelCard], data: Mapping[str, Any]) -> Update:
@@ -133,17 +143,30 @@ class Layout:
         both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
         return fitted | both
 
+    def drafted(self, cards: list[ModelCard], draft: Mapping[str, Any], randomize: bool | None) -> Update:
+        """Return the form as somebody left it, but its prompt; what the draft's model does not allow is as it prefers.
+
+        `randomize` is None where nobody left a draft.
+        """
+        card = card_of(cards, draft.get("model"))
+        chosen = set(controls.chosen(draft, card, cards)) - {"prompt", "seed"}
+        form = self.filled(cards, {name: draft[name] for name in chosen} | {"model": card.id})
+        if randomize is not None:
+            form[self.controls["seed"]] |= {"value": draft.get("seed")}
+            form[self.randomize] = randomize
+        return form
+
     def shown(self, state: PageState, back: float | None) -> Update:
         """Return the components of a page's state; `back` is the time at which somebody returned to its job."""
         job = state.selected
-        mine = status.my_jobs(state.jobs, job.id if job else None, time.time())
-        message = state.message or (problem(state.problem) if state.problem else None)
+        mine = job_list(state.jobs, state.listed, job.id if job else None)
+        lost = problem(state.problem) if state.problem else None
         if job is None:
-            return {self.status: message or status.note(status.READY), self.mine: mine}
+            return {self.status: lost or status.note(status.READY), self.mine: mine}
         is_own = job.owner == state.owner
         waits = not job.ended and state.queue is not None
         return {
-            self.status: message or status.status(job, state.queue, back=back),
+            self.status: lost or status.status(job, state.queue, back=back),
             self.why_box: gr.update(visible=waits),
             self.why: status.why(job, state.jobs, state.queue) if waits and state.queue else "",
             self.gallery: gallery.tiles(job),
@@ -154,12 +177,17 @@ class Layout:
         }
 
 
-def card_of(cards: list[ModelCard], model: str | None) -> ModelCard:
+def job_list(jobs: Sequence[Job], listed: int, selected: str | None) -> str:
+    """Return the list of one's own jobs. Its times change in steps only, as each change sends the whole list."""
+    return status.my_jobs(jobs, listed, selected, time.time() // LIST_INTERVAL_S * LIST_INTERVAL_S)
+
+
+def card_of(cards: Sequence[ModelCard], model: str | None) -> ModelCard:
     """Return the chosen model's, or the first where the chosen one is served no more."""
     return next((card for card in cards if card.id == model), cards[0])
 
 
 def problem(error: DarkroomError) -> str:
-    """Return what went wrong, to be put where the status is."""
+    """Return what went wrong, as a note that names the control at fault."""
     element = element_id(error.param) if error.param else None
     return status.note(controls.in_page_words(error.message, error.param), "problem", element)

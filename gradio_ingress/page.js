@@ -40,15 +40,23 @@ function linkTo(job) {
   return address.href;
 }
 
+const ready = () => document.querySelector("button#generate:not(:disabled)"); // and the form fitted to a model
+const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other);
+
 const darkroom = {
-  // After each change of the status: the address names the job that is shown, and a field at fault says so.
-  told(element) {
-    const line = element.querySelector(".status");
-    if (line?.dataset.link) history.replaceState(history.state, "", linkTo(line.dataset.link));
+  // After each change of the status: the address names the job that is shown.
+  shown(element) {
+    const job = element.querySelector(".status")?.dataset.link;
+    if (job && linkTo(job) !== location.href) history.replaceState(history.state, "", linkTo(job));
+  },
+
+  // After each change of the message: a field at fault says so.
+  said(element) {
     document.querySelectorAll(".field-error").forEach((words) => words.remove());
     document.querySelectorAll("[aria-invalid]").forEach((input) => {
       for (const mark of ["aria-invalid", "aria-describedby"]) input.removeAttribute(mark);
     });
+    const line = element.querySelector(".status");
     const field = line?.dataset.field && document.getElementById(line.dataset.field);
     if (field) darkroom.blame(field, line.querySelector('[role="status"]').textContent);
   },
@@ -63,4 +71,55 @@ const darkroom = {
     field.append(said);
     requestAnimationFrame(() => input.focus()); // when what was closed has opened
   },
+
+  // The form's values as they were left in this tab, for the controls' ids; null for those that are not known.
+  draft: (ids) => ids.map((id) => draft.left[id] ?? null),
+
+  // After each change of the form: it is kept, and the message goes (the value that is returned) if it blamed a field
+  // that has changed.
+  changed(ids, values) {
+    const blamed = document.querySelector("#message .status")?.dataset.field;
+    const mended = ids.some((id, k) => id === blamed && id in draft.now && differ(draft.now[id], values[k]));
+    ids.forEach((id, k) => (draft.now[id] = values[k]));
+    draft.keep();
+    if (mended) return "";
+  },
+
+  // When somebody has done something else: a message goes that blames no field of the form.
+  acted() {
+    if (document.querySelector('#message .status[data-state="problem"]:not([data-field])')) return "";
+  },
 };
+
+// The form, in the tab's own storage, so that it outlives the page. A browser may forbid storage: then it does not.
+const draft = {
+  left: {}, // as the last page left it
+  now: {},
+
+  load() {
+    try {
+      draft.left = JSON.parse(sessionStorage.getItem("darkroom")) ?? {};
+    } catch (error) {
+      console.warn("The form is not kept:", error);
+    }
+  },
+
+  keep() {
+    if (!ready()) return; // what is there is not the draft yet
+    try {
+      sessionStorage.setItem("darkroom", JSON.stringify(draft.now));
+    } catch (error) {
+      console.warn("The form is not kept:", error);
+    }
+  },
+};
+draft.load();
+
+// Gradio runs no more events once it has lost its connection, until it loads the page again; people type on.
+addEventListener("pagehide", () => {
+  for (const id in draft.now) {
+    const text = document.getElementById(id)?.querySelector("textarea");
+    if (text) draft.now[id] = text.value;
+  }
+  draft.keep();
+});

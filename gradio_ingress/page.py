@@ -11,25 +11,28 @@ import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
-from deployments.schema import Job, request_data
+from deployments.schema import Job
 from gradio_ingress import controls, png_info, status
-from gradio_ingress.client_api import add_generate
-from gradio_ingress.layout import Layout, Update, card_of, problem
+from gradio_ingress.client_api import ClientApi
+from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.page_state import PageState
+from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
+from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
-from models.spec import ImageSpec, ModelCard
+from models.spec import ModelCard
 from models.validation import field_of
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
 RETRY_INTERVAL_S = 1.0
+MORE_JOBS = 48  # that "Show more" adds
+UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
 WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
 
 
 class Page:
-    """The page over a client of the Dispatcher; `blocks` is what Gradio serves."""
+    """The page over a client of the Dispatcher: `blocks`, which Gradio serves, `client_api` for Gradio's clients."""
 
     def __init__(self, client: DispatcherClient) -> None:
         self._client = client
@@ -37,42 +40,62 @@ class Page:
         with gr.Blocks(title="Darkroom", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.parts = Layout()
             self._connect()
-            add_generate(client)
+            self.client_api = ClientApi(client, self.blocks)
+            self.client_api.add()
 
     def _connect(self) -> None:
         """Values come as they were typed (`preprocess=False`): the schema judges them, in its own words."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         parts = self.parts
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
-        form, drawn, fitted = {*parts.form}, parts.of_jobs, parts.of_model
-        run: dict[str, Any] = {"fn": self.on_generate, "inputs": form, "outputs": drawn, **quiet}
-        opened = self.blocks.load(self.on_load, None, [*fitted, parts.status, parts.generate], **quiet)
+        form: set[Any] = {*parts.form}
+        drawn, fitted = parts.of_jobs, parts.of_model
+        self._connect_browser()
+        draft = f"() => darkroom.draft({parts.form_ids})"
+        opened = self.blocks.load(self.on_load, form, [*fitted, parts.status, parts.generate], js=draft, **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
-        parts.generate.click(**run, trigger_mode="multiple")
-        parts.cancel.click(self.on_cancel, None, parts.status, **quiet)
+        parts.generate.click(self.on_generate, form, drawn, **quiet, trigger_mode="multiple")
+        parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
         parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        parts.examples.click(self.on_example, ui["model"], fitted, **quiet).success(**run, trigger_mode="multiple")
-        parts.gallery.click(self.on_reuse, None, [*fitted, parts.status], **quiet)
+        parts.examples.click(self.on_example, form, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
+        parts.message.click(self.on_undo, None, [ui["prompt"], parts.message], **quiet)
+        parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
-        parts.picture.upload(
-            self.on_picture,
-            parts.picture,
-            [*fitted, parts.status, parts.picture],
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        upload: dict[str, Any] = quiet | {"preprocess": True}  # so that its file comes as a path
+        parts.picture.upload(self.on_picture, parts.picture, [*fitted, parts.picture], **upload)
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
-        ui["seed"].input(None, None, parts.randomize, js="() => false", api_visibility="private")
         words: Any = {ui[name] for name in WORDS}
         for name in WORDS:
             ui[name].change(self.on_words, words, parts.tokens, **quiet, trigger_mode="always_last")
 
-    async def on_load(self, request: gr.Request) -> AsyncGenerator[Update]:
-        """Fit the page to the models served, as soon as there are any; until then say what it waits for."""
+    def _connect_browser(self) -> None:
+        """What needs no server. It comes first: Gradio runs the listeners of an event in order, each to its end."""
+        here: dict[str, Any] = {"fn": None, "show_progress": "hidden", "api_visibility": "private"}
+        parts = self.parts
+        form: list[Any] = parts.form
+        gr.on(
+            [control.change for control in form],
+            inputs=form,
+            outputs=parts.message,
+            js=f"(...values) => darkroom.changed({parts.form_ids}, values)",
+            **here,
+        )
+        gr.on([parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.acted()", **here)
+        seed: Any = parts.controls["seed"]
+        seed.input(inputs=seed, outputs=parts.randomize, js="(seed) => seed == null", **here)  # emptied: a random one
+
+    async def on_load(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
+        """Fit the page to the models served, as soon as there are any; until then say what it waits for.
+
+        `given` is the form as it was left in this tab, None for each control of a tab that is new.
+        """
         waiting: Update = {self.parts.status: status.note(status.STARTING, "starting")}
+        prompt = self.parts.controls["prompt"]
+        if given[prompt]:
+            yield {prompt: given[prompt]}  # now, and not over what is typed later
         while True:
             asking = asyncio.create_task(self._client.models())
             try:
@@ -85,29 +108,32 @@ class Page:
                 await asyncio.sleep(RETRY_INTERVAL_S)
             finally:
                 asking.cancel()
-        yield await self._reopened(cards, request) | {self.parts.generate: gr.update(interactive=True)}
+        yield await self._opened(cards, given, request) | {self.parts.generate: gr.update(interactive=True)}
 
-    async def _reopened(self, cards: list[ModelCard], request: gr.Request) -> Update:
-        """The form as somebody left it who comes back to a job, else as the model prefers."""
-        try:
-            job = await self._find(request.query_params["job"], owner_of(request))
-        except (KeyError, DarkroomError):  # `on_return` says what is wrong with the address
-            return self.parts.fitted(cards, cards[0])
-        values, _ = _usable(cards, _settings(job.specs[0], len(job.specs)))
-        return self.parts.filled(cards, values | {"seed": None})
+    async def _opened(self, cards: list[ModelCard], given: Update, request: gr.Request) -> Update:
+        """The form as it was left in this tab; if it has no prompt, as the job of the address, if there is one."""
+        draft = {name: value for name, value in self._read(given).items() if value is not None}
+        if not draft.get("prompt") and "job" in request.query_params:
+            try:
+                job = await self._find(request.query_params["job"], owner_of(request))
+            except DarkroomError as error:  # `on_return` shows what is wrong with the address
+                logger.info("the form is not filled from the address: %s", error.message)
+            else:
+                values, notes = usable(cards, settings_of(job.specs[0], len(job.specs)))
+                message = status.note(" ".join(notes)) if notes else ""
+                return self.parts.filled(cards, values | {"seed": None}) | {self.parts.message: message}
+        return self.parts.drafted(cards, draft, given[self.parts.randomize])
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""
         state, shared = PageState(self._client, owner_of(request)), request.query_params.get("job")
         try:
             if shared:
-                job = await self._find(shared, state.owner)
-                state.select(job)
-                if notes := _usable(await self._client.models(), _settings(job.specs[0], len(job.specs)))[1]:
-                    state.show_message(status.note(" ".join(notes)))
+                state.select(await self._find(shared, state.owner))
         except DarkroomError as error:
             state.problem = error
         if _session(request) in self._states:  # another job was submitted first
+            yield UNCHANGED
             return
         async with aclosing(self._render(state, request, back=time.time() if shared else None)) as updates:
             async for update in updates:
@@ -115,29 +141,51 @@ class Page:
 
     async def on_generate(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
         """Queue what the form asks for and show the job until it has ended. Leaving the page does not end the job."""
-        data = controls.read({path: given[control] for path, control in self.parts.controls.items()})
+        data = self._read(given)
         if given[self.parts.randomize]:
             del data["seed"]
-        try:
-            job = await self._client.submit(controls.to_request(data), owner_of(request))
-        except DarkroomError as error:
-            yield self._problem(error, request)
-            return
-        yield {self.parts.controls["seed"]: job.specs[0].seed}
-        async with aclosing(self._select(job, request)) as updates:
+        async with aclosing(self._generate(data, {}, request)) as updates:
             async for update in updates:
                 yield update
 
+    async def on_example(self, given: Update, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
+        """Generate an example, and put its prompt into the form, whose other controls stay as they are.
+
+        An example has its own seed this once, unless the form's is fixed.
+        """
+        prompt = self.parts.controls["prompt"]
+        data, typed = self._read(given), given[prompt] or ""
+        examples = controls.examples(card_of(await self._cards(), data["model"]))
+        example = examples[int(event.index)]
+        if given[self.parts.randomize]:
+            del data["seed"]
+        else:
+            example.pop("seed", None)
+        shown: Update = {prompt: example["prompt"]}
+        if typed.strip() and typed not in [each["prompt"] for each in examples]:
+            shown[self.parts.message] = status.replaced(typed)
+        async with aclosing(self._generate(data | example, shown, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def on_undo(self, event: gr.EventData) -> Update:
+        """Bring back the prompt that an example has replaced."""
+        return {self.parts.controls["prompt"]: event.prompt, self.parts.message: ""}
+
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
-        """Bring back one of the browser's own jobs, or end it."""
+        """Select one of the browser's own jobs, end it, or list more of them."""
+        owner, listed = owner_of(request), int(event.listed)
         try:
+            if event.act == "more":
+                yield await self._list_more(listed + MORE_JOBS, event.job, request)
+                return
             if event.act == "cancel":
-                await self._end(event.job, owner_of(request))
-            job = await self._client.job(event.job, owner_of(request))
+                await self._end(event.job, owner)
+            job = await self._client.job(event.job, owner)
         except DarkroomError as error:
-            yield self._problem(error, request)
+            yield self._problem(error)
             return
-        async with aclosing(self._select(job, request)) as updates:
+        async with aclosing(self._select(job, request, listed)) as updates:
             async for update in updates:
                 yield update
 
@@ -148,8 +196,8 @@ class Page:
             if state is not None and state.selected is not None:
                 await self._end(state.selected.id, owner_of(request))
         except DarkroomError as error:
-            return self._problem(error, request)
-        return gr.skip()
+            return self._problem(error)
+        return UNCHANGED
 
     async def on_model(self, given: Update) -> Update:
         """Fit the page to another model. What somebody chose stays, if that model allows it."""
@@ -184,33 +232,26 @@ class Page:
         chosen = controls.aspects(card)[event.index]
         return {width: chosen[0], height: chosen[1]}
 
-    async def on_example(self, model: str, event: gr.EventData) -> Update:
-        """Fill the form with an example; generating follows."""
-        cards = await self._cards()
-        card = card_of(cards, model)
-        example = card.examples[int(event.index)]
-        return self.parts.filled(cards, controls.fill(example, card) | {"model": card.id, "seed": example.get("seed")})
-
     async def on_reuse(self, request: gr.Request, event: gr.EventData) -> Update:
         """Put a picture's seed, or all that it was made of, back into the form."""
         try:
             spec = (await self._find(event.job, owner_of(request))).specs[int(event.index)]
         except DarkroomError as error:
-            return self._problem(error, request)
+            return self._problem(error)
         if event.act == "seed":
             return {self.parts.controls["seed"]: spec.seed, self.parts.randomize: False}
-        return self._restored(await self._cards(), _settings(spec), "Settings restored.", request)
+        return self._restored(await self._cards(), settings_of(spec), "Settings restored.")
 
-    async def on_picture(self, path: str, request: gr.Request) -> Update:
+    async def on_picture(self, path: str) -> Update:
         """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
         emptied: Update = {self.parts.picture: None}
         cards = await self._cards()
         try:
             found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path), cards))
         except InvalidRequest as error:
-            return self._problem(error, request) | emptied
+            return self._problem(error) | emptied
         words = " ".join(["Settings restored from the picture.", *notes])
-        return self._restored(cards, {"num_images": 1, **found}, words, request) | emptied
+        return self._restored(cards, {"num_images": 1, **found}, words) | emptied
 
     # -- jobs
 
@@ -225,17 +266,39 @@ class Page:
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
 
-    async def _select(self, job: Job, request: gr.Request) -> AsyncGenerator[Update]:
+    async def _generate(self, data: Mapping[str, Any], shown: Update, request: gr.Request) -> AsyncGenerator[Update]:
+        """Queue what request data asks for, and show the job until it has ended; `shown` once it is accepted."""
+        try:
+            job = await self._client.submit(controls.to_request(data), owner_of(request))
+        except DarkroomError as error:
+            yield self._problem(error)
+            return
+        yield {self.parts.message: "", self.parts.controls["seed"]: job.specs[0].seed} | shown
+        async with aclosing(self._select(job, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _select(self, job: Job, request: gr.Request, listed: int = LISTED_JOBS) -> AsyncGenerator[Update]:
         """Select a job in the state that is being rendered, if there is one; else render a new one."""
         state = self._states.get(_session(request))
         if state is not None:
             state.select(job)
+            yield UNCHANGED
             return
-        state = PageState(self._client, owner_of(request))
+        state = PageState(self._client, owner_of(request), listed)
         state.select(job)
         async with aclosing(self._render(state, request)) as updates:
             async for update in updates:
                 yield update
+
+    async def _list_more(self, listed: int, selected: str, request: gr.Request) -> Update:
+        """List so many of the browser's own jobs, in the state that is being rendered, if there is one."""
+        jobs = await newest_jobs(self._client, owner_of(request), listed + 1)
+        state = self._states.get(_session(request))
+        if state is None:
+            return {self.parts.mine: job_list(jobs, listed, selected)}
+        state.list_jobs(jobs, listed)
+        return UNCHANGED
 
     async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
         """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""
@@ -258,20 +321,18 @@ class Page:
         except DarkroomError as error:
             raise gr.Error(error.message, print_exception=False) from error
 
-    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str, request: gr.Request) -> Update:
+    def _read(self, given: Update) -> dict[str, Any]:
+        """Return the request data of the form."""
+        return controls.read({path: given[control] for path, control in self.parts.controls.items()})
+
+    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str) -> Update:
         """The form with a picture's settings, and what could not be restored of them."""
-        kept, notes = _usable(cards, values)
-        return self.parts.filled(cards, kept) | self._message(status.note(" ".join([words, *notes])), request)
+        kept, notes = usable(cards, values)
+        return self.parts.filled(cards, kept) | {self.parts.message: status.note(" ".join([words, *notes]))}
 
-    def _problem(self, error: DarkroomError, request: gr.Request) -> Update:
-        return self._message(problem(error), request)
-
-    def _message(self, note: str, request: gr.Request) -> Update:
-        """Show a message in place of the status, until the status of the selected job changes."""
-        state = self._states.get(_session(request))
-        if state is not None:
-            state.show_message(note)
-        return {self.parts.status: note}
+    def _problem(self, error: DarkroomError) -> Update:
+        """Why what somebody asked for was not done. It stays until they do something about it: see `page.js`."""
+        return {self.parts.message: problem(error)}
 
 
 def _fragile(shown: Any) -> bool:
@@ -281,17 +342,3 @@ def _fragile(shown: Any) -> bool:
 
 def _session(request: gr.Request) -> str:
     return request.session_hash or ""
-
-
-def _settings(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
-    """Return the fields of the form for an image, or so many. A style's words are in the prompt already."""
-    shown = {name: value for name, value in request_data(spec).items() if name in controls.FIELDS}
-    return shown | {"style": controls.OPEN, "num_images": min(num_images, controls.greatest("num_images"))}
-
-
-def _usable(cards: list[ModelCard], data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
-    model = data.get("model")
-    kept, refused = controls.usable(data, card_of(cards, model))
-    notes = [] if model in (None, *(card.id for card in cards)) else [f"Model “{model}” is not served here."]
-    return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes

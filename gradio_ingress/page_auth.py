@@ -26,7 +26,12 @@ WRONG = "That is no key of this service."
 
 def owner_of(request: gr.Request) -> str:
     """Return whose jobs a browser may see and end; without cookies, a tab's."""
-    return request.state.owner or f"tab:{digest_of(str(request.session_hash))[:32]}"
+    return owner_or_tab(request.state.owner, request.session_hash)
+
+
+def owner_or_tab(owner: str | None, session: str | None) -> str:
+    """Return the owner of a request, or of Gradio's session where the request has none."""
+    return owner or f"tab:{digest_of(str(session))[:32]}"
 
 
 class PageAuthMiddleware:

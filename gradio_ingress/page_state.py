@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.queue_stats import QueueStats
@@ -12,19 +12,35 @@ from models.errors import DarkroomError
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
-MAX_JOBS = 12  # newest first
+LISTED_JOBS = 12  # at first; "Show more" lists earlier ones
+MAX_PAGE = 100  # jobs of one call to the Dispatcher
 UPDATE_INTERVAL_S = 0.25  # between two updates of the page, at least
 QUEUE_INTERVAL_S = 2.0
+
+
+async def newest_jobs(client: DispatcherClient, owner: str, count: int) -> list[Job]:
+    """Return an owner's jobs, newest first: `count` of them, or all if there are fewer.
+
+    Raises:
+        NotFound, Gone, Unavailable: they cannot be listed; a job between two pages of the list may just have expired.
+    """
+    found: list[Job] = []
+    while (wanted := min(count - len(found), MAX_PAGE)) > 0:
+        page = await client.jobs(owner, None, wanted, found[-1].id if found else None)
+        found += page
+        if len(page) < wanted:
+            break
+    return found
 
 
 class PageState:
     """The jobs of one page. Event handlers select jobs; the one that renders the page iterates over `changes`."""
 
-    def __init__(self, client: DispatcherClient, owner: str) -> None:
+    def __init__(self, client: DispatcherClient, owner: str, listed: int = LISTED_JOBS) -> None:
         self.owner = owner
+        self.listed = listed  # how many of the owner's jobs the page lists
         self.selected: Job | None = None
         self.problem: DarkroomError | None = None  # why a job could not be found or followed
-        self.message: str | None = None  # HTML in place of the status, until the status of the selected job changes
         self.queue: QueueStats | None = None
         self._client = client
         self._jobs: dict[str, Job] = {}
@@ -33,17 +49,19 @@ class PageState:
 
     @property
     def jobs(self) -> list[Job]:
-        """The owner's jobs, newest first."""
-        return sorted(self._jobs.values(), key=lambda job: job.timestamps.created, reverse=True)[:MAX_JOBS]
+        """The owner's jobs that are known, newest first: one more than are listed, if there are as many."""
+        return sorted(self._jobs.values(), key=lambda job: job.timestamps.created, reverse=True)
 
     def select(self, job: Job) -> None:
         """Select a job, and follow it. It may be another owner's."""
-        self.selected, self.problem, self.message = job, None, None
+        self.selected, self.problem = job, None
         self._follow(job)
 
-    def show_message(self, html: str) -> None:
-        """Show a message in place of the status."""
-        self.message = html
+    def list_jobs(self, jobs: Sequence[Job], listed: int) -> None:
+        """List so many of the owner's jobs, and follow them. `jobs` are the newest: one more, if there are as many."""
+        self.listed = max(self.listed, listed)
+        for job in jobs:
+            self._follow(job)
         self._changed.set()
 
     async def changes(self) -> AsyncGenerator[None]:
@@ -69,8 +87,7 @@ class PageState:
     async def _load_jobs(self) -> None:
         """List the owner's earlier jobs."""
         try:
-            for job in await self._client.jobs(self.owner, None, MAX_JOBS):
-                self._follow(job)
+            self.list_jobs(await newest_jobs(self._client, self.owner, self.listed + 1), self.listed)
         except DarkroomError as error:
             logger.warning("a page's jobs cannot be listed: %s", error.message)
             if self.selected is None and self.problem is None:
@@ -90,7 +107,6 @@ class PageState:
         if job.owner == self.owner:
             self._jobs[job.id] = job
         if self.selected is not None and self.selected.id == job.id:
-            self.message = self.message if job.status == self.selected.status else None
             self.selected = job
         self._changed.set()
 

@@ -1,8 +1,7 @@
 """A Job in words: where it stands, why it waits, and the line of one's own jobs. Pure, and HTML."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.schema import ImageResult, Job, Progress
@@ -71,17 +70,31 @@ def terms(rows: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(said)}</dd>' for name, said in rows)}</dl>"
 
 
-def my_jobs(jobs: Iterable[Job], shown: str | None, now: float) -> str:
-    """Return one's own jobs, newest first: a thumb, its state, and what can be done with it."""
-    items = "".join(_item(job, job.id == shown, now) for job in jobs)
-    return f'<ol class="jobs">{items}</ol>' if items else '<p class="none">What you generate is listed here.</p>'
+def replaced(prompt: str) -> str:
+    """Return the note that an example has replaced a prompt, with a button that brings the prompt back."""
+    undo = f'<button type="button" data-act="undo" data-prompt="{escape(prompt, quote=True)}">Undo</button>'
+    return _status("idle", "The example replaced your prompt.", below=f'<p class="below">{undo}</p>')
 
 
-def examples(found: Sequence[Mapping[str, Any]]) -> str:
-    """Return a button an example; its `data-index` is the example's place."""
+def my_jobs(jobs: Sequence[Job], listed: int, selected: str | None, now: float) -> str:
+    """Return `listed` of one's own jobs, newest first: a thumb, its state, what can be done with it.
+
+    If there are more, a button lists them. `selected` is the id of the job that the page shows.
+    """
+    if not jobs:
+        return '<p class="none">What you generate is listed here.</p>'
+    items = "".join(_item(job, listed, job.id == selected, now) for job in jobs[:listed])
+    more = (
+        f'<button type="button" data-act="more" data-job="{selected or ""}" data-listed="{listed}">Show more</button>'
+    )
+    return f'<ol class="jobs">{items}</ol>' + (f'<p class="below">{more}</p>' if len(jobs) > listed else "")
+
+
+def examples(prompts: Iterable[str]) -> str:
+    """Return a button for each example; its `data-index` is the example's place."""
     buttons = [
-        f'<button type="button" class="chip" data-act="example" data-index="{i}">{escape(example["prompt"])}</button>'
-        for i, example in enumerate(found)
+        f'<button type="button" class="chip" data-act="example" data-index="{i}">{escape(prompt)}</button>'
+        for i, prompt in enumerate(prompts)
     ]
     return f'<div class="chips" role="group" aria-label="Examples">{"".join(buttons)}</div>' if buttons else ""
 
@@ -230,17 +243,20 @@ def _replicas(line: ModelStats, stage: str) -> str:
     return f"{line.replicas[stage]} ready" + (f", {starting} starting" if starting else "")
 
 
-def _item(job: Job, shown: bool, now: float) -> str:
+def _item(job: Job, listed: int, selected: bool, now: float) -> str:
     times, prompt = job.timestamps, escape(job.specs[0].prompt)
     named = f'aria-label="Cancel: {escape(job.specs[0].prompt, quote=True)}"'
+    which = f'data-job="{job.id}" data-listed="{listed}"'
     thumb = "<i></i>"
     if job.images:
         thumb = f'<img src="{escape(link_to(job, job.images[0]), quote=True)}" alt="" loading="lazy">'
-    when = ago(now - (times.ended or times.created))
-    current = ' aria-current="true"' if shown else ""
-    cancel = "" if job.ended else f'<button type="button" data-act="cancel" data-job="{job.id}" {named}>Cancel</button>'
+    about = [STATES[job.status], ago(now - (times.ended or times.created))]
+    if len(job.specs) > 1:
+        about.insert(1, _pictures(len(job.specs)))
+    current = ' aria-current="true"' if selected else ""
+    cancel = "" if job.ended else f'<button type="button" data-act="cancel" {which} {named}>Cancel</button>'
     return (
-        f'<li{current}><button type="button" class="recall" data-act="show" data-job="{job.id}">{thumb}'
-        f'<span class="what">{prompt}</span><span class="when">{STATES[job.status]} · {when}</span></button>'
+        f'<li{current}><button type="button" class="recall" data-act="show" {which}>{thumb}'
+        f'<span class="what">{prompt}</span><span class="when">{" · ".join(about)}</span></button>'
         f"{cancel}</li>"
     )

@@ -15,6 +15,7 @@ from playwright.sync_api import Page
 from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
+from deployments.schema import Job
 from gradio_ingress.app import create_app
 from tests.chromium import Profile, chromium, opened, profile  # noqa: F401
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline
@@ -22,21 +23,31 @@ from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline
 
 @dataclass(frozen=True)
 class Site:
-    """Where the page is served, and what draws its pictures."""
+    """Where the page is served, and the cluster behind it."""
 
     url: str
-    pipeline: FakePipeline
+    cluster: Cluster
+    loop: asyncio.AbstractEventLoop  # of the cluster
+
+    @property
+    def pipeline(self) -> FakePipeline:
+        """What generates the images."""
+        return self.cluster.pipeline
+
+    def jobs(self, owner: str) -> list[Job]:
+        """An owner's jobs, newest first."""
+        return asyncio.run_coroutine_threadsafe(self.cluster.client.jobs(owner), self.loop).result(timeout=10)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     images = ImageStore(tmp_path_factory.mktemp("images"))
-    started: Future[tuple[uvicorn.Server, FakePipeline]] = Future()
+    started: Future[tuple[uvicorn.Server, Cluster, asyncio.AbstractEventLoop]] = Future()
 
     async def serve() -> None:
         cluster = Cluster(images)  # its Dispatcher lives on the loop that serves the page
         server = uvicorn.Server(uvicorn.Config(_site(images, cluster), log_level="warning"))
-        started.set_result((server, cluster.pipeline))
+        started.set_result((server, cluster, asyncio.get_running_loop()))
         await server.serve(sockets=[listener])
 
     # With its protocol: asyncio sets TCP_NODELAY on no other, and a response of two packets would take 40 ms more.
@@ -44,8 +55,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
-        server, pipeline = started.result(timeout=60)
-        yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", pipeline)
+        server, cluster, loop = started.result(timeout=60)
+        yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", cluster, loop)
         server.should_exit = True
         server.force_exit = True
         thread.join()

@@ -98,13 +98,95 @@ def test_who_waits_sees_their_place_in_line(page: Page, site: Site, profile: Pro
     expect(other.get_by_role("status").first).to_have_text("Done")
 
 
-def test_an_example_fills_the_form_and_generates(page: Page, site: Site) -> None:
-    example = CARD.examples[1]
-    page.get_by_role("button", name=example["prompt"]).click()
+def test_an_example_leaves_the_form_as_it_is_but_the_prompt_which_can_be_brought_back(page: Page, site: Site) -> None:
+    page.fill("#prompt textarea", "my own\n<words>")
+    page.fill(f"#num_images {NUMBER}", "2")
+    example = f"{CARD.examples[1]['prompt']}, cartoon"
+    page.get_by_role("button", name=example).click()
+    expect(page.locator("#status").get_by_role("status")).to_have_text("Done")
+    expect(page.locator("#prompt textarea")).to_have_value(example)
+    expect(page.locator("#style input")).to_have_value("None")
+    expect(page.locator(f"#num_images {NUMBER}")).to_have_value("2")
+    assert {spec.prompt for spec in site.pipeline.specs} == {example}
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#prompt textarea")).to_have_value("my own\n<words>")
+    expect(page.get_by_role("button", name="Undo")).to_have_count(0)
+    page.get_by_role("button", name=CARD.examples[0]["prompt"]).click()
+    expect(page.locator("#status .detail")).to_contain_text("seeds 7 to 8")
+    page.click("#advanced button")
+    expect(page.get_by_label("Randomize")).to_be_checked()
+
+
+def test_an_error_stays_until_its_field_is_edited(page: Page, site: Site) -> None:
+    site.pipeline.go.clear()
+    generate(page, PROMPT)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    generate(page, "")
+    box = page.locator("#message .status[data-state=problem]")
+    expect(box).to_contain_text("Prompt must")
+    expect(page.locator("#prompt .field-error")).to_contain_text("Prompt must")
+    site.pipeline.go.set()
+    expect(page.locator("#status")).to_contain_text("Done")
+    page.fill(f"#num_images {NUMBER}", "2")  # of another field
+    page.click("#mine button")
+    page.locator(".jobs .recall").first.click()
+    page.wait_for_timeout(500)
+    expect(box).to_contain_text("Prompt must")
+    expect(page.locator("#prompt .field-error")).to_contain_text("Prompt must")
+    page.locator("#prompt textarea").press_sequentially("a")
+    expect(box).to_have_count(0)
+    expect(page.locator(".field-error")).to_have_count(0)
+    expect(page.locator("[aria-invalid]")).to_have_count(0)
+    page.fill("#prompt textarea", "")
+    page.click("#generate")  # the same error again
+    expect(page.locator("#prompt .field-error")).to_contain_text("Prompt must")
+
+
+def test_a_click_on_the_job_that_is_shown_changes_nothing(page: Page, site: Site) -> None:
+    page.click("#advanced button")
+    generate(page, "a star")
     expect(page.get_by_role("status").first).to_have_text("Done")
-    expect(page.locator("#prompt textarea")).to_have_value(example["prompt"])
-    expect(page.locator("#style")).to_contain_text("The model reads: …, cartoon")
-    assert site.pipeline.specs[0].prompt == f"{example['prompt']}, cartoon"
+    site.pipeline.go.clear()
+    generate(page, "a moon")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.click("#mine button")
+    row = page.locator(".jobs .recall", has_text="a star")
+    row.click()
+    expect(page.get_by_role("img", name="a star", exact=True)).to_be_visible()
+    row.dblclick()
+    page.wait_for_timeout(1000)
+    expect(page.get_by_role("img", name="a star", exact=True)).to_be_visible()
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    expect(page.locator("#seed input")).to_have_value(str(site.pipeline.specs[1].seed))
+
+
+def test_a_seed_that_is_emptied_is_a_new_one_each_time(page: Page, site: Site) -> None:
+    page.click("#advanced button")
+    page.fill("#seed input", "9")
+    expect(page.get_by_label("Randomize")).not_to_be_checked()
+    page.fill("#seed input", "")
+    expect(page.get_by_label("Randomize")).to_be_checked()
+    for k in (1, 2):
+        generate(page, f"star {k}")
+        expect(page.get_by_role("img", name=f"star {k}", exact=True)).to_be_visible()
+    assert len({spec.seed for spec in site.pipeline.specs}) == 2
+
+
+def test_all_jobs_can_be_listed(page: Page, site: Site) -> None:
+    for k in range(14):
+        generate(page, f"star {k}")
+        expect(page.locator("#status .status[data-state=succeeded]")).to_be_visible()
+        expect(page.get_by_role("img", name=f"star {k}", exact=True)).to_be_visible()
+    page.click("#mine button")
+    expect(page.locator(".jobs li")).to_have_count(12)
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".jobs li")).to_have_count(14)
+    expect(page.locator(".jobs .what").first).to_have_text("star 13")
+    expect(page.locator(".jobs [aria-current=true]")).to_contain_text("star 13")
+    page.locator(".jobs .recall").last.click()
+    expect(page.get_by_role("img", name="star 0", exact=True)).to_be_visible()
+    expect(page.locator(".jobs li")).to_have_count(14)
+    expect(page.get_by_role("button", name="Show more")).to_have_count(0)
 
 
 def test_the_page_says_what_the_model_can_draw(page: Page) -> None:

@@ -10,10 +10,13 @@ import pytest
 
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, QueuePlace
-from gradio_ingress import client_api, gradio_queue
+from gradio_ingress import gradio_queue
+from gradio_ingress.client_api import ClientApi
 from tests.unit.gradio_ingress.fakes import Cluster
 
-CALLER: Any = SimpleNamespace(state=SimpleNamespace(owner=None), session_hash="client")
+CALLER: Any = SimpleNamespace(
+    state=SimpleNamespace(owner=None), session_hash="client", base_url="https://images.example.org/"
+)
 
 
 @pytest.fixture
@@ -21,23 +24,28 @@ async def cluster(tmp_path: Path) -> Cluster:
     return Cluster(ImageStore(tmp_path))
 
 
+def endpoint(cluster: Cluster) -> Any:
+    return ClientApi(cluster.client, gr.Blocks()).endpoint()
+
+
 def given(**values: Any) -> list[Any]:
     return [values.get(name) for name in GenerationRequest.model_fields]
 
 
 async def test_its_arguments_are_the_schemas_fields(cluster: Cluster) -> None:
-    hints = get_type_hints(client_api.endpoint(cluster.client))
+    hints = get_type_hints(endpoint(cluster))
     assert list(hints) == ["request", *GenerationRequest.model_fields, "return"]
     assert hints["prompt"] is str
     assert hints["width"] == int | None
 
 
 async def test_it_returns_files_seed_and_job(cluster: Cluster) -> None:
-    files, seed, about = await client_api.endpoint(cluster.client)(
-        CALLER, *given(prompt="a star", seed=7, num_images=2)
-    )
+    files, seed, about = await endpoint(cluster)(CALLER, *given(prompt="a star", seed=7, num_images=2))
     job = await cluster.client.job(about["id"])
     assert [file.path for file in files] == [f"{job.link}/{image.name}" for image in job.images]
+    assert [file.url for file in files] == [
+        f"https://images.example.org{image.url}?link={job.link}" for image in job.images
+    ]
     assert seed == 7
     assert job.owner == f"tab:{sha256(b'client').hexdigest()[:32]}"
 
@@ -45,7 +53,7 @@ async def test_it_returns_files_seed_and_job(cluster: Cluster) -> None:
 @pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "must be 10 or less")])
 async def test_what_is_wrong_is_said(cluster: Cluster, values: dict[str, Any], words: str) -> None:
     with pytest.raises(gr.Error, match=words):
-        await client_api.endpoint(cluster.client)(CALLER, *given(prompt="a star", **values))
+        await endpoint(cluster)(CALLER, *given(prompt="a star", **values))
 
 
 async def test_a_position_that_gradio_does_not_accept_is_only_logged(

@@ -100,12 +100,19 @@ def test_a_new_field_gets_a_control_from_its_type_alone(
     assert control.label == "Fine grain"
 
 
-def test_an_example_fills_the_rest_with_what_the_model_prefers() -> None:
-    filled = controls.fill({"prompt": "a star", "style": "flat"}, CARD)
-    assert filled["prompt"] == "a star"
-    assert filled["style"] == "flat"
-    assert filled["num_inference_steps"] == 8
-    assert "seed" not in filled
+def test_the_style_of_an_example_is_in_its_prompts(caplog: pytest.LogCaptureFixture) -> None:
+    photograph = {"prompt": "a star", "style": "photograph", "negative_prompt": "blurry", "seed": 7, "num_images": 2}
+    unusable = ({"prompt": ""}, {"prompt": "a star", "sytle": "flat"}, {"prompt": "a star", "style": "anime"})
+    card = replace(CARD, styles=("photograph",), examples=({"prompt": "a moon"}, *unusable, photograph))
+    assert controls.examples(card) == [
+        {"prompt": "a moon"},
+        {
+            "prompt": "photograph of a star, 35mm, natural light, sharp focus",
+            "negative_prompt": "blurry, drawing, painting",
+            "seed": 7,
+        },
+    ]
+    assert caplog.text.count("an example of shapes is left out") == 3
 
 
 def test_what_is_not_chosen_is_left_out_of_the_request_and_what_is_emptied_is_not() -> None:

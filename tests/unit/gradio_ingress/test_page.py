@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,8 +64,14 @@ def page(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]:
     """What the browser would send once the page has fitted itself to the model."""
-    typed = {"model": CARD.id, "seed": 0} | controls.fill({}, CARD) | values
+    typed = {name: controls.default(name, CARD) for name in controls.FIELDS} | {"seed": 0} | values
     return {page.parts.controls[name]: value for name, value in typed.items()} | {page.parts.randomize: randomize}
+
+
+def left(page: Page, **values: Any) -> dict[Any, Any]:
+    """What the browser sends when the page opens: the form as it was left in this tab; None where nobody was before."""
+    form: dict[Any, Any] = dict.fromkeys(page.parts.form)
+    return form | {page.parts.controls[name]: value for name, value in values.items()}
 
 
 async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
@@ -80,7 +87,7 @@ async def selected_job(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Jo
 
 
 def clicked(**data: Any) -> gr.EventData:
-    return gr.EventData(None, data)
+    return gr.EventData(None, {"listed": "12"} | data)
 
 
 async def test_a_prompt_ends_in_a_picture_and_the_seed_that_was_used(page: Page, cluster: Cluster) -> None:
@@ -126,8 +133,9 @@ async def test_bad_input_shows_a_message_and_queues_nothing(
 ) -> None:
     updates = await generated(page, **values)
     assert len(updates) == 1
-    assert words in updates[0][page.parts.status]
-    assert 'data-field="' in updates[0][page.parts.status]
+    assert words in updates[0][page.parts.message]
+    assert 'data-field="' in updates[0][page.parts.message]
+    assert page.parts.status not in updates[0]
     assert page.parts.gallery not in updates[0]
     assert not cluster.pipeline.specs
 
@@ -138,13 +146,13 @@ async def test_a_full_line_is_said_in_the_clusters_words(tmp_path: Path) -> None
     cluster.pipeline.go.clear()
     await cluster.client.submit(GenerationRequest(prompt="a star", num_images=4), "browser:bob")
     updates = await generated(crowded, prompt="a star", num_images=4)
-    assert "The queue is full (4). Nothing was queued." in updates[-1][crowded.parts.status]
+    assert "The queue is full (4). Nothing was queued." in updates[-1][crowded.parts.message]
 
 
 async def test_more_pictures_than_may_ever_wait_are_said_with_their_field(tmp_path: Path) -> None:
     narrow = Page(Cluster(ImageStore(tmp_path), max_waiting=1).client)
     updates = await generated(narrow, prompt="a star", num_images=4)
-    said = updates[-1][narrow.parts.status]
+    said = updates[-1][narrow.parts.message]
     assert "Images must be at most 1" in said
     assert 'data-field="num_images"' in said
 
@@ -173,7 +181,7 @@ async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, c
     job = await selected_job(page, updates)
     for act in ("cancel", "show"):
         seen = [u async for u in page.on_mine(a_request(None, "another"), clicked(act=act, job=job.id))]
-        assert "There is no job" in seen[-1][page.parts.status]
+        assert "There is no job" in seen[-1][page.parts.message]
     assert not (await cluster.client.job(job.id)).ended
     await updates.aclose()
 
@@ -205,7 +213,7 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
     guest = a_request("browser:bob", "bob", job=f"{job.id}.{job.link}")
-    [opened] = [update async for update in page.on_load(guest)]
+    [opened] = [update async for update in page.on_load(left(page), guest)]
     assert opened[page.parts.controls["prompt"]]["value"] == "a star"
     assert page.parts.randomize not in opened
     *_, last = [update async for update in page.on_return(guest)]
@@ -214,7 +222,7 @@ async def test_a_link_shows_a_job_to_anybody_and_lets_nobody_end_it(page: Page, 
     assert "a star" not in last[page.parts.mine]
     await page.on_cancel(guest)
     wrong = a_request("browser:bob", "bob", job=f"{job.id}.wrong")
-    [opened] = [update async for update in page.on_load(wrong)]
+    [opened] = [update async for update in page.on_load(left(page), wrong)]
     assert page.parts.controls["prompt"] not in opened
     *_, last = [update async for update in page.on_return(wrong)]
     assert "There is no job" in last[page.parts.status]
@@ -224,12 +232,13 @@ async def test_a_second_job_is_selected_and_the_first_can_be_recalled(page: Page
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
     first = await selected_job(page, updates)
-    assert len(await generated(page, prompt="a moon")) == 1  # its seed: whoever draws the page shows the rest
+    [_, rest] = await generated(page, prompt="a moon")
+    assert rest == gr.skip(), "the handler that renders the page shows it"
     state = page._states["tab"]
     assert state.selected is not None
     assert state.selected.specs[0].prompt == "a moon"
     assert [job.specs[0].prompt for job in state.jobs] == ["a moon", "a star"]
-    assert not [update async for update in page.on_mine(REQUEST, clicked(act="show", job=first.id))]
+    assert [update async for update in page.on_mine(REQUEST, clicked(act="show", job=first.id))] == [gr.skip()]
     assert state.selected.id == first.id
     cluster.pipeline.go.set()
     *_, last = [update async for update in updates]
@@ -243,24 +252,27 @@ async def test_who_generates_before_the_old_job_is_back_sees_the_new_one(page: P
     back = a_request("browser:ada", job=f"{old.id}.{old.link}")
     updates = page.on_generate(form(page, prompt="a moon"), back)
     new = await selected_job(page, updates)
-    assert [update async for update in page.on_return(back)] == []
+    assert [update async for update in page.on_return(back)] == [gr.skip()]
     assert page._states["tab"].selected == new
     await page.on_cancel(back)
     *_, last = [update async for update in updates]
     assert "Cancelled" in last[page.parts.status]
 
 
-async def test_a_refusal_stays_while_another_picture_is_drawn(page: Page, cluster: Cluster) -> None:
+async def test_a_refusal_stays_when_another_job_ends_and_goes_with_the_next_that_is_accepted(
+    page: Page, cluster: Cluster
+) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
-    job = await selected_job(page, updates)
+    await selected_job(page, updates)
     [refused] = await generated(page, prompt="")
-    assert "Prompt must" in refused[page.parts.status]
-    page._states["tab"]._put(job)  # a step more
-    assert "Prompt must" in (await anext(updates))[page.parts.status]
+    assert "Prompt must" in refused[page.parts.message]
     cluster.pipeline.go.set()
-    *_, last = [update async for update in updates]
-    assert "Done" in last[page.parts.status]
+    rest = [update async for update in updates]
+    assert "Done" in rest[-1][page.parts.status]
+    assert all(page.parts.message not in update for update in rest)
+    accepted, *_ = await generated(page, prompt="a moon")
+    assert accepted[page.parts.message] == ""
 
 
 async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
@@ -269,8 +281,8 @@ async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
-    filled = await page.on_picture(str(dropped), REQUEST)
-    assert "Model “another” is not served here." in filled[page.parts.status]
+    filled = await page.on_picture(str(dropped))
+    assert "Model “another” is not served here." in filled[page.parts.message]
 
 
 async def test_a_dropped_picture_of_another_size_leaves_a_form_that_generates(
@@ -279,11 +291,11 @@ async def test_a_dropped_picture_of_another_size_leaves_a_form_that_generates(
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 512x512"))
-    filled = await page.on_picture(str(dropped), REQUEST)
+    filled = await page.on_picture(str(dropped))
     assert (
         "Settings restored from the picture. Left out: Width must be 64 for shapes, got 512. "
         "Height must be 64 for shapes, got 512."
-    ) in filled[page.parts.status]
+    ) in filled[page.parts.message]
     shown = {part: update["value"] for part, update in filled.items() if isinstance(update, dict) and "value" in update}
     updates = [update async for update in page.on_generate(form(page) | shown, REQUEST)]
     assert "Done" in updates[-1][page.parts.status]
@@ -304,13 +316,11 @@ async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_anot
     monkeypatch.setattr(page._client, "models", models)
     reused = await page.on_reuse(REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0"))
     back = a_request("browser:ada", "back", job=f"{job.id}.{job.link}")
-    [opened] = [update async for update in page.on_load(back)]
-    *_, returned = [update async for update in page.on_return(back)]
+    [opened] = [update async for update in page.on_load(left(page), back)]
     for filled in (reused, opened):
         names = ("width", "num_inference_steps", "sampler")
         assert [filled[page.parts.controls[name]]["value"] for name in names] == [128, 8, "euler"]
-    for said in (reused, returned):
-        assert "Model “shapes” is not served here. Left out: Width must be 128" in said[page.parts.status]
+        assert "Model “shapes” is not served here. Left out: Width must be 128" in filled[page.parts.message]
 
 
 async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
@@ -320,11 +330,112 @@ async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     assert job.images[0].url in last[page.parts.gallery]
 
 
-async def test_an_example_fills_the_form(page: Page) -> None:
-    filled = await page.on_example("shapes", clicked(act="example", index="0"))
-    assert filled[page.parts.controls["prompt"]]["value"] == CARD.examples[0]["prompt"]
-    assert filled[page.parts.controls["seed"]]["value"] == 7
-    assert filled[page.parts.randomize]["value"] is False
+async def example_run(page: Page, index: str = "1", request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
+    given = form(page, **values)
+    return [update async for update in page.on_example(given, request, clicked(act="example", index=index))]
+
+
+async def test_an_example_runs_with_its_seed_and_changes_nothing_of_the_form_but_the_prompt(
+    page: Page, cluster: Cluster
+) -> None:
+    first, *_ = await example_run(page, "0", num_images=2, num_inference_steps=4)
+    assert first == {
+        page.parts.controls["prompt"]: CARD.examples[0]["prompt"],
+        page.parts.controls["seed"]: 7,
+        page.parts.message: "",
+    }
+    assert [(spec.seed, spec.num_inference_steps) for spec in cluster.pipeline.specs] == [(7, 4), (8, 4)]
+    await generated(page, prompt=CARD.examples[0]["prompt"], seed=7)
+    assert cluster.pipeline.specs[-1].seed != 7, "Randomize is as it was"
+
+
+async def test_a_seed_that_is_fixed_stays_for_an_example(page: Page, cluster: Cluster) -> None:
+    await example_run(page, "0", seed=5, randomize=False)
+    assert cluster.pipeline.specs[0].seed == 5
+
+
+async def test_the_style_of_an_example_is_in_its_prompt_and_the_forms_own_comes_with_it(
+    page: Page, cluster: Cluster
+) -> None:
+    first, *_ = await example_run(page)
+    assert first[page.parts.controls["prompt"]] == "a green star on a white background, cartoon"
+    assert page.parts.controls["style"] not in first
+    await generated(page, prompt=first[page.parts.controls["prompt"]])
+    await example_run(page, style="flat")
+    assert [spec.prompt for spec in cluster.pipeline.specs] == [
+        "a green star on a white background, cartoon",
+        "a green star on a white background, cartoon",
+        "a green star on a white background, cartoon, flat design",
+    ]
+
+
+async def test_a_typed_prompt_comes_back_after_an_example(page: Page) -> None:
+    typed = 'my "own" <star>\n& moon'
+    first, *_ = await example_run(page, prompt=typed)
+    assert f'data-prompt="{escape(typed, quote=True)}"' in first[page.parts.message]
+    assert await page.on_undo(clicked(act="undo", prompt=typed)) == {
+        page.parts.controls["prompt"]: typed,
+        page.parts.message: "",
+    }
+    for nothing_lost in ("", "  ", None, CARD.examples[0]["prompt"], "a green star on a white background, cartoon"):
+        first, *_ = await example_run(page, prompt=nothing_lost)
+        assert first[page.parts.message] == ""
+
+
+async def test_an_example_that_is_refused_leaves_the_prompt(page: Page) -> None:
+    [refused] = await example_run(page, prompt="my own", num_inference_steps=120)
+    assert list(refused) == [page.parts.message]
+
+
+async def test_the_form_comes_back_as_it_was_left(page: Page, cluster: Cluster) -> None:
+    await generated(page, prompt="a star", num_inference_steps=4)
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    request = a_request("browser:ada", "again", job=f"{job.id}.{job.link}")
+    draft = left(page, prompt="a moon", style="cartoon", num_inference_steps=6, seed=5, num_images=9, width=512)
+    first, last = [update async for update in page.on_load(draft | {page.parts.randomize: False}, request)]
+    assert first == {page.parts.controls["prompt"]: "a moon"}, "at once, as the cluster may not be there yet"
+    assert page.parts.controls["prompt"] not in last
+    names = ("style", "num_inference_steps", "seed", "num_images", "width")
+    values = [last[page.parts.controls[name]]["value"] for name in names]
+    assert values == ["cartoon", 6, 5, 1, 64], "what the model allows"
+    assert last[page.parts.randomize] is False
+
+
+async def test_a_form_that_was_left_without_a_prompt_is_filled_from_the_job_of_the_address(
+    page: Page, cluster: Cluster
+) -> None:
+    await generated(page, prompt="a star", num_inference_steps=4)
+    job = (await cluster.client.jobs("browser:ada"))[0]
+    request = a_request("browser:ada", "again", job=f"{job.id}.{job.link}")
+    [opened] = [update async for update in page.on_load(left(page, prompt="", num_inference_steps=8), request)]
+    assert opened[page.parts.controls["prompt"]]["value"] == "a star"
+    assert opened[page.parts.controls["num_inference_steps"]]["value"] == 4
+
+
+async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does(page: Page, cluster: Cluster) -> None:
+    for k in range(14):
+        await generated(page, prompt=f"star {k}")
+    newest = (await cluster.client.jobs("browser:ada"))[0]
+    *_, shown = [update async for update in page.on_mine(REQUEST, clicked(act="show", job=newest.id))]
+    assert shown[page.parts.mine].count("<li") == 12
+    assert 'data-act="more"' in shown[page.parts.mine]
+    more = clicked(act="more", job=newest.id)
+    [listed] = [update async for update in page.on_mine(REQUEST, more)]
+    assert list(listed) == [page.parts.mine], "the selected job stays"
+    assert [f"star {k}<" in listed[page.parts.mine] for k in (13, 0)] == [True, True]
+    assert listed[page.parts.mine].count('aria-current="true"') == 1
+    assert 'data-act="more"' not in listed[page.parts.mine]
+    oldest = (await cluster.client.jobs("browser:ada"))[-1]
+    *_, shown = [u async for u in page.on_mine(REQUEST, clicked(act="show", job=oldest.id, listed="60"))]
+    assert shown[page.parts.mine].count("<li") == 14
+
+    cluster.pipeline.go.clear()
+    updates = page.on_generate(form(page, prompt="a moon"), REQUEST)
+    await selected_job(page, updates)
+    assert [update async for update in page.on_mine(REQUEST, more)] == [gr.skip()]
+    while (await anext(updates)).get(page.parts.mine, "").count("<li") != 15:
+        pass
+    await updates.aclose()
 
 
 async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page, cluster: Cluster) -> None:
@@ -350,12 +461,12 @@ async def test_a_dropped_picture_fills_the_form_and_a_stranger_is_refused(page: 
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Sampler: Euler, CFG scale: 3.5, Seed: 9, Size: 64x64"))
-    filled = await page.on_picture(str(dropped), REQUEST)
+    filled = await page.on_picture(str(dropped))
     assert filled[page.parts.controls["prompt"]]["value"] == "a moon"
     assert filled[page.parts.controls["sampler"]]["value"] == "euler"
     assert filled[page.parts.controls["seed"]]["value"] == 9
     dropped.write_bytes(b"no picture")
-    assert 'data-state="problem"' in (await page.on_picture(str(dropped), REQUEST))[page.parts.status]
+    assert 'data-state="problem"' in (await page.on_picture(str(dropped)))[page.parts.message]
 
 
 async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:
@@ -396,11 +507,11 @@ async def test_the_page_counts_tokens_and_quotes_what_is_cut(page: Page) -> None
 async def test_an_example_says_when_the_cluster_is_down() -> None:
     page = Page(DispatcherClient(Down()))
     with pytest.raises(gr.Error, match="still starting"):
-        await page.on_example("shapes", clicked(act="example", index="0"))
+        await example_run(page)
 
 
 async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
-    [fitted] = [update async for update in page.on_load(REQUEST)]
+    [fitted] = [update async for update in page.on_load(left(page), REQUEST)]
     [last] = [update async for update in page.on_return(REQUEST)]
     assert fitted[page.parts.controls["num_inference_steps"]]["value"] == 8
     assert CARD.notice in fitted[page.parts.notice]
@@ -411,7 +522,7 @@ async def test_the_page_fits_itself_to_the_model(page: Page) -> None:
 async def test_the_page_says_that_the_service_starts_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "RETRY_INTERVAL_S", 0.001)
     page = Page(DispatcherClient(Down(times=2)))
-    updates = [update async for update in page.on_load(REQUEST)]
+    updates = [update async for update in page.on_load(left(page), REQUEST)]
     assert ["still starting" in update.get(page.parts.status, "") for update in updates] == [True, True, False]
 
 
@@ -422,7 +533,7 @@ async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pyt
 
     monkeypatch.setattr(page_module, "RETRY_INTERVAL_S", 0.001)
     page = Page(DispatcherClient(Silent()))
-    updates = page.on_load(REQUEST)
+    updates = page.on_load(left(page), REQUEST)
     assert "still starting" in (await anext(updates))[page.parts.status]
     assert "still starting" in (await anext(updates))[page.parts.status]
     await updates.aclose()
@@ -431,7 +542,7 @@ async def test_a_cluster_that_does_not_answer_shows_as_starting(monkeypatch: pyt
 async def test_a_cluster_that_is_down_shows_its_message_and_no_traceback() -> None:
     page = Page(DispatcherClient(Down()))
     updates = await generated(page, prompt="a star")
-    assert "The service is still starting." in updates[-1][page.parts.status]
+    assert "The service is still starting." in updates[-1][page.parts.message]
 
 
 async def test_an_error_of_ours_becomes_a_plain_sentence(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from deployments.image_store import ImageStore
 from deployments.schema import GenerationRequest, Job
 from gradio_ingress import page_state
-from gradio_ingress.page_state import PageState
+from gradio_ingress.page_state import PageState, newest_jobs
 from models.errors import Unavailable
 from tests.unit.gradio_ingress.fakes import Cluster
 
@@ -103,3 +103,23 @@ async def test_losing_another_job_does_not_hide_the_selected_one(
     assert state.problem is None
     assert state.selected is not None
     assert state.selected.status == "succeeded"
+
+
+async def test_jobs_are_listed_page_by_page_as_far_as_wanted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_state, "MAX_PAGE", 3)
+    jobs = [await submitted(cluster, f"star {k}") for k in range(7)]
+    newest_first = [job.id for job in reversed(jobs)]
+    for count in (1, 3, 4, 7, 100):
+        assert [job.id for job in await newest_jobs(cluster.client, "ada", count)] == newest_first[:count]
+
+
+async def test_jobs_that_are_listed_later_are_followed_too(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.pipeline.go.clear()
+    older, newer = await submitted(cluster), await submitted(cluster, "a moon")
+    state = PageState(cluster.client, "ada", listed=0)
+    async for _ in state.changes():
+        if older.id not in state._watches and not cluster.pipeline.go.is_set():
+            assert [job.id for job in state.jobs] == [newer.id]
+            state.list_jobs(await newest_jobs(cluster.client, "ada", 3), 2)
+            cluster.pipeline.go.set()
+    assert [(job.id, job.status) for job in state.jobs] == [(newer.id, "succeeded"), (older.id, "succeeded")]

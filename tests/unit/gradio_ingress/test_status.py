@@ -149,7 +149,7 @@ def test_why_it_waits_names_the_line_the_replicas_and_ones_own_share() -> None:
 def test_ones_own_jobs_are_listed_with_what_can_be_done() -> None:
     waiting, done = job(), job(status="succeeded", timestamps=Timestamps(created=100.0, ended=103.2))
     done = replace(done, images=(result(done),))
-    shown = status.my_jobs([waiting, done], done.id, 103.2)
+    shown = status.my_jobs([waiting, done], 12, done.id, 103.2)
     first, second = shown.split("</li>")[:2]
     assert f'data-act="cancel" data-job="{waiting.id}"' in first
     assert "In line" in first
@@ -157,6 +157,19 @@ def test_ones_own_jobs_are_listed_with_what_can_be_done() -> None:
     assert 'aria-current="true"' in second
     assert f'src="/v1/files/0.png?link={done.link}"' in second
     assert "Done · just now" in second
+
+
+def test_a_job_of_several_images_says_how_many() -> None:
+    several = job(num_images=3, status="succeeded", timestamps=Timestamps(created=100.0, ended=103.2))
+    assert "Done · 3 pictures · just now" in status.my_jobs([several], 12, None, 103.2)
+
+
+def test_a_button_lists_more_jobs_where_there_are_more() -> None:
+    jobs = [job(prompt=f"star {k}") for k in range(3)]
+    shown = status.my_jobs(jobs, 2, jobs[0].id, 103.2)
+    assert shown.count("<li") == 2
+    assert f'data-act="more" data-job="{jobs[0].id}" data-listed="2"' in shown
+    assert 'data-act="more"' not in status.my_jobs(jobs, 3, None, 103.2)
 
 
 def test_what_is_cut_is_quoted_for_each_prompt() -> None:
@@ -169,8 +182,9 @@ def test_what_is_cut_is_quoted_for_each_prompt() -> None:
 def test_no_prompt_becomes_markup() -> None:
     hostile = job(prompt='"><script>alert(1)</script>', status="running")
     shown = [
-        status.my_jobs([hostile], None, 0),
-        status.examples([{"prompt": "<script>"}]),
+        status.my_jobs([hostile], 12, None, 0),
+        status.examples(["<script>"]),
+        status.replaced('"><script>'),
         status.notice("<script>"),
         status.tokens(Tokens(count=9, limit=3, cut="<script>"), Tokens(count=0, limit=3, cut="")),
         status.note("<script>", "problem", '"><script>'),

@@ -1,0 +1,23 @@
+"""Settings of an image or a file, as the form takes them back. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deployments.schema import request_data
+from gradio_ingress import controls
+from gradio_ingress.layout import card_of
+from models.spec import ImageSpec, ModelCard
+
+
+def settings_of(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
+    """Return the fields of the form for an image, or so many. A style's words are in the prompt already."""
+    shown = {name: value for name, value in request_data(spec).items() if name in controls.FIELDS}
+    return shown | {"style": controls.OPEN, "num_images": min(num_images, controls.greatest("num_images"))}
+
+
+def usable(cards: Sequence[ModelCard], data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
+    model = data.get("model")
+    kept, refused = controls.usable(data, card_of(cards, model))
+    notes = [] if model in (None, *(card.id for card in cards)) else [f"Model “{model}” is not served here."]
+    return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes
