@@ -284,6 +284,7 @@ class UiConfig(Settings):
         default=None, description="The same as that application's: then the page asks for a key."
     )
     allowed_hosts: tuple[HostName, ...] = Field(default=(), description="The same as that application's.")
+    public_url: Origin | None = Field(default=None, description="The same as that application's, for Gradio's clients.")
 
     @property
     def keys_path(self) -> Path | None:

@@ -35,10 +35,10 @@ def build(config: UiConfig) -> Application:
     """Return the application. Raises UnusableKeys where the file of keys cannot be used."""
     if config.keys_path is not None:
         read_keys(config.keys_path)
-    return GradioIngress.bind(config.generation_app, config.keys_path, config.allowed_hosts)
+    return GradioIngress.bind(config.generation_app, config.keys_path, config.allowed_hosts, config.public_url)
 
 
-def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
+def create_app(client: DispatcherClient, access: AccessPolicy, public_url: str | None = None) -> FastAPI:
     """Return the page at "/", closed to what a page of pictures does not need: other origins, files, MCP."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without our own, Gradio lets any origin in
@@ -46,7 +46,7 @@ def create_app(client: DispatcherClient, access: AccessPolicy) -> FastAPI:
     app.add_middleware(PageAuthMiddleware, access=access)
     app.add_middleware(RouteAllowlist)
     app.get(PICTURE)(_picture)
-    page = Page(client)
+    page = Page(client, public_url)
     app.post(CANCEL, response_model=None)(page.client_api.cancel)  # in place of Gradio's own
     blocks = page.blocks
     blocks.max_threads = EVENTS  # before queue(), as mounting cannot set it
@@ -83,13 +83,20 @@ def _picture(link: str, name: str) -> RedirectResponse:
 class GradioIngress:
     """The page's one replica: Gradio keeps its queue and sessions in the memory of a process."""
 
-    def __init__(self, generation_app: str, keys: Path | None = None, allowed_hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        generation_app: str,
+        keys: Path | None = None,
+        allowed_hosts: Collection[str] = (),
+        public_url: str | None = None,
+    ) -> None:
         self._client = DispatcherClient(ServeCalls.to_app(generation_app))
         self._access = AccessPolicy.of_replica(keys, allowed_hosts)
+        self._public_url = public_url
         use_own_folder()
 
     async def check_health(self) -> None:
         """Answer Serve on the event loop of the requests: a replica whose loop hangs is replaced."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(self._client, self._access)
+        return create_app(self._client, self._access, self._public_url)

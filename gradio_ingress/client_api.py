@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import respond
 from deployments.errors import JobEnded
+from deployments.origins import base_url
 from deployments.schema import GenerationRequest, Job, read_request
 from gradio_ingress.gradio_queue import event_id, has_event, send_position
 from gradio_ingress.page_auth import owner_of, owner_or_tab
@@ -36,8 +37,9 @@ class ClientApi:
     calls. So `cancel` takes its place: it ends one job, and the call that watches it ends with it.
     """
 
-    def __init__(self, client: DispatcherClient, blocks: gr.Blocks) -> None:
+    def __init__(self, client: DispatcherClient, blocks: gr.Blocks, public_url: str | None = None) -> None:
         self._client = client
+        self._public_url = public_url
         self._blocks = blocks
         self._submissions: dict[str | None, asyncio.Task[Job]] = {}  # of the calls that run, by the id of their event
 
@@ -57,7 +59,7 @@ class ClientApi:
             if job.status != "succeeded":
                 words = job.error.message if job.error else f"The job was {job.status}."
                 raise gr.Error(words, print_exception=False)
-            return _files(job, request), job.specs[0].seed, {"id": job.id, "warnings": list(job.warnings)}
+            return self._files(job, request), job.specs[0].seed, {"id": job.id, "warnings": list(job.warnings)}
 
         fields = [
             Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=field.annotation)
@@ -84,12 +86,26 @@ class ClientApi:
             return respond(error)
         return JSONResponse({"success": True})
 
+    def _files(self, job: Job, request: gr.Request) -> list[FileData]:
+        """The images, with addresses that open anywhere, by the job's read-only link.
+
+        `path` is where gradio_client fetches a file from, below Gradio's own prefix: `app` redirects it.
+        """
+        base = self._public_url or base_url(request.request.scope)
+        return [
+            FileData(
+                path=f"{job.link}/{image.name}",
+                url=f"{base}{link_to(job, image)}",
+                orig_name=image.name,
+                size=image.size,
+            )
+            for image in job.images
+        ]
+
     async def _generated(self, values: dict[str, Any], owner: str) -> Job:
         """Return the job of some values once it has ended. Raises DarkroomError."""
-        wanted, progress = (
-            read_request({name: value for name, value in values.items() if value is not None}),
-            gr.Progress(),
-        )
+        progress = gr.Progress()
+        wanted = read_request({name: value for name, value in values.items() if value is not None})
         submission = asyncio.create_task(self._client.submit(wanted, owner))
         with self._running(submission):
             job = await submission
@@ -126,17 +142,3 @@ def _report(job: Job, progress: gr.Progress) -> None:
         send_position(job.queue)
     elif job.progress is not None:
         progress((job.progress.step, job.progress.steps), desc=ACTIVITIES[job.progress.stage], unit="steps")
-
-
-def _files(job: Job, request: gr.Request) -> list[FileData]:
-    """The images, with addresses that open anywhere, by the job's read-only link.
-
-    `path` is where gradio_client fetches a file from, below Gradio's own prefix: `app` redirects it.
-    """
-    base = str(request.base_url).rstrip("/")
-    return [
-        FileData(
-            path=f"{job.link}/{image.name}", url=f"{base}{link_to(job, image)}", orig_name=image.name, size=image.size
-        )
-        for image in job.images
-    ]

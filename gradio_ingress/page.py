@@ -34,13 +34,13 @@ WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much
 class Page:
     """The page over a client of the Dispatcher: `blocks`, which Gradio serves, `client_api` for Gradio's clients."""
 
-    def __init__(self, client: DispatcherClient) -> None:
+    def __init__(self, client: DispatcherClient, public_url: str | None = None) -> None:
         self._client = client
         self._states: dict[str, PageState] = {}  # of the pages that are being rendered, by Gradio's session
         with gr.Blocks(title="Darkroom", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.parts = Layout()
             self._connect()
-            self.client_api = ClientApi(client, self.blocks)
+            self.client_api = ClientApi(client, self.blocks, public_url)
             self.client_api.add()
 
     def _connect(self) -> None:

@@ -14,8 +14,9 @@ from gradio_ingress import gradio_queue
 from gradio_ingress.client_api import ClientApi
 from tests.unit.gradio_ingress.fakes import Cluster
 
+SCOPE = {"type": "http", "scheme": "http", "headers": [(b"host", b"darkroom:8000")]}
 CALLER: Any = SimpleNamespace(
-    state=SimpleNamespace(owner=None), session_hash="client", base_url="https://images.example.org/"
+    state=SimpleNamespace(owner=None), session_hash="client", request=SimpleNamespace(scope=SCOPE)
 )
 
 
@@ -24,8 +25,8 @@ async def cluster(tmp_path: Path) -> Cluster:
     return Cluster(ImageStore(tmp_path))
 
 
-def endpoint(cluster: Cluster) -> Any:
-    return ClientApi(cluster.client, gr.Blocks()).endpoint()
+def endpoint(cluster: Cluster, public_url: str | None = None) -> Any:
+    return ClientApi(cluster.client, gr.Blocks(), public_url).endpoint()
 
 
 def given(**values: Any) -> list[Any]:
@@ -43,11 +44,14 @@ async def test_it_returns_files_seed_and_job(cluster: Cluster) -> None:
     files, seed, about = await endpoint(cluster)(CALLER, *given(prompt="a star", seed=7, num_images=2))
     job = await cluster.client.job(about["id"])
     assert [file.path for file in files] == [f"{job.link}/{image.name}" for image in job.images]
-    assert [file.url for file in files] == [
-        f"https://images.example.org{image.url}?link={job.link}" for image in job.images
-    ]
+    assert [file.url for file in files] == [f"http://darkroom:8000{image.url}?link={job.link}" for image in job.images]
     assert seed == 7
     assert job.owner == f"tab:{sha256(b'client').hexdigest()[:32]}"
+
+
+async def test_addresses_begin_with_the_operators_public_url_if_there_is_one(cluster: Cluster) -> None:
+    files, *_ = await endpoint(cluster, "https://images.example.org")(CALLER, *given(prompt="a star"))
+    assert files[0].url.startswith("https://images.example.org/v1/files/job_")
 
 
 @pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "must be 10 or less")])
