@@ -91,6 +91,7 @@ class ClientApi:
 
         `path` is where gradio_client fetches a file from, below Gradio's own prefix: `app` redirects it.
         """
+        assert request.request is not None, "Gradio calls it with a request"
         base = self._public_url or base_url(request.request.scope)
         return [
             FileData(
