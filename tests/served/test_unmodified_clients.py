@@ -19,6 +19,8 @@ from tests.cluster import Cluster, configured
 CLIENTS = ROOT / "tests/clients"
 INSTALLED = ROOT / "build/clients"
 SCRIPTS = sorted(path for path in CLIENTS.iterdir() if path.suffix in (".py", ".mjs"))
+REQUIREMENTS = (CLIENTS / "requirements.txt", CLIENTS / "requirements-alone.txt")
+IMPORTED_BY_OPEN_WEBUI = ("aiofiles", "fastapi", "python-multipart", "sqlalchemy")
 ALIASES = {"dall-e-2": "shapes", "dall-e-3": "shapes"}  # what LlamaIndex and Open WebUI send, whatever is set
 
 
@@ -41,8 +43,9 @@ def python() -> Path:
     folder = INSTALLED / "python"
     pip = (folder / "bin/python", "-m", "pip", "-q", "--disable-pip-version-check", "install")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    subprocess.run([*pip, "-r", CLIENTS / "requirements.txt"], check=True)
-    subprocess.run([*pip, "--no-deps", "-r", CLIENTS / "requirements-alone.txt"], check=True)
+    together, alone = REQUIREMENTS
+    subprocess.run([*pip, "-r", together], check=True)
+    subprocess.run([*pip, "--no-deps", "-r", alone], check=True)
     return folder / "bin/python"
 
 
@@ -74,10 +77,13 @@ def test_an_unmodified_client_gets_an_image(
 
 def test_the_documentation_names_each_client_in_the_version_that_is_tried() -> None:
     text = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
-    pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (CLIENTS / "requirements.txt").read_text(), re.MULTILINE)[:4])
-    pinned |= dict([(CLIENTS / "requirements-alone.txt").read_text().strip().split("==")])
-    pinned |= json.loads((CLIENTS / "package.json").read_text())["dependencies"]
-    told = dict(re.findall(r"`([@\w/-]+)` (\d[\d.]*)", text))
-    for helper in ("@langchain/core", "node"):
-        pinned.pop(helper)
-    assert told.items() >= pinned.items()
+    told = set(re.findall(r"`([@\w/-]+)` (\d[\d.]*)", text))
+    ours = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = [(name, ours[name]) for name in ("openai", "gradio_client", "huggingface_hub")]
+    for line in re.findall(r"^\S+==\S+$", "".join(path.read_text() for path in REQUIREMENTS), re.MULTILINE):
+        name, _, version = line.partition("==")
+        pinned += [(name, version)] if name not in IMPORTED_BY_OPEN_WEBUI else []
+    npm = json.loads((CLIENTS / "package.json").read_text())["dependencies"]
+    pinned += [(name, version) for name, version in npm.items() if name not in ("node", "@langchain/core")]
+    assert len(pinned) > 12
+    assert set(pinned) <= told

@@ -108,7 +108,7 @@ openapi = create_api(None, None, dict, [], AccessPolicy()).openapi()["components
 hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": SENT})
 code = receipt.snippets(spec, "http://a")
 parts = Page(DispatcherClient(None)).parts
-filled = parts.filled([CARD], _settings(spec))
+filled = parts.filled([CARD], settings_of(spec))
 shown = {path: filled.get(control, {}).get("value") for path, control in parts.controls.items()}
 found = {
     "spec": {name: asdict(spec)[name] for name in NAMES},

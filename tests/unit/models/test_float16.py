@@ -21,7 +21,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 def reference(folder: Path, spec: ImageSpec) -> np.ndarray:
     """Final latents of the pipeline in float16."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float16)
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(
         spec.prompt,
