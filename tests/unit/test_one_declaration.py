@@ -72,7 +72,8 @@ from deployments.api.deployment import create_api
 from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import Job, resolve
 from gradio_ingress import client_api, controls, png_info, receipt
-from gradio_ingress.page import Page, _settings
+from gradio_ingress.page import Page
+from gradio_ingress.restored import settings_of
 from models.errors import InvalidRequest
 from models.settings_text import settings_text
 from models.image_file import encode_image
