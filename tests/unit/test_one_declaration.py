@@ -71,7 +71,7 @@ from deployments.api import huggingface, openai
 from deployments.api.deployment import create_api
 from deployments.dispatcher.client import DispatcherClient
 from deployments.schema import Job, resolve
-from gradio_ingress import client_api, controls, png_info, receipt
+from gradio_ingress import controls, png_info, receipt
 from gradio_ingress.page import Page
 from gradio_ingress.restored import settings_of
 from models.errors import InvalidRequest
@@ -108,7 +108,8 @@ text = settings_text(spec)
 openapi = create_api(None, None, dict, [], AccessPolicy()).openapi()["components"]["schemas"]
 hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": SENT})
 code = receipt.snippets(spec, "http://a")
-parts = Page(DispatcherClient(None)).parts
+page = Page(DispatcherClient(None))
+parts = page.parts
 filled = parts.filled([CARD], settings_of(spec))
 shown = {path: filled.get(control, {}).get("value") for path, control in parts.controls.items()}
 found = {
@@ -119,7 +120,7 @@ found = {
     "OpenAI's dialect": new_fields(openai.to_request(openai.ImagesBody(prompt="a circle", **SENT))),
     "Hugging Face's dialect": new_fields(huggingface.to_request(hf, "shapes", None)),
     "OpenAPI": {name: sorted(set(NAMES) & {*body.get("properties", ())}) for name, body in openapi.items()},
-    "Gradio's clients": sorted(set(NAMES) & set(client_api.endpoint(None).__annotations__)),
+    "Gradio's clients": sorted(set(NAMES) & set(page.client_api.endpoint().__annotations__)),
     "file": {name: png_info.read(picture)[0][name] for name in NAMES},
     "text": text.rpartition("\\n")[2],
     "text that is read": {name: png_info.from_texts({"parameters": text})[0][name] for name in NAMES},
