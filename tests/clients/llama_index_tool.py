@@ -1,4 +1,4 @@
-"""LlamaIndex's image tool, with its own defaults: its model names and sizes are fixed. OPENAI_BASE_URL has the base URL."""
+"""LlamaIndex's image tool with its own defaults: model names and sizes are fixed. OPENAI_BASE_URL is the base URL."""
 
 import os
 import sys
