@@ -250,9 +250,9 @@ class AppConfig(Settings):
         models = info.data.get("models", ())
         for alias, model in aliases.items():
             if model not in models:
-                raise ValueError(f"must stand for one of {', '.join(models)}, but {alias} stands for {model}")
+                raise ValueError(f'must stand for one of {", ".join(models)}; "{alias}" stands for "{model}"')
             if alias in models:
-                raise ValueError(f"must be other names than those of models, and {alias} is a model's")
+                raise ValueError(f'must not have the name of a model; choose another alias than "{alias}"')
         return aliases
 
     @property

@@ -220,7 +220,7 @@ class Page:
         values = {name: given[self.parts.controls[name]] for name in WORDS}
         try:
             return status.tokens(*await self._client.tokens(controls.to_request(values)))
-        except DarkroomError:  # nothing typed yet, or too much: Generate says so
+        except DarkroomError:  # nothing typed yet, or too much: Generate reports it
             return ""
 
     async def on_aspect(self, given: Update, event: gr.EventData) -> Update:

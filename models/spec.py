@@ -133,15 +133,16 @@ class ModelCard:
         """
         return self.check(ImageSpec(**fields, family=self.family, embedded_guidance=self.embedded_guidance))
 
-    def cautions(self, spec: ImageSpec) -> tuple[str, ...]:
-        """Return what a caller should know of an allowed image before it is generated."""
+    def warnings_for(self, spec: ImageSpec) -> tuple[str, ...]:
+        """Return the warnings of an allowed image, before it is generated."""
         found = []
         least, steps = self.min_steps.get(spec.sampler, 1), spec.num_inference_steps
         if steps < least:
             needed = f"{spec.sampler} needs {least} or more with this model; {steps} leave noise."
             found.append(f"num_inference_steps: {needed}")
         if spec.guidance_rescale and not spec.guided:
-            found.append(f"guidance_rescale: has no effect with guidance_scale {spec.guidance_scale:g}.")
+            scale = f"{spec.guidance_scale:g}"
+            found.append(f"guidance_rescale has no effect at guidance_scale {scale}; set guidance_scale above 1.")
         return tuple(found)
 
     def check(self, spec: ImageSpec) -> ImageSpec:

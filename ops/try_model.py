@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         [spec] = resolve(read_request(fields(args)), card)
         print(f"\n{spec.prompt!r}: seed {spec.seed}, {spec.width}x{spec.height}, {spec.sampler}, ", end="")
         print(f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}")
-        for caution in card.cautions(spec):
-            print(f"warning: {caution}")
+        for warning in card.warnings_for(spec):
+            print(f"warning: {warning}")
         generate(args, card, spec)
     except DarkroomError as error:
         print(error, file=sys.stderr)

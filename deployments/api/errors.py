@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
@@ -51,7 +51,8 @@ SHAPES = (ErrorDetail, ErrorBody, HFError)
 def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of the errors that a route has beside those of every route; `SHAPES` are known there."""
     words = {
-        400: "A field is beyond its bound: `param` names it; or `image_refused`: the operator refuses the image.",
+        400: "A field is beyond its bound: `param` names it. Or the body cannot be read, the sampler gives no image in "
+        "so many steps (`unsupported_sampler`), or the operator refuses the image (`image_refused`).",
         401: "With keys on: no key, or not one of ours.",
         403: "Without keys: a host name that is not allowed, or a page of another site.",
         404: "There is no such thing, or it is somebody else's.",
@@ -99,10 +100,6 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def unfit(request: Request, error: RequestValidationError) -> JSONResponse:
         return respond(invalid(list(error.errors()), request.headers.get("content-type", "")), _path(request))
-
-    @app.exception_handler(ValidationError)
-    async def unfit_after_translation(request: Request, error: ValidationError) -> JSONResponse:
-        return respond(invalid(error.errors()), _path(request))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -24,7 +24,7 @@ from models.errors import InvalidRequest
 from models.parameters import Sampler
 
 DIALECT = Dialect({"prompt": "inputs", "sampler": "scheduler"})
-OF_ROUTE = ("model", "num_images", "output_format")  # fields that are the path, always 1, and the header `Accept`
+ROUTE_FIELDS = ("model", "num_images", "output_format")  # fields that are the path, always 1, and the header `Accept`
 IMAGE_PARAMETERS = {"prompt", "target_size", "strength", "image", "mask_image"}  # of tasks that take an image
 IMAGE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")  # of images in base64: PNG, JPEG, WebP, GIF
 ModelId = Annotated[str, Path(description="A model's id.", examples=["shapes"])]
@@ -36,7 +36,7 @@ class SchedulerName(RequestBody):
     scheduler: Sampler | None = Field(None, description="A sampler, by our name.")
 
 
-HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **DIALECT.shared_fields(*OF_ROUTE))
+HFParameters: Any = create_model("HFParameters", __base__=SchedulerName, **DIALECT.shared_fields(*ROUTE_FIELDS))
 
 
 class HFBody(RequestBody):

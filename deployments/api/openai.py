@@ -146,7 +146,7 @@ def to_request(body: Any, card: ModelCard | None = None, sizes: Sizes = "exact")
 
 
 def wants_url(body: Any) -> bool:
-    """Whether pictures are to be answered as addresses."""
+    """Whether the response has the addresses of the images, and not their content."""
     by_default = "url" if (body.model or "").startswith(URL_BY_DEFAULT) else "b64_json"
     return (body.response_format or by_default) == "url"
 
@@ -283,7 +283,7 @@ async def _submit(client: DispatcherClient, body: Any, sizes: Sizes, owner: str,
 
 
 async def _card(client: DispatcherClient, model: str | None) -> ModelCard | None:
-    """The card of the model that is meant, if there is such a one: if not, submitting says so."""
+    """Return the card of the model that is meant; None if there is none, which `submit` then reports."""
     return next((card for card in await client.models() if model in (None, *card.names)), None)
 
 

@@ -16,7 +16,7 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.queue_stats import QueueStats
 from deployments.errors import NotFound
 from deployments.request_body import RequestBody
-from deployments.schema import GenerationRequest
+from deployments.schema import GenerationRequest, read_request
 from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
 from models.errors import DarkroomError
@@ -103,7 +103,7 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
         responses={200: answer(TokenCounts, TOKENS), **documented(400, 404, 413, 503)},
     )
     async def tokenize(body: Words) -> JSONResponse:  # type: ignore[valid-type]
-        request = GenerationRequest(**body.model_dump(exclude_unset=True))
+        request = read_request(body.model_dump(exclude_unset=True))
         prompt, negative_prompt = await client.tokens(request)
         return JSONResponse({"prompt": asdict(prompt), "negative_prompt": asdict(negative_prompt)})
 

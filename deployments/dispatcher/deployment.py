@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deployments.cautions import cautions
 from deployments.config import QueueConfig
 from deployments.dispatcher import job_log
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
@@ -37,6 +36,7 @@ from deployments.error_responses import is_server_error
 from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
 from deployments.image_store import ImageStore
 from deployments.keys import OWNER, ApiKey, Keyring
+from deployments.request_warnings import request_warnings
 from deployments.schema import (
     GenerationRequest,
     Job,
@@ -128,7 +128,7 @@ class Dispatcher:
             api_key = self._key_of(owner)
             check_cost(specs, self._config, api_key and api_key.max_cost_per_day)
             await self._models[card.id].plan_checks.check(specs[0], card.digest)
-            warnings = cautions(request, specs[0], card)
+            warnings = request_warnings(request, specs[0], card)
             job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
             request_key = None if key is None else RequestKey(key, hash_of(request))
             before = time.monotonic() + ACCEPT_WITHIN_S

@@ -18,7 +18,7 @@ REPLACEMENTS: dict[int, DarkroomError] = {  # for the errors of Serve, Gradio an
     503: Unavailable("No replica can take the request now."),
 }
 SERVE_NOT_FOUND = b"Path '"  # the beginning of Serve's own 404
-STARLETTES = (b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}')  # of paths that no route takes
+FRAMEWORK_ERRORS = (b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}')  # of paths that no route takes
 DEFAULT_HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'self'",  # a click in another site's frame would act for its user
     "X-Content-Type-Options": "nosniff",
@@ -45,7 +45,7 @@ class ErrorRewriter:
         elif self._held is not None:
             start, self._held = self._held, None
             body = message.get("body", b"")
-            if _is_plain(start) or body in STARLETTES:
+            if _is_plain(start) or body in FRAMEWORK_ERRORS:
                 self._is_replaced = True
                 await self._replace(start, body)
             else:

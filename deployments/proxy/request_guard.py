@@ -38,7 +38,8 @@ class RequestGuard:
 
     Path, query and headers of more than `MAX_HEADERS` bytes are answered 431. A body that takes longer than
     `BODY_TIMEOUT_S` or `UPLOAD_TIMEOUT_S` is answered 408. Paths of other services are answered 404 with the reason.
-    Errors of Serve itself pass through `ErrorRewriter`.
+    Errors of Serve and of frameworks pass through
+    `ErrorRewriter`.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -23,7 +23,7 @@ from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # those of models that were distilled for few steps
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # of models that were distilled for few steps
 TRAILING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 FEW_STEPS = {"num_inference_steps": 4, "guidance_scale": 1.0}
 NAMED_IGNORED_FILES = 5  # in a warning
@@ -78,7 +78,7 @@ def read_card(
 
 
 def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a request that leaves everything open gets of a checkpoint that says nothing of its own."""
+    """Return what a request gets that leaves everything open, if the checkpoint has no settings of its own."""
     is_distilled = scheduler["_class_name"] in FEW_STEP_SCHEDULERS or _seems_distilled(scheduler)
     return {
         "negative_prompt": "",
@@ -95,9 +95,9 @@ def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seems_distilled(scheduler: Mapping[str, Any]) -> bool:
-    """Whether a scheduler is as that of Turbo, Lightning and Hyper models: its timesteps begin with pure noise.
+    """Whether a scheduler's config looks like a Turbo, Lightning or Hyper model's: its timesteps begin with pure noise.
 
-    So do those of models of many steps that were trained at zero SNR: they predict the velocity.
+    Models of many steps that were trained at zero SNR have such timesteps too. They predict the velocity.
     """
     return (
         scheduler["_class_name"] in TRAILING_SCHEDULERS
@@ -113,13 +113,13 @@ def _guesses(scheduler: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[st
     if not guessed or not _seems_distilled(scheduler):
         return []
     return [
-        f"The scheduler has trailing timesteps, as those of models of few steps, so by default: {', '.join(guessed)}. "
+        f"The scheduler has trailing timesteps, as models of few steps have, so by default: {', '.join(guessed)}. "
         "If this is a model of many steps, set `defaults`."
     ]
 
 
 def _bounds(facts: Facts) -> dict[str, tuple[int, int]]:
-    """Return the bounds of a checkpoint that says nothing of its own, where they are narrower than a request's."""
+    """Return the bounds that follow from the configs, where they are narrower than a request's."""
     sides = 8 * facts.size_multiple, 2 * facts.side
     without_rescale = {"guidance_rescale": (0, 0)} if facts.embedded_guidance else {}
     return {"width": sides, "height": sides, "clip_skip": (0, facts.max_clip_skip), **without_rescale}

@@ -121,7 +121,7 @@ class Family(ABC):
     image_rows: ClassVar[int] = 2  # the greatest number of `texts` of an image
     samplers: ClassVar[tuple[str, ...]] = SAMPLERS  # those offered, if they work with a checkpoint's scheduler config
     last_text_layer: ClassVar[int] = 1  # that a prompt is read from if it skips none, counted from the last one
-    vae_upcasts: ClassVar[bool] = False  # whether a VAE is computed in float32 whose config says nothing of it
+    vae_upcasts: ClassVar[bool] = False  # whether the VAE is computed in float32 by default
     scheduler_repairs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # pipeline -> what it changes in old configs
     scheduler_needs: ClassVar[tuple[str, ...]] = ("set_timesteps", "step")  # what its pipelines use of a scheduler
 

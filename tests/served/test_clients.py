@@ -65,7 +65,7 @@ def test_openais_client_raises_its_own_errors(service):
     client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="unused", max_retries=0)
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.generate(prompt=PROMPT, size="100x100")
-    assert caught.value.param == "width"
+    assert caught.value.param == "size"
     assert caught.value.code == "invalid_value"
     assert caught.value.request_id
     with pytest.raises(openai.NotFoundError):

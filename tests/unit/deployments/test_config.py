@@ -46,8 +46,8 @@ def test_a_deadline_beyond_its_own_cap_is_refused() -> None:
 @pytest.mark.parametrize(
     ("aliases", "words"),
     [
-        ({"dall-e-3": "sdxl"}, "aliases must stand for one of shapes, tiny, but dall-e-3 stands for sdxl"),
-        ({"tiny": "shapes"}, "aliases must be other names than those of models, and tiny is a model's"),
+        ({"dall-e-3": "sdxl"}, 'aliases must stand for one of shapes, tiny; "dall-e-3" stands for "sdxl"'),
+        ({"tiny": "shapes"}, 'aliases must not have the name of a model; choose another alias than "tiny"'),
     ],
 )
 def test_an_alias_is_another_name_of_a_served_model(aliases: dict[str, str], words: str) -> None:

@@ -195,9 +195,11 @@ def test_a_field_beyond_what_the_model_has_is_refused_with_its_bound(
 def test_a_rescale_of_guidance_that_is_off_is_a_warning(tiny_sd: Path) -> None:
     card = read_card(str(tiny_sd))
     [spec] = resolve(GenerationRequest(prompt="a star", guidance_rescale=0.7, guidance_scale=1.0), card)
-    assert card.cautions(spec) == ("guidance_rescale: has no effect with guidance_scale 1.",)
+    assert card.warnings_for(spec) == (
+        "guidance_rescale has no effect at guidance_scale 1; set guidance_scale above 1.",
+    )
     [spec] = resolve(GenerationRequest(prompt="a star", guidance_rescale=0.7), card)
-    assert card.cautions(spec) == ()
+    assert card.warnings_for(spec) == ()
 
 
 # -- what it is called
@@ -552,10 +554,10 @@ def test_too_few_steps_for_a_sampler_are_warned_of(tiny_sd: Path) -> None:
         model="m", prompt="a circle", seed=1, negative_prompt="", width=32, height=32, num_inference_steps=3,
         guidance_scale=8.0, sampler="dpmpp_2m_karras", output_format="png",
     )  # fmt: skip
-    assert card.cautions(spec) == (
+    assert card.warnings_for(spec) == (
         "num_inference_steps: dpmpp_2m_karras needs 5 or more with this model; 3 leave noise.",
     )
-    assert card.cautions(replace(spec, num_inference_steps=5)) == ()
+    assert card.warnings_for(replace(spec, num_inference_steps=5)) == ()
 
 
 def test_a_model_that_does_with_few_steps_is_not_warned_of_them(tiny_sd: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_model_of_the_command_line_has_the_aliases_of_the_first_model(tmp_path
 def test_an_alias_of_a_model_that_is_not_served_is_shown(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, aliases={"dall-e-3": "old"}))
     assert message.splitlines()[1:] == [
-        "  generation.aliases must stand for one of shapes, but dall-e-3 stands for old."
+        '  generation.aliases must stand for one of shapes; "dall-e-3" stands for "old".'
     ]
 
 

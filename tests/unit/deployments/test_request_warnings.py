@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from deployments.cautions import cautions
 from deployments.prompt_syntax import MAX_QUOTED, unread_syntax
+from deployments.request_warnings import request_warnings
 from deployments.schema import MAX_PROMPT, GenerationRequest, resolve
 from tests.fakes import CARD
 
 
 def warned(card: Any = CARD, **fields: Any) -> list[str]:
     request = GenerationRequest(**{"prompt": "a circle"} | fields)
-    return list(cautions(request, resolve(request, card)[0], card))
+    return list(request_warnings(request, resolve(request, card)[0], card))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
 
 def test_a_negative_prompt_without_guidance_gives_a_warning() -> None:
     assert warned(negative_prompt="red", guidance_scale=1) == [
-        "negative_prompt has no effect with a guidance_scale of 1; it has above 1."
+        "negative_prompt has no effect at guidance_scale 1; set guidance_scale above 1."
     ]
     assert warned(negative_prompt="red", guidance_scale=1.5) == []
     assert warned(negative_prompt="", guidance_scale=0) == warned(guidance_scale=0) == []

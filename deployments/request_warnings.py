@@ -1,4 +1,4 @@
-"""What a caller should know of an accepted request before it is generated. Pure."""
+"""Warnings of an accepted request, before it is generated. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,16 +9,16 @@ from models.families.registry import FAMILIES
 from models.spec import ImageSpec, ModelCard
 
 
-def cautions(request: GenerationRequest, spec: ImageSpec, card: ModelCard) -> tuple[str, ...]:
+def request_warnings(request: GenerationRequest, spec: ImageSpec, card: ModelCard) -> tuple[str, ...]:
     """Return the warnings of a request that became images like `spec`, each with its field."""
-    return (*card.cautions(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request))
+    return (*card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request))
 
 
 def _unused_negative_prompt(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:
     if not request.negative_prompt or _reads_negative_prompt(spec):
         return
     if _reads_negative_prompt(replace(spec, guidance_scale=spec.guidance_scale + 2)):
-        yield f"negative_prompt has no effect with a guidance_scale of {spec.guidance_scale:g}; it has above 1."
+        yield f"negative_prompt has no effect at guidance_scale {spec.guidance_scale:g}; set guidance_scale above 1."
     else:
         yield "negative_prompt has no effect with this model."
 
