@@ -403,7 +403,7 @@ async def test_a_caller_who_leaves_while_a_job_is_accepted_leaves_it_in_line(hom
     dispatcher = home.dispatcher(held())
     await dispatcher.models()
     caller = asyncio.create_task(submit(dispatcher))
-    await asyncio.sleep(0)
+    await until(dispatcher._accepting.locked)
     caller.cancel()
     await until(lambda: dispatcher._queue.running)
     assert len(await dispatcher.jobs("ada")) == 1
