@@ -542,8 +542,11 @@ class Dispatcher:
 
 
 def _is_final(job: Job) -> bool:
-    """Whether a job's key gives it again: it has ended, and not by a fault of the service."""
-    return job.ended and not (job.error and is_server_error(job.error.code))
+    """Whether a job's key gives it again: it has ended, and not by a fault of the service.
+
+    A deadline is the caller's choice, though its status is 504: each retry would queue the same work once more.
+    """
+    return job.ended and not (job.status == "failed" and job.error and is_server_error(job.error.code))
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

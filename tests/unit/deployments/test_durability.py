@@ -537,6 +537,14 @@ async def test_a_key_whose_job_the_caller_or_the_operator_ended_gives_that_again
     assert len(await dispatcher.jobs("ada")) == len({refused.id, cancelled.id})
 
 
+async def test_a_key_whose_job_has_expired_gives_that_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(pipeline := held(), deadline_s=0.01)
+    expired = await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "k"))
+    assert (expired.status, await dispatcher.submit(REQUEST, "ada", "k")) == ("expired", expired)
+    assert len(pipeline.started) == 1
+
+
 async def test_the_key_of_a_failure_stays_its_own_while_there_is_no_room_for_a_new_job(home: Home) -> None:
     dispatcher = home.dispatcher(pipeline := FakePipeline(), max_waiting=1)
     pipeline.problems = [NonFinite()]
