@@ -141,7 +141,8 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         with DIALECT.errors():
             job = await client.submit(to_request(body, model_id, accept), owner, idempotency_key)
         headers = await allowance_headers(client, owner)
-        [image] = (await ended(client, job)).images
+        with DIALECT.errors():
+            [image] = (await ended(client, job)).images
         content = await asyncio.to_thread(images.get, image.name)
         kind = MEDIA_TYPES[image.spec.output_format]
         return Response(content, media_type=kind, headers={"x-seed": str(image.seed)} | headers)

@@ -253,7 +253,8 @@ def router(
         headers = {"x-job-id": job.id} | await allowance_headers(client, owner)
         if body.stream:
             return event_stream(_events(client, images, job, body), headers)
-        job = with_size_warning(await ended(client, job), body)
+        with DIALECT.errors():
+            job = with_size_warning(await ended(client, job), body)
         if wants_url(body):
             base = public_url or base_url(request.scope)
             contents = [{"url": f"{base}{image.url}?link={job.link}"} for image in job.images]
@@ -297,7 +298,8 @@ async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: 
                 event = partial_event(job, preview, sent)
                 yield encode_event(event, event["type"])
                 shown, sent = preview, sent + 1
-        raise_if_unsuccessful(job)
+        with DIALECT.errors():
+            raise_if_unsuccessful(job)
         picture = await asyncio.to_thread(images.get, job.images[0].name)
         event = completed_event(with_size_warning(job, body), picture, body.quality)
         yield encode_event(event, event["type"])

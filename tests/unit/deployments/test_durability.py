@@ -122,6 +122,15 @@ async def test_a_job_from_before_there_were_links_is_still_its_owners_and_no_lin
             await second.job(end.id, "bob", link)
 
 
+async def test_a_failed_job_from_before_errors_named_a_field_is_still_there(home: Home) -> None:
+    first = home.dispatcher(pipeline := FakePipeline())
+    pipeline.problems = [NonFinite("It turned into NaN.")]
+    failed = await end_of(first, await submit(first))
+    with first._writer.store._connected() as connection:
+        connection.execute(update(jobs).values(document=func.json_remove(jobs.c.document, "$.error.param")))
+    assert await home.dispatcher(FakePipeline()).job(failed.id, "ada") == failed
+
+
 async def test_a_picture_that_was_drawn_is_not_drawn_again(home: Home) -> None:
     pipeline = held()
     first = home.dispatcher(pipeline, max_rows=1)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.errors import NonFinite
+from models.errors import InvalidRequest, NonFinite
 from tests.fakes import STEPS
 from tests.unit.deployments.api.caller import Api, size_of
 
@@ -107,6 +107,12 @@ async def test_an_unknown_model_is_a_404_and_a_failure_a_500(api: Api) -> None:
     api.pipeline.problems = [NonFinite("The picture turned into NaN.")]
     answer = await ask(api)
     assert (answer.status_code, answer.json()) == (500, {"error": "The picture turned into NaN."})
+
+
+async def test_a_job_that_fails_by_its_request_names_the_field_as_the_caller_sent_it(api: Api) -> None:
+    api.pipeline.problems = [InvalidRequest("sampler must be another one.", "sampler")]
+    answer = await ask(api)
+    assert (answer.status_code, answer.json()) == (400, {"error": "scheduler must be another one."})
 
 
 async def test_health_is_of_a_model(api: Api) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.dispatcher import client as client_module
-from models.errors import NonFinite, Refused
+from models.errors import InvalidRequest, NonFinite, Refused
 from tests.fakes import STEPS, a_preview, settled, until
 from tests.unit.deployments.api.caller import Api, events, problem, size_of
 
@@ -159,6 +159,16 @@ async def test_a_job_that_fails_is_an_error_with_and_without_a_stream(
     assert (plain["code"], plain["message"]) == (code, message)
     [(name, data)] = events(await api.generate(stream=True))
     assert (name, data) == ("message", {"error": plain})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_job_that_fails_by_its_request_names_the_field_as_the_caller_sent_it(api: Api, stream: bool) -> None:
+    api.pipeline.problems = [InvalidRequest("width: batch_invariant cannot be kept at 128x128.", "width")]
+    answer = await api.generate(stream=stream)
+    error = events(answer)[-1][1]["error"] if stream else problem(answer, 400)
+    assert (error["message"], error["param"]) == ("size: batch_invariant cannot be kept at 128x128.", "size")
+    [job] = (await api.http.get("/jobs")).json()["data"]
+    assert (job["error"]["message"], job["error"]["param"]) == (error["message"].replace("size", "width"), "width")
 
 
 async def test_a_request_whose_job_is_cancelled_is_answered(api: Api) -> None:
