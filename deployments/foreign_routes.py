@@ -1,5 +1,7 @@
 """Paths that clients of other services try here: why there are none, and which one to take instead."""
 
+import re
+
 API = "/v1"
 IMAGES = f"use POST {API}/images/generations."
 NO_EDITS = f"This server does not edit images; it generates them from text: {IMAGES}"
@@ -19,7 +21,12 @@ REASONS = {  # of a path below the base URL of a client, and of all below it
     "/prompt": NO_COMFYUI,
     "/object_info": NO_COMFYUI,
 }
-OWN = ("files", "health", "hf", "images", "jobs", "models", "queue", "ready", "tokenize")  # first parts of API paths
+OWN = (  # the paths of the API, as OpenAPI has them
+    *("/files/{name}", "/health", "/hf/models/{model_id}", "/hf/models/{model_id}/health", "/images/generations"),
+    *("/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/watch", "/models", "/models/{model_id}"),
+    *("/queue", "/ready", "/tokenize"),
+)
+OWN_PATH = re.compile("|".join(OWN).replace("{model_id}", ".+").replace("{job_id}", "[^/]+").replace("{name}", "[^/]+"))
 IMAGE_TO_IMAGE = f"This server does not offer image-to-image; POST a text prompt to {API}/hf/models/MODEL."
 
 
@@ -33,5 +40,5 @@ def why_missing(path: str) -> str | None:
     for tried, reason in REASONS.items():
         if f"{rest}/".startswith(f"{tried}/"):
             return reason
-    is_own = rest.startswith("/") and rest.split("/")[1] in OWN
+    is_own = OWN_PATH.fullmatch(rest) is not None
     return f"There is no such path: did you mean {API}{rest[:200]}?" if is_own and path != API + rest else None

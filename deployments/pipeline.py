@@ -113,7 +113,12 @@ class Pipeline:
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Have a Denoiser compile the plan of an image's sampler. Raises UnsupportedSampler, Unavailable."""
         with translated():
-            await self._handle(DENOISER.deployment).compile_plan.remote(spec)
+            answer = self._handle(DENOISER.deployment).compile_plan.remote(spec)
+            try:
+                await answer
+            except asyncio.CancelledError:
+                answer.cancel()  # Serve does not cancel a call with its caller
+                raise
 
     async def fence(self, epoch: int) -> None:
         """Have every Denoiser drop what Dispatchers before `epoch` asked for.

@@ -5,7 +5,9 @@ import re
 MAX_QUOTED = 60  # characters
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
 SYNTAX = {  # what it means elsewhere -> how it is written
-    "weights of words": re.compile(r"\([^():]*:\s*[0-9.]+\s*\)|\(\([^()]*\)\)"),  # (a:1.2), ((a))
+    "weights of words": re.compile(  # (a:1.2), (a:2), ((a)); neither (16:9) nor (at 10:30)
+        r"\([^():]*:\s*[0-9]{0,2}\.[0-9]+\s*\)|\([^():]*[^():0-9\s]\s*:\s*[0-9]{1,2}\s*\)|\(\([^()]*\)\)"
+    ),
     "alternating and scheduled words": re.compile(r"\[[^\[\]|:]*[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
     "adapters that a prompt names": re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"),
     "breaks between chunks": re.compile(r"\bBREAK\b"),

@@ -288,6 +288,7 @@ class JobError:
 
     code: str
     message: str
+    param: str | None = None  # the field of the request that caused it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,7 @@ def create_api(
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
+            allow_private_network=True,  # browsers ask for it where a public page calls a server of a private address
         )
     app.include_router(openai.router(client, images, public_url, sizes))
     app.include_router(jobs.router(client, images))

@@ -105,10 +105,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # FastAPI's, for a body that no parser takes
             return respond(_unreadable(error.__cause__), _path(request))
-        # Of several routes with one path, Starlette would name the methods of the first alone.
-        methods = ", ".join(_methods(request))
-        headers = {"Allow": methods} if error.status_code == 405 else error.headers
-        message = f"This path takes {methods}." if error.status_code == 405 else NO_SUCH_PATH
+        message, headers = NO_SUCH_PATH, error.headers
+        if error.status_code == 405:
+            methods = ", ".join(_methods(request, (error.headers or {}).get("Allow", "")))
+            message, headers = f"This path takes {methods}.", {"Allow": methods}
         body = body_of(message, error.status_code, None, f"http_{error.status_code}", _path(request))
         return JSONResponse(body, error.status_code, headers)
 
@@ -125,13 +125,16 @@ def _unreadable(reason: BaseException | None) -> InvalidRequest:
     return InvalidRequest("The body cannot be read: it is nested too deeply, or a number in it has too many digits.")
 
 
-def _methods(request: Request) -> list[str]:
-    """The methods that a path has, as OpenAPI says; where several templates fit it, the longest is meant."""
+def _methods(request: Request, allowed: str) -> list[str]:
+    """The methods that a path has, as OpenAPI says; where several templates fit it, the longest is meant.
+
+    Of a path that OpenAPI does not have, as `/docs`, those that Starlette's `allowed` has: of several routes with one
+    path, it names the methods of the first alone.
+    """
     paths = request.app.openapi()["paths"]
     fitting = [template for template in paths if _pattern(template).fullmatch(_path(request))]
-    if not fitting:
-        return []
-    methods = {method.upper() for method in paths[max(fitting, key=len)]}
+    described = paths[max(fitting, key=len)] if fitting else re.findall("[A-Z]+", allowed)
+    methods = {method.upper() for method in described}
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 

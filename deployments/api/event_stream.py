@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import JSONResponse
 
@@ -33,7 +34,8 @@ async def keep_alive(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[byte
                     yield KEEP_ALIVE
             finally:
                 coming.cancel()  # the reader has left, else it is done
-                await asyncio.wait({coming})  # a generator that still runs cannot be closed
+                with anyio.CancelScope(shield=True):  # Starlette cancels again and again
+                    await asyncio.wait({coming})  # a generator that still runs cannot be closed
             if (event := coming.result()) is None:
                 return
             yield event

@@ -21,7 +21,7 @@ IdempotencyKey = Annotated[
     Annotated[str, Matching(r"[\x21-\x7e]{1,255}", "1 to 255 visible ASCII characters")] | None,
     Header(
         description="The same key and body give the same job again, for as long as it is kept; a new one if it failed "
-        "with a status of 500 or more.",
+        "by a fault of the service: its `status` is `failed`, and its error's status 500 or more.",
         examples=["order-17"],
     ),
 ]

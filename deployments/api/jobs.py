@@ -63,9 +63,11 @@ async def ended(client: DispatcherClient, job: Job) -> Job:
 
 
 def raise_if_unsuccessful(job: Job) -> None:
-    """Raise what a job failed with."""
+    """Raise what a job failed with, with the field's name as `GenerationRequest` has it."""
     if job.error is not None:
-        raise BY_CODE.get(job.error.code, DarkroomError)(job.error.message)
+        error = BY_CODE.get(job.error.code, DarkroomError)(job.error.message)
+        error.param = job.error.param
+        raise error
     if job.status == "cancelled":
         raise JobEnded("The job was cancelled.")
 

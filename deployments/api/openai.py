@@ -30,7 +30,7 @@ from deployments.request_body import RequestBody
 from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
-from models.parameters import MAX_STEPS
+from models.parameters import MAX_STEPS, MAX_STEPS_BY_SAMPLER
 from models.spec import ModelCard
 from models.validation import Matching
 
@@ -72,8 +72,8 @@ class OpenAIFields(RequestBody):
     size: SizeName = Field("auto", description="`WIDTHxHEIGHT` in pixels, or `auto`.")
     quality: Literal["auto", "standard", "medium", "low", "high", "xhigh", "max", "hd"] | None = Field(
         None,
-        description="`low` takes half the model's own steps, `high`, `xhigh`, `max` and `hd` twice as many "
-        f"({MAX_STEPS} at most); `num_inference_steps` wins over it.",
+        description="`low` takes half the model's own steps, `high`, `xhigh`, `max` and `hd` twice as many, within "
+        "what model and sampler allow; `num_inference_steps` wins over it.",
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         None,
@@ -140,9 +140,15 @@ def to_request(body: Any, card: ModelCard | None = None, sizes: Sizes = "exact")
     if body.style in STYLES:
         fields["style"] = body.style
     if card is not None and body.quality in STEP_SHARE and "num_inference_steps" not in fields:
-        steps = round(card.defaults["num_inference_steps"] * STEP_SHARE[body.quality])
-        fields["num_inference_steps"] = min(MAX_STEPS, max(1, steps))
+        fields["num_inference_steps"] = _steps(card, body.quality, body.sampler or card.defaults["sampler"])
     return DIALECT.read(fields | {"num_images": body.n})
+
+
+def _steps(card: ModelCard, quality: str, sampler: str) -> int:
+    """Return the steps that a quality means, within what the model and a sampler allow."""
+    least, most = card.bounds.get("num_inference_steps", (1, MAX_STEPS))
+    most = min(most, MAX_STEPS, MAX_STEPS_BY_SAMPLER.get(sampler, MAX_STEPS))
+    return min(most, max(least, round(card.defaults["num_inference_steps"] * STEP_SHARE[quality])))
 
 
 def wants_url(body: Any) -> bool:
@@ -253,7 +259,8 @@ def router(
         headers = {"x-job-id": job.id} | await allowance_headers(client, owner)
         if body.stream:
             return event_stream(_events(client, images, job, body), headers)
-        job = with_size_warning(await ended(client, job), body)
+        with DIALECT.errors():
+            job = with_size_warning(await ended(client, job), body)
         if wants_url(body):
             base = public_url or base_url(request.scope)
             contents = [{"url": f"{base}{image.url}?link={job.link}"} for image in job.images]
@@ -297,7 +304,8 @@ async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: 
                 event = partial_event(job, preview, sent)
                 yield encode_event(event, event["type"])
                 shown, sent = preview, sent + 1
-        raise_if_unsuccessful(job)
+        with DIALECT.errors():
+            raise_if_unsuccessful(job)
         picture = await asyncio.to_thread(images.get, job.images[0].name)
         event = completed_event(with_size_warning(job, body), picture, body.quality)
         yield encode_event(event, event["type"])

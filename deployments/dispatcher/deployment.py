@@ -127,11 +127,17 @@ class Dispatcher:
             specs = resolve(request, card)
             api_key = self._key_of(owner)
             check_cost(specs, self._config, api_key and api_key.max_cost_per_day)
-            await self._models[card.id].plan_checks.check(specs[0], card.digest)
+            before = time.monotonic() + ACCEPT_WITHIN_S
+            request_key = None if key is None else RequestKey(key, hash_of(request))
+            plan_checks = self._models[card.id].plan_checks
+            if not plan_checks.has_passed(specs[0], card.digest):
+                # Before the check: a repeated request neither waits for it nor is refused.
+                earlier = await self._accepted_before(owner, request_key)
+                if earlier is not None and self._is_kept(earlier):
+                    return earlier
+                await plan_checks.check(specs[0], card.digest)
             warnings = request_warnings(request, specs[0], card)
             job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
-            request_key = None if key is None else RequestKey(key, hash_of(request))
-            before = time.monotonic() + ACCEPT_WITHIN_S
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
             return await asyncio.shield(self._accept(job, request_key, before))
 
@@ -309,7 +315,7 @@ class Dispatcher:
         await asyncio.shield(self._beginning)
         async with self._accepting:
             earlier = await self._accepted_before(job.owner, request_key)
-            if earlier is not None and (_is_final(earlier) or self._queue.is_open(earlier.id)):
+            if earlier is not None and self._is_kept(earlier):
                 return earlier
             model = self._models[job.model]
             if earlier is None or earlier.ended:
@@ -329,6 +335,10 @@ class Dispatcher:
             return None
         known = await self._writer.call(self._writer.store.find, owner, request_key)
         return None if known is None else await self.job(known, owner)
+
+    def _is_kept(self, job: Job) -> bool:
+        """Whether a job's key returns it again, and no new job."""
+        return _is_final(job) or self._queue.is_open(job.id)
 
     async def _add(self, job: Job, model: ModelQueue, request_key: RequestKey | None, before: float) -> None:
         """Put a job on disk, if there is room for it. Raises QueueFull, InvalidRequest, Unavailable."""
@@ -532,8 +542,11 @@ class Dispatcher:
 
 
 def _is_final(job: Job) -> bool:
-    """Whether a job's key gives it again: it has ended, and not by a fault of the service."""
-    return job.ended and not (job.error and is_server_error(job.error.code))
+    """Whether a job's key gives it again: it has ended, and not by a fault of the service.
+
+    A deadline is the caller's choice, though its status is 504: each retry would queue the same work once more.
+    """
+    return job.ended and not (job.status == "failed" and job.error and is_server_error(job.error.code))
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

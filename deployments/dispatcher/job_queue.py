@@ -244,7 +244,7 @@ class JobQueue:
 
     def reject(self, job_id: str, error: DarkroomError, now: float) -> Job:
         """End a job that cannot be drawn here."""
-        return self._stop(job_id, "failed", now, JobError(code=error.code, message=error.message))
+        return self._stop(job_id, "failed", now, JobError(code=error.code, message=error.message, param=error.param))
 
     def expire(self, now: float) -> list[Job]:
         """End the jobs whose deadline has passed."""

@@ -96,7 +96,7 @@ class JobStore:
     def add(self, job: Job, request_key: RequestKey | None = None, max_cost_per_day: float | None = None) -> None:
         """Write a new job, unless that would be more work of its owner in a day (UTC) than is allowed.
 
-        A job that has ended and was accepted under the same key has no key from then on.
+        A job that has ended and was accepted under the same key has no key from then on, and its work is not counted.
 
         Raises:
             QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
@@ -108,12 +108,10 @@ class JobStore:
         inserted = False
         try:
             with self._in_charge() as connection:
+                if request_key is not None:
+                    _release_key(connection, job.owner, request_key.key)
                 if max_cost_per_day is not None:
                     quota.spend(connection, job, max_cost_per_day)
-                if request_key is not None:
-                    same = (jobs.c.owner == job.owner) & (jobs.c.request_key == request_key.key)
-                    failed = update(jobs).where(same, jobs.c.ended.is_not(None))
-                    connection.execute(failed.values(request_key=None, request_hash=None))
                 connection.execute(jobs.insert().values(row))
                 inserted = True
         except StoreUnavailable as error:
@@ -274,6 +272,14 @@ class JobStore:
                 f"The database {self._url.render_as_string()} was written by a newer Darkroom (schema {version}, this "
                 f"one knows {SCHEMA_VERSION}): upgrade, or choose another database_url."
             )
+
+
+def _release_key(connection: Connection, owner: str, key: str) -> None:
+    """Take a key from the job that has ended under it, and refund that: its owner pays for the next one."""
+    same = (jobs.c.owner == owner) & (jobs.c.request_key == key) & jobs.c.ended.is_not(None)
+    for job in readable_jobs(connection.execute(select(jobs.c.id, jobs.c.document).where(same)).all()):
+        quota.refund(connection, job)
+    connection.execute(update(jobs).where(same).values(request_key=None, request_hash=None))
 
 
 def _upgrade(connection: Connection) -> None:

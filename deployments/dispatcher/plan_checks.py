@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from models.errors import DarkroomError, UnsupportedSampler
 from models.families.registry import FAMILIES
@@ -20,12 +21,17 @@ Plan = tuple[str, str, int, str]  # the model's digest, sampler, steps, options 
 
 
 class PlanChecks:
-    """Asks a Denoiser once for each plan; `compile_plan` is how."""
+    """Asks a Denoiser once for each plan, whoever waits for the answer; `compile_plan` is how."""
 
     def __init__(self, compile_plan: Callable[[ImageSpec], Awaitable[None]]) -> None:
         self._compile_plan = compile_plan
         self._known: dict[Plan, UnsupportedSampler | None] = {}  # why it cannot be compiled, if so
+        self._asking: dict[Plan, asyncio.Task[None]] = {}
         self._ask_after = 0.0  # of time.monotonic
+
+    def has_passed(self, spec: ImageSpec, digest: str) -> bool:
+        """Return whether a Denoiser has compiled the plan of an image, so that `check` neither waits nor refuses."""
+        return self._known.get(_plan_of(spec, digest), ...) is None
 
     async def check(self, spec: ImageSpec, digest: str) -> None:
         """Check that the sampler of an image works in its steps, with the model of a digest.
@@ -37,10 +43,18 @@ class PlanChecks:
         """
         plan = _plan_of(spec, digest)
         if plan not in self._known and time.monotonic() >= self._ask_after:
-            await self._ask(plan, spec)
+            await self._answer(plan, spec)
         refusal = self._known.get(plan)
         if refusal is not None:
             raise UnsupportedSampler(*refusal.args)
+
+    async def _answer(self, plan: Plan, spec: ImageSpec) -> None:
+        """Wait for the one call about a plan. It outlives each caller, so it runs in no request's context: with a
+        request that is cut, Serve cancels the calls made in that request's."""
+        if plan not in self._asking:
+            asking = self._asking[plan] = asyncio.create_task(self._ask(plan, spec), context=Context())
+            asking.add_done_callback(lambda _: self._asking.pop(plan))
+        await asyncio.shield(self._asking[plan])
 
     async def _ask(self, plan: Plan, spec: ImageSpec) -> None:
         refusal: UnsupportedSampler | None = None

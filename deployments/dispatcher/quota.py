@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from sqlalchemy import ColumnElement, Connection, Float, cast, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Float, case, cast, delete, select, update
 
 from deployments.dispatcher.job_tables import usage
 from deployments.errors import QuotaExceeded
@@ -26,9 +26,10 @@ def spend(connection: Connection, job: Job, max_cost: float) -> None:
 
 
 def refund(connection: Connection, job: Job) -> None:
-    """Count a job no longer."""
-    day = _of(job.owner, _day(job.timestamps.created))
-    connection.execute(update(usage).where(*day).values(cost=usage.c.cost - _cost(job)))
+    """Count a job no longer. It may not have been counted: its owner's key had no cap then."""
+    day, cost = _of(job.owner, _day(job.timestamps.created)), _cost(job)
+    left = case((usage.c.cost > cost, usage.c.cost - cost), else_=0.0)
+    connection.execute(update(usage).where(*day).values(cost=left))
 
 
 def spent(connection: Connection, owner: str, now: float) -> float:

@@ -23,6 +23,7 @@ from models.errors import DarkroomError, InvalidRequest, Unavailable
 BODY_TIMEOUT_S = 30.0  # for its first `MAX_BODY` bytes; uvicorn has no timeout
 UPLOAD_TIMEOUT_S = 300.0  # for the whole body: 32 MiB at 1 Mbit/s
 MAX_HELD_BYTES = 256 * 2**20  # of all bodies that are held at a time
+MAX_DRAINED_BYTES = 32 * 2**20  # of a body that nobody wants
 MAX_HEADERS = 16 * 1024  # bytes, as they are sent
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into logs
 STRIPPED_HEADERS = (
@@ -37,9 +38,8 @@ class RequestGuard:
     """Removes the headers that only Serve may set, gives each request an id, and waits for the start of the body.
 
     Path, query and headers of more than `MAX_HEADERS` bytes are answered 431. A body that takes longer than
-    `BODY_TIMEOUT_S` or `UPLOAD_TIMEOUT_S` is answered 408. Paths of other services are answered 404 with the reason.
-    Errors of Serve and of frameworks pass through
-    `ErrorRewriter`.
+    `BODY_TIMEOUT_S` or `UPLOAD_TIMEOUT_S` is answered 408. Paths of other services are answered 404 with the reason,
+    after a body of up to `MAX_DRAINED_BYTES`. Errors of Serve and of frameworks pass through `ErrorRewriter`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -66,8 +66,10 @@ class RequestGuard:
                 raise InvalidRequest("The request's target must be a path that begins with /.")
             await body.begin()
             if (reason := why_missing(scope["path"])) is not None:
-                await body.drain()
-                await respond(NotFound(reason), scope["path"].removeprefix(PREFIX))(scope, receive, answer.send)
+                response = respond(NotFound(reason), scope["path"].removeprefix(PREFIX))
+                if not await body.drain():
+                    response.headers["Connection"] = "close"
+                await response(scope, receive, answer.send)
                 return
             await self._app(scope, body.receive, answer.send)
             if not answer.started:
@@ -129,10 +131,18 @@ class _Body:
             self.problem = RequestTimeout(f"An upload must arrive within {UPLOAD_TIMEOUT_S:g} s.")
             return {"type": "http.disconnect"}
 
-    async def drain(self) -> None:
-        """Read what is left: a client that still sends when the connection closes may not see its answer."""
-        while not self._is_whole and (await self.receive())["type"] != "http.disconnect":
-            pass
+    async def drain(self) -> bool:
+        """Read what is left, and return whether that was all: beyond `MAX_DRAINED_BYTES` it is not worth its traffic.
+
+        A client that still sends when the connection closes may not see its answer.
+        """
+        drained = 0
+        while not self._is_whole and drained < MAX_DRAINED_BYTES:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                break
+            drained += len(message.get("body", b""))
+        return self._is_whole
 
     async def _next(self) -> Message:
         message = await self._receive()

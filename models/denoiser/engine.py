@@ -166,7 +166,7 @@ class DenoisingEngine:
         except Unavailable as error:
             logger.warning("%s", error)
             size = f"{state.spec.width}x{state.spec.height}"
-            message = f"width must be another one, or height: batch_invariant cannot be kept for {size}."
+            message = f"width: batch_invariant cannot be kept at {size}; request another size."
             self._fail([state], InvalidRequest(message, "width"))
             return
         state.joined_at = time.monotonic()

@@ -122,6 +122,15 @@ async def test_a_job_from_before_there_were_links_is_still_its_owners_and_no_lin
             await second.job(end.id, "bob", link)
 
 
+async def test_a_failed_job_from_before_errors_named_a_field_is_still_there(home: Home) -> None:
+    first = home.dispatcher(pipeline := FakePipeline())
+    pipeline.problems = [NonFinite("It turned into NaN.")]
+    failed = await end_of(first, await submit(first))
+    with first._writer.store._connected() as connection:
+        connection.execute(update(jobs).values(document=func.json_remove(jobs.c.document, "$.error.param")))
+    assert await home.dispatcher(FakePipeline()).job(failed.id, "ada") == failed
+
+
 async def test_a_picture_that_was_drawn_is_not_drawn_again(home: Home) -> None:
     pipeline = held()
     first = home.dispatcher(pipeline, max_rows=1)
@@ -403,7 +412,7 @@ async def test_a_caller_who_leaves_while_a_job_is_accepted_leaves_it_in_line(hom
     dispatcher = home.dispatcher(held())
     await dispatcher.models()
     caller = asyncio.create_task(submit(dispatcher))
-    await asyncio.sleep(0)
+    await until(dispatcher._accepting.locked)
     caller.cancel()
     await until(lambda: dispatcher._queue.running)
     assert len(await dispatcher.jobs("ada")) == 1
@@ -535,6 +544,14 @@ async def test_a_key_whose_job_the_caller_or_the_operator_ended_gives_that_again
     cancelled = await dispatcher.cancel((await dispatcher.submit(REQUEST, "ada", "cancelled")).id, "ada")
     assert (await dispatcher.submit(REQUEST, "ada", "cancelled")).status == "cancelled"
     assert len(await dispatcher.jobs("ada")) == len({refused.id, cancelled.id})
+
+
+async def test_a_key_whose_job_has_expired_gives_that_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_module, "FORECAST_INTERVAL_S", 0)
+    dispatcher = home.dispatcher(pipeline := held(), deadline_s=0.01)
+    expired = await end_of(dispatcher, await dispatcher.submit(REQUEST, "ada", "k"))
+    assert (expired.status, await dispatcher.submit(REQUEST, "ada", "k")) == ("expired", expired)
+    assert len(pipeline.started) == 1
 
 
 async def test_the_key_of_a_failure_stays_its_own_while_there_is_no_room_for_a_new_job(home: Home) -> None:

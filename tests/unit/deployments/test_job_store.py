@@ -120,6 +120,28 @@ def test_a_new_job_takes_its_key_from_one_that_has_ended(store: JobStore) -> Non
     assert store.job(failed.id) is not None
 
 
+def test_a_new_job_that_takes_the_key_of_a_failure_is_paid_for_once(store: JobStore) -> None:
+    store.add(failed := a_job(), KEY, 1e9)
+    store.save(replace(failed, status="failed", timestamps=replace(failed.timestamps, ended=5.0)))
+    cost = failed.specs[0].cost
+    store.add(again := a_job(), KEY, cost)
+    assert store.spent("ada", again.timestamps.created) == cost
+    store.save(replace(again, status="failed", timestamps=replace(again.timestamps, ended=6.0)))
+    with pytest.raises(QuotaExceeded):  # what was refunded for it is counted again
+        store.add(a_job(pictures=2), KEY, 1.5 * cost)
+    assert store.spent("ada", again.timestamps.created) == cost
+    store.add(a_job(pictures=3), None, 4 * cost)
+    assert store.spent("ada", again.timestamps.created) == 4 * cost
+
+
+def test_no_refund_leaves_less_than_nothing_spent(store: JobStore) -> None:
+    store.add(uncounted := a_job(pictures=2), KEY)
+    store.save(replace(uncounted, status="failed", timestamps=replace(uncounted.timestamps, ended=5.0)))
+    store.add(a_job(), None, 1e9)
+    store.add(again := a_job(), KEY, 1e9)
+    assert store.spent("ada", again.timestamps.created) == again.specs[0].cost
+
+
 def test_jobs_are_an_owners_newest_first(store: JobStore) -> None:
     mine = [a_job("ada") for _ in range(5)]
     for job in (*mine, a_job("bob")):

@@ -1,7 +1,7 @@
 """One picture through the three stages, without Ray: what happens where one of them has no replica."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -112,3 +112,29 @@ async def test_a_plan_that_a_denoiser_refuses_is_refused_and_one_that_it_compile
     assert caught.value.param == "num_inference_steps"
     await pipeline.compile_plan(a_spec())
     assert denoiser.calls == 2
+
+
+async def test_a_plan_that_nobody_waits_for_any_more_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Call()
+    monkeypatch.setattr(Pipeline, "_handle", lambda *_: call)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await Pipeline("shapes", "images").compile_plan(a_spec())
+    assert call.cancelled
+
+
+class Call:
+    """A deployment, its method and a call of it that is never answered."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.compile_plan = self
+
+    def remote(self, _: object) -> "Call":
+        return self
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return asyncio.sleep(60).__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True

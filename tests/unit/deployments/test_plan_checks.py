@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deployments.dispatcher import plan_checks as plan_checks_module
+from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.plan_checks import PlanChecks
+from deployments.schema import read_request
 from models.errors import DarkroomError, Unavailable, UnsupportedSampler
 from models.spec import ImageSpec
-from tests.fakes import a_spec
+from tests.fakes import STEPS, FakePipeline, a_dispatcher, a_spec
 from tests.unit.deployments.api.caller import Api, problem
 
 
@@ -78,6 +81,48 @@ async def test_no_request_waits_for_a_denoiser_that_does_not_answer(monkeypatch:
     for _ in range(3):
         await checks.check(a_spec(), "d")
     assert asked == 1, "for some seconds it is not asked again"
+
+
+async def test_requests_that_come_together_share_one_call_and_its_refusal() -> None:
+    denoiser = Denoiser(UnsupportedSampler("no"))
+    checks = PlanChecks(denoiser.compile_plan)
+    ends = await asyncio.gather(*(checks.check(a_spec(), "d") for _ in range(20)), return_exceptions=True)
+    assert [type(end) for end in ends] == [UnsupportedSampler] * 20
+    assert len(denoiser.asked) == 1
+
+
+async def test_a_caller_who_leaves_does_not_end_the_call_that_others_wait_for() -> None:
+    async def slow(spec: ImageSpec) -> None:
+        await asyncio.sleep(0.01)
+        raise UnsupportedSampler("no")
+
+    checks = PlanChecks(slow)
+    leaves, stays = [asyncio.create_task(checks.check(a_spec(), "d")) for _ in range(2)]
+    await asyncio.sleep(0)
+    leaves.cancel()
+    with pytest.raises(UnsupportedSampler):
+        await stays
+    assert leaves.cancelled()
+
+
+async def test_a_known_key_neither_waits_for_a_check_nor_is_refused(tmp_path: Path) -> None:
+    pipeline = FakePipeline()
+    database_url, request = f"sqlite:///{tmp_path}/jobs", read_request({"prompt": "a", "sampler": "euler"})
+    job = await a_dispatcher(pipeline, database_url=database_url).submit(request, "ada", "k")
+    pipeline.no_plan.add(("euler", STEPS))
+    restarted = a_dispatcher(pipeline, database_url=database_url)
+    assert (await restarted.submit(request, "ada", "k")).id == job.id
+    with pytest.raises(UnsupportedSampler):
+        await restarted.submit(request, "ada", "another")
+
+
+@pytest.mark.parametrize("path", [Path("serve_config.yaml"), *sorted(Path("ops/configs").glob("*.yaml"))], ids=str)
+def test_a_denoiser_full_of_the_smallest_images_takes_a_check(path: Path) -> None:
+    applications = yaml.safe_load(path.read_text())["applications"]
+    denoisers = [each for app in applications for each in app["deployments"] if each["name"] == "Denoiser"]
+    assert denoisers
+    for each in denoisers:
+        assert each["max_ongoing_requests"] > rows_in_flight(1, each["user_config"]["max_rows"])
 
 
 async def test_a_denoiser_that_is_lost_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:

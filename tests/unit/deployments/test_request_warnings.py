@@ -21,6 +21,9 @@ def warned(card: Any = CARD, **fields: Any) -> list[str]:
     ("text", "quoted", "meaning"),
     [
         ("a (red:1.2) circle", "(red:1.2)", "weights of words"),
+        ("a (red : 2) circle", "(red : 2)", "weights of words"),
+        ("a (1990s:1.1) car", "(1990s:1.1)", "weights of words"),
+        ("room (101:1.25)", "(101:1.25)", "weights of words"),
         ("a ((red)) circle", "((red))", "weights of words"),
         ("(masterpiece, best quality: .8), a circle", "(masterpiece, best quality: .8)", "weights of words"),
         ("a [red|blue] circle", "[red|blue]", "alternating and scheduled words"),
@@ -37,7 +40,18 @@ def test_syntax_that_is_not_read_is_quoted_in_each_text(text: str, quoted: str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["a circle (red)", "a [red] circle", "breaking news", "a <b> c", "at 10:30, 16:9", "smile :) (:", "{a} <x>"]
+    "text",
+    [
+        *("a circle (red)", "a [red] circle", "breaking news", "a <b> c", "at 10:30, 16:9", "smile :) (:", "{a} <x>"),
+        *(
+            "a poster (16:9)",
+            "wide (2.39 : 1)",
+            "a clock (at 10:30)",
+            "a verse (John 3:16)",
+            "a film (Blade Runner:2049)",
+        ),
+        *("an address (localhost:8000)", "a version (node:22.11.0)"),
+    ],
 )
 def test_words_that_mean_nothing_elsewhere_give_no_warning(text: str) -> None:
     assert unread_syntax(text) == []
@@ -53,7 +67,8 @@ def test_a_long_piece_is_quoted_in_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["(", "((", "(a:", "(a: ", "(:1", "[", "[a|", "[a:", "<lora:", "(:", ":", "(a:1.1.1 "]
+    "piece",
+    ["(", "((", "(a:", "(a: ", "(:1", "[", "[a|", "[a:", "<lora:", "(:", ":", "(a:1.1.1 ", "(a    ", "(1 1 ", "(a :1 "],
 )
 def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
     start = time.process_time()

@@ -33,6 +33,14 @@ async def test_a_page_of_an_allowed_origin_generates_an_image_and_reads_the_answ
     assert events(watched)
 
 
+async def test_a_public_page_of_an_allowed_origin_may_call_a_server_in_a_private_network(open_api: Api) -> None:
+    headers = FROM_APP | PREFLIGHT | {"Access-Control-Request-Private-Network": "true"}
+    asked = await open_api.http.options("/images/generations", headers=headers)
+    assert (asked.status_code, asked.headers["access-control-allow-private-network"]) == (200, "true")
+    other = await open_api.http.options("/images/generations", headers=headers | {"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
 async def test_a_page_of_an_allowed_origin_can_read_errors(open_api: Api) -> None:
     answer = await open_api.http.post("/images/generations", json={"prompt": ""}, headers=FROM_APP)
     assert problem(answer, 400)["param"] == "prompt"

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.errors import NonFinite
+from models.errors import InvalidRequest, NonFinite
 from tests.fakes import STEPS
 from tests.unit.deployments.api.caller import Api, size_of
 
@@ -58,13 +58,18 @@ async def test_what_is_left_out_is_the_models_own(api: Api) -> None:
         ("text/html, IMAGE/JPEG ; q=1.000", "jpeg"),
         ("image/png;q=0, */*", "jpeg"),
         ("image/png;q=0.5, image/jpeg;q=0, image/*;q=0.2", "png"),
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "jpeg"),  # of Java before 21
+        ("image/webp;q=0.3333, image/jpeg;q=.5", "jpeg"),
+        ("image/webp;q=0., image/jpeg;q=1.", "jpeg"),
+        ("image/webp;q=0.9, image/jpeg;q=1.5", "jpeg"),
+        *((f"image/webp;q=0.9, image/jpeg;q={q}", "jpeg") for q in ("two", "", ".", "-1", "nan", "9")),
     ],
 )
 async def test_the_format_is_the_one_of_ours_that_is_accepted_most(api: Api, accept: str, kind: str) -> None:
     assert (await ask(api, accept=accept)).headers["content-type"] == f"image/{kind}"
 
 
-@pytest.mark.parametrize("accept", ["image/png;q=two", "image/png;q=1.5", "image/png;q=", "*/*;q=0", "image/jpeg;q=0"])
+@pytest.mark.parametrize("accept", ["*/*;q=0", "image/jpeg;q=0", "image/jpeg;q=.0"])
 async def test_an_accept_that_accepts_nothing_of_ours_is_refused(api: Api, accept: str) -> None:
     answer = await ask(api, accept=accept)
     assert (answer.status_code, answer.json()["error"].startswith("Accept")) == (400, True)
@@ -107,6 +112,12 @@ async def test_an_unknown_model_is_a_404_and_a_failure_a_500(api: Api) -> None:
     api.pipeline.problems = [NonFinite("The picture turned into NaN.")]
     answer = await ask(api)
     assert (answer.status_code, answer.json()) == (500, {"error": "The picture turned into NaN."})
+
+
+async def test_a_job_that_fails_by_its_request_names_the_field_as_the_caller_sent_it(api: Api) -> None:
+    api.pipeline.problems = [InvalidRequest("sampler must be another one.", "sampler")]
+    answer = await ask(api)
+    assert (answer.status_code, answer.json()) == (400, {"error": "scheduler must be another one."})
 
 
 async def test_health_is_of_a_model(api: Api) -> None:

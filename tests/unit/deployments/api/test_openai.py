@@ -3,14 +3,17 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.api.openai import ImagesBody, to_request
 from deployments.dispatcher import client as client_module
-from models.errors import NonFinite, Refused
-from tests.fakes import STEPS, a_preview, settled, until
+from deployments.schema import resolve
+from models.errors import InvalidRequest, NonFinite, Refused
+from tests.fakes import CARD, STEPS, a_preview, settled, until
 from tests.unit.deployments.api.caller import Api, events, problem, size_of
 
 
@@ -161,6 +164,16 @@ async def test_a_job_that_fails_is_an_error_with_and_without_a_stream(
     assert (name, data) == ("message", {"error": plain})
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_job_that_fails_by_its_request_names_the_field_as_the_caller_sent_it(api: Api, stream: bool) -> None:
+    api.pipeline.problems = [InvalidRequest("width: batch_invariant cannot be kept at 128x128.", "width")]
+    answer = await api.generate(stream=stream)
+    error = events(answer)[-1][1]["error"] if stream else problem(answer, 400)
+    assert (error["message"], error["param"]) == ("size: batch_invariant cannot be kept at 128x128.", "size")
+    [job] = (await api.http.get("/jobs")).json()["data"]
+    assert (job["error"]["message"], job["error"]["param"]) == (error["message"].replace("size", "width"), "width")
+
+
 async def test_a_request_whose_job_is_cancelled_is_answered(api: Api) -> None:
     api.pipeline.hold()
     request = asyncio.create_task(api.generate())
@@ -193,6 +206,27 @@ async def test_a_quality_is_a_number_of_steps(api: Api, fields: dict[str, Any], 
     answer = await api.generate(**fields)
     assert api.pipeline.specs[0].num_inference_steps == steps
     assert answer.json()["quality"] == (fields["quality"] or "auto")
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "steps"),
+    [
+        ({"quality": "high"}, {"bounds": {"num_inference_steps": (30, 60)}}, 60),
+        ({"quality": "low"}, {"bounds": {"num_inference_steps": (30, 60)}}, 30),
+        ({"quality": "high", "sampler": "lcm"}, {}, 50),
+        ({"quality": "high"}, {"sampler": "lcm"}, 50),
+        ({"quality": "high", "sampler": "ddim"}, {"sampler": "lcm"}, 80),
+        ({"quality": "high"}, {"num_inference_steps": 100}, 150),
+    ],
+)
+def test_a_quality_means_no_more_steps_than_model_and_sampler_allow(
+    fields: dict[str, Any], changes: dict[str, Any], steps: int
+) -> None:
+    defaults = CARD.defaults | {"num_inference_steps": 40} | changes
+    bounds = defaults.pop("bounds", {})
+    card = replace(CARD, defaults=defaults, bounds=bounds, samplers=("ddim", "lcm"))
+    [spec] = resolve(to_request(ImagesBody(prompt="a", **fields), card), card)
+    assert spec.num_inference_steps == steps
 
 
 async def test_what_is_harmless_is_accepted_and_changes_nothing(api: Api) -> None:

@@ -196,6 +196,13 @@ async def test_a_wrong_method_is_a_405_in_the_same_shape_that_names_the_right_on
     assert problem(answer, 405)["message"] == f"This path takes {answer.headers['allow']}."
 
 
+@pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css", "/openapi.json"])
+async def test_a_wrong_method_on_a_path_that_is_not_described_is_a_405_too(api: Api, path: str) -> None:
+    answer = await api.http.post(path, json={})
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert problem(answer, 405)["message"] == "This path takes GET, HEAD."
+
+
 async def test_an_unexpected_error_is_a_500_without_details(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.dispatcher, "_models", None)
     error = problem(await api.http.get("/models"), 500)

@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from deployments.proxy import connection
+from deployments.api.limits import MAX_BODY
+from deployments.proxy import connection, request_guard
 from deployments.proxy.connection import MAX_HEAD, Connection
 from deployments.proxy.request_guard import RequestGuard
 from ops.proxy import middlewares
@@ -208,3 +209,17 @@ async def test_a_request_that_offers_another_protocol_keeps_its_body(server: Ser
     assert await server.answer(request(*offer, body=b"all of it")) == (200, {"body": "all of it", "method": "POST"})
     socket = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13", b"n: " + b"v" * 15_000)
     assert (await server.answer(request(*socket, body=b"a")))[0] == 200
+
+
+async def test_a_connection_ends_whose_body_is_not_worth_reading(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_guard, "MAX_DRAINED_BYTES", 2 * MAX_BODY)
+    reader, writer = await server.connect()
+    writer.write(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
+    writer.write(b"x" * (2 * MAX_BODY))
+    async with asyncio.timeout(WITHIN_S / 2):  # long before the bound on the rest of a body
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b"does not edit images" in answer
+    writer.close()

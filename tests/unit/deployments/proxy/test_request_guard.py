@@ -217,8 +217,8 @@ class Sender:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    async def to(self, app: RequestGuard) -> None:
-        scope = {"type": "http", "method": "POST", "path": "/upload", "headers": [], "query_string": b""}
+    async def to(self, app: RequestGuard, path: str = "/upload") -> None:
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
         await app(scope, self.receive, self.send)
 
 
@@ -311,6 +311,17 @@ async def test_a_path_of_another_service_is_a_404_with_the_reason_once_its_body_
     assert (error["code"], words in error["message"]) == ("not_found", True)
     assert (read, behind.reached, answer.headers["x-request-id"]) == (3, 0, "abc")
     assert problem(await caller.get(path), 404)["message"] == error["message"]
+
+
+async def test_no_more_of_a_body_is_read_for_a_path_of_another_service_than_is_worth_its_traffic(
+    behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_guard, "MAX_DRAINED_BYTES", 3 * MAX_BODY)
+    sender = Sender(*[b"x" * MAX_BODY] * 9)
+    await sender.to(RequestGuard(behind), "/v1/images/edits")
+    assert len(sender._parts) == 6
+    assert sender.sent[0]["status"] == 404
+    assert (b"connection", b"close") in sender.sent[0]["headers"]
 
 
 async def test_a_path_of_another_service_has_the_shape_of_errors_of_hugging_face_there(
