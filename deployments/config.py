@@ -221,7 +221,7 @@ class AppConfig(Settings):
         min_length=1,
         description="The applications of models, by the names that requests use. The first is the default.",
     )
-    aliases: Mapping[str, str] = Field(
+    aliases: Mapping[Annotated[str, Field(min_length=1, max_length=200)], str] = Field(
         default={}, description="Other names that requests may use, each with the model that it stands for."
     )
     sizes: Sizes = Field(

@@ -78,7 +78,7 @@ class GenerationRequest(RequestBody):
     clip_skip: int | None = of_model(
         ge=0,
         le=MAX_CLIP_SKIP,
-        description="Last layers of the text encoder that the prompt skips.",
+        description="Last layers of the text encoder that the prompt skips: 0 for none, where AUTOMATIC1111 writes 1.",
     )
     sampler: Sampler | None = of_model(description="The method that removes the noise.")
     seed: int | None = Field(

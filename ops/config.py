@@ -99,9 +99,12 @@ def read_defaults(words: str) -> dict[str, Any]:
         UnusableConfig: a word that is none, or a value that no request may ask for.
     """
     try:
-        given = dict(_default(word) for word in shlex.split(words))
+        pairs = [_default(word) for word in shlex.split(words)]
     except ValueError as error:  # a quotation without an end
         raise UnusableConfig(f"SET={words}: {error}.") from error
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise UnusableConfig(f"SET: each field once; got {', '.join(name for name, _ in pairs)}.")
     if known := next((name for name in WITHOUT_DEFAULT if name in given), None):
         raise UnusableConfig(f"SET: {known} can have no default.")
     try:

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders, QueryParams
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.access import AccessPolicy
@@ -16,6 +16,7 @@ from models.errors import DarkroomError
 
 PROBES = ("/health", "/ready")  # they have no key, and room where no other request has
 SAFE = ("GET", "HEAD")
+UNKNOWN_KEY = "This API key is not known here. Ask the operator of the service for one."
 
 
 class AuthMiddleware:
@@ -49,7 +50,7 @@ class AuthMiddleware:
                 scope.setdefault("state", {})["owner"] = owner
                 if path not in PROBES:
                     if owner is None:
-                        raise Unauthorized
+                        raise Unauthorized(UNKNOWN_KEY) if Headers(scope=scope).get("authorization") else Unauthorized()
                     address = peer_of(scope) if self._keys is None else ""
                     if not _ends_a_job(scope, path):
                         while_open.enter_context(self._open_requests.counted(owner, address))

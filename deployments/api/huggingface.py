@@ -144,7 +144,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
             [image] = (await ended(client, job)).images
         content = await asyncio.to_thread(images.get, image.name)
         kind = MEDIA_TYPES[image.spec.output_format]
-        return Response(content, media_type=kind, headers={"x-seed": str(image.seed)} | headers)
+        return Response(content, media_type=kind, headers={"x-seed": str(image.seed), "x-job-id": job.id} | headers)
 
     @routes.get(
         "/hf/models/{model_id:path}/health",

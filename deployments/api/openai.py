@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, create_model
 
 from deployments.api.auth import owner_of
 from deployments.api.dialect import Dialect
@@ -80,7 +80,7 @@ class OpenAIFields(RequestBody):
         description="The image in the response, or its address, which any browser can open while the job is kept. "
         f"Default: the address for models whose name begins with `{URL_BY_DEFAULT}`, else the image.",
     )
-    stream: bool = Field(False, description="Answer with server-sent events.")
+    stream: StrictBool = Field(False, description="Answer with server-sent events.")
     partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream.")
     style: StyleName | Literal["vivid", "natural"] | None = Field(
         None, description="A preset that adds words to the prompt; OpenAI's own two change nothing."
@@ -127,10 +127,12 @@ def to_request(body: Any, card: ModelCard | None = None, sizes: Sizes = "exact")
     the model does not allow is the nearest one that it does.
 
     Raises:
-        InvalidRequest: several pictures in one stream: its events could not say which is meant.
+        InvalidRequest: several images in one stream, whose events could not tell them apart, or addresses in one.
     """
     if body.stream and body.n > 1:
         raise InvalidRequest("n must be 1 when stream is true.", "n")
+    if body.stream and body.response_format == "url":
+        raise InvalidRequest("response_format must be b64_json when stream is true.", "response_format")
     fields = body.model_dump(exclude_unset=True, include=set(SHARED))
     if body.size != "auto":
         width, height = map(int, body.size.split("x"))

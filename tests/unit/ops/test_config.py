@@ -148,6 +148,7 @@ def test_defaults_of_the_command_line_go_over_those_of_the_first_model(tmp_path:
         ("guidance_scale", "SET: guidance_scale must be FIELD=VALUE, for example num_inference_steps=4."),
         ("seed=7", "SET: seed can have no default."),
         ("deadline_s=7", "SET: deadline_s can have no default."),
+        ("clip_skip=1 clip_skip=2", "SET: each field once; got clip_skip, clip_skip."),
         ("negative_prompt='a b", "SET=negative_prompt='a b: No closing quotation."),
     ],
 )

@@ -73,6 +73,12 @@ async def test_what_is_no_key_opens_nothing(keyed: Keyed, given: str) -> None:
     problem(await keyed.api.http.get("/queue", headers={"Authorization": given.encode()}), 401)
 
 
+async def test_a_wrong_key_is_told_from_none(keyed: Keyed) -> None:
+    missing, wrong = [problem(await keyed.call(secret, "GET", "/queue"), 401) for secret in (None, "dk_wrong")]
+    assert missing["message"] == "An API key is needed."
+    assert wrong["message"] == "This API key is not known here. Ask the operator of the service for one."
+
+
 async def test_probes_need_no_key_and_tell_no_details_then(keyed: Keyed) -> None:
     assert (await keyed.call(None, "GET", "/health")).json() == {"status": "ok"}
     assert (await keyed.call(None, "GET", "/ready")).json() == {"ready": True, "missing": []}

@@ -19,6 +19,7 @@ async def ask(api: Api, parameters: Any = None, accept: str = "image/png", model
 async def test_a_prompt_gives_a_pictures_bytes_and_its_seed(api: Api) -> None:
     answer = await ask(api, {"seed": 7})
     assert (answer.status_code, answer.headers["content-type"], answer.headers["x-seed"]) == (200, "image/png", "7")
+    assert (await api.http.get(f"/jobs/{answer.headers['x-job-id']}")).json()["status"] == "succeeded"
     assert size_of(answer.content) == (4, 4)
 
 

@@ -185,6 +185,11 @@ async def test_a_request_whose_job_is_cancelled_is_answered(api: Api) -> None:
 
 async def test_one_stream_shows_one_picture(api: Api) -> None:
     assert problem(await api.generate(stream=True, n=2), 400)["param"] == "n"
+
+
+async def test_a_stream_has_no_addresses_and_is_asked_for_by_a_boolean(api: Api) -> None:
+    assert problem(await api.generate(stream=True, response_format="url"), 400)["param"] == "response_format"
+    assert problem(await api.generate(stream="yes"), 400)["message"] == "stream must be true or false, got 'yes'."
     await api.assert_idle()
 
 
