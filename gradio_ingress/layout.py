@@ -149,7 +149,7 @@ class Layout:
         `randomize` is None where nobody left a draft.
         """
         card = card_of(cards, draft.get("model"))
-        chosen = set(controls.chosen(draft, card, cards)) - {"prompt", "seed"}
+        chosen = set(controls.chosen(draft, card, [card])) - {"prompt", "seed"}
         form = self.filled(cards, {name: draft[name] for name in chosen} | {"model": card.id})
         if randomize is not None:
             form[self.controls["seed"]] |= {"value": draft.get("seed")}

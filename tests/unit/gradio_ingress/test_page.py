@@ -401,6 +401,22 @@ async def test_the_form_comes_back_as_it_was_left(page: Page, cluster: Cluster) 
     assert last[page.parts.randomize] is False
 
 
+async def test_a_draft_keeps_values_that_are_the_defaults_of_another_model(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blurry = replace(CARD, defaults=CARD.defaults | {"negative_prompt": "blurry"})
+    slow = replace(CARD, id="slow", defaults=CARD.defaults | {"num_inference_steps": 20})
+
+    async def models() -> list[ModelCard]:
+        return [blurry, slow]
+
+    monkeypatch.setattr(page._client, "models", models)
+    draft = left(page, model="shapes", num_inference_steps=20, negative_prompt="")
+    [opened] = [update async for update in page.on_load(draft, REQUEST)]
+    names = ("model", "num_inference_steps", "negative_prompt")
+    assert [opened[page.parts.controls[name]]["value"] for name in names] == ["shapes", 20, ""]
+
+
 async def test_a_form_that_was_left_without_a_prompt_is_filled_from_the_job_of_the_address(
     page: Page, cluster: Cluster
 ) -> None:
