@@ -16,7 +16,7 @@ from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
+from gradio_ingress.page_state import PageState, newest_jobs
 from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
@@ -49,15 +49,16 @@ class Page:
         parts = self.parts
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
         form: set[Any] = {*parts.form}
+        request = {*form, parts.listed}
         drawn, fitted = parts.of_jobs, parts.of_model
         self._connect_browser()
         draft = f"() => darkroom.draft({parts.form_ids})"
         opened = self.blocks.load(self.on_load, form, [*fitted, parts.status, parts.generate], js=draft, **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
-        parts.generate.click(self.on_generate, form, drawn, **quiet, trigger_mode="multiple")
+        parts.generate.click(self.on_generate, request, drawn, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
         parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        parts.examples.click(self.on_example, form, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
+        parts.examples.click(self.on_example, request, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
         parts.message.click(self.on_undo, None, [ui["prompt"], parts.message], **quiet)
         parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
@@ -144,7 +145,7 @@ class Page:
         data = self._read(given)
         if given[self.parts.randomize]:
             del data["seed"]
-        async with aclosing(self._generate(data, {}, request)) as updates:
+        async with aclosing(self._generate(data, {}, request, int(given[self.parts.listed]))) as updates:
             async for update in updates:
                 yield update
 
@@ -164,7 +165,7 @@ class Page:
         shown: Update = {prompt: example["prompt"]}
         if typed.strip() and typed not in [each["prompt"] for each in examples]:
             shown[self.parts.message] = status.replaced(typed)
-        async with aclosing(self._generate(data | example, shown, request)) as updates:
+        async with aclosing(self._generate(data | example, shown, request, int(given[self.parts.listed]))) as updates:
             async for update in updates:
                 yield update
 
@@ -266,7 +267,9 @@ class Page:
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
 
-    async def _generate(self, data: Mapping[str, Any], shown: Update, request: gr.Request) -> AsyncGenerator[Update]:
+    async def _generate(
+        self, data: Mapping[str, Any], shown: Update, request: gr.Request, listed: int
+    ) -> AsyncGenerator[Update]:
         """Queue what request data asks for, and show the job until it has ended; `shown` once it is accepted."""
         try:
             job = await self._client.submit(controls.to_request(data), owner_of(request))
@@ -274,11 +277,11 @@ class Page:
             yield self._problem(error)
             return
         yield {self.parts.message: "", self.parts.controls["seed"]: job.specs[0].seed} | shown
-        async with aclosing(self._select(job, request)) as updates:
+        async with aclosing(self._select(job, request, listed)) as updates:
             async for update in updates:
                 yield update
 
-    async def _select(self, job: Job, request: gr.Request, listed: int = LISTED_JOBS) -> AsyncGenerator[Update]:
+    async def _select(self, job: Job, request: gr.Request, listed: int) -> AsyncGenerator[Update]:
         """Select a job in the state that is being rendered, if there is one; else render a new one."""
         state = self._states.get(_session(request))
         if state is not None:
@@ -296,9 +299,9 @@ class Page:
         jobs = await newest_jobs(self._client, owner_of(request), listed + 1)
         state = self._states.get(_session(request))
         if state is None:
-            return {self.parts.mine: job_list(jobs, listed, selected)}
+            return {self.parts.mine: job_list(jobs, listed, selected), self.parts.listed: listed}
         state.list_jobs(jobs, listed)
-        return UNCHANGED
+        return {self.parts.listed: listed}
 
     async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
         """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""

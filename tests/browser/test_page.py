@@ -187,6 +187,9 @@ def test_all_jobs_can_be_listed(page: Page, site: Site) -> None:
     expect(page.get_by_role("img", name="star 0", exact=True)).to_be_visible()
     expect(page.locator(".jobs li")).to_have_count(14)
     expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+    generate(page, "a moon")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    expect(page.locator(".jobs li")).to_have_count(15)
 
 
 def test_the_page_says_what_the_model_can_draw(page: Page) -> None:

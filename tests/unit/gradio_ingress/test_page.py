@@ -22,6 +22,7 @@ from gradio_ingress import controls
 from gradio_ingress import page as page_module
 from gradio_ingress.app import build, create_app
 from gradio_ingress.page import Page
+from gradio_ingress.page_state import LISTED_JOBS
 from models.errors import Unavailable
 from models.spec import ModelCard
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
@@ -65,7 +66,8 @@ def page(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]:
     """What the browser would send once the page has fitted itself to the model."""
     typed = {name: controls.default(name, CARD) for name in controls.FIELDS} | {"seed": 0} | values
-    return {page.parts.controls[name]: value for name, value in typed.items()} | {page.parts.randomize: randomize}
+    filled = {page.parts.controls[name]: value for name, value in typed.items()}
+    return filled | {page.parts.randomize: randomize, page.parts.listed: LISTED_JOBS}
 
 
 def left(page: Page, **values: Any) -> dict[Any, Any]:
@@ -437,7 +439,7 @@ async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does
     assert 'data-act="more"' in shown[page.parts.mine]
     more = clicked(act="more", job=newest.id)
     [listed] = [update async for update in page.on_mine(REQUEST, more)]
-    assert list(listed) == [page.parts.mine], "the selected job stays"
+    assert list(listed) == [page.parts.mine, page.parts.listed], "the selected job stays"
     assert [f"star {k}<" in listed[page.parts.mine] for k in (13, 0)] == [True, True]
     assert listed[page.parts.mine].count('aria-current="true"') == 1
     assert 'data-act="more"' not in listed[page.parts.mine]
@@ -448,10 +450,19 @@ async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a moon"), REQUEST)
     await selected_job(page, updates)
-    assert [update async for update in page.on_mine(REQUEST, more)] == [gr.skip()]
+    assert [update async for update in page.on_mine(REQUEST, more)] == [{page.parts.listed: 60}]
     while (await anext(updates)).get(page.parts.mine, "").count("<li") != 15:
         pass
     await updates.aclose()
+
+
+async def test_the_next_job_leaves_as_many_listed_as_were(page: Page) -> None:
+    for k in range(14):
+        await generated(page, prompt=f"star {k}")
+    [listed] = [update async for update in page.on_mine(REQUEST, clicked(act="more", job=""))]
+    given = form(page, prompt="a moon") | {page.parts.listed: listed[page.parts.listed]}
+    *_, last = [update async for update in page.on_generate(given, REQUEST)]
+    assert last[page.parts.mine].count("<li") == 15
 
 
 async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page, cluster: Cluster) -> None:
