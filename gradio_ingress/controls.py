@@ -7,6 +7,7 @@ goes by field, as the API has it.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
@@ -72,11 +73,17 @@ def examples(card: ModelCard) -> list[dict[str, Any]]:
             request = read_request(example)
             prompt, negative_prompt = words(request, card)
         except InvalidRequest as error:
-            logger.warning("an example of %s is left out: %s", card.id, error.message)
+            _warn_of_example(card.id, error.message)
             continue
         data = request.model_dump(exclude_unset=True, exclude={"style", "model", "num_images"}) | {"prompt": prompt}
         found.append(data if request.style is None else data | {"negative_prompt": negative_prompt})
     return found
+
+
+@lru_cache(maxsize=256)
+def _warn_of_example(model: str, problem: str) -> None:
+    """Log once, and not at each page load, that an example is left out."""
+    logger.warning("an example of %s is left out: %s", model, problem)
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:
