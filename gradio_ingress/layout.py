@@ -14,7 +14,7 @@ from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import LISTED_JOBS, PageState
 from gradio_ingress.scalar_controls import element_id
 from models.errors import DarkroomError
-from models.spec import ModelCard
+from models.spec import ModelCard, find_card
 
 Update = dict[Block, Any]
 
@@ -185,7 +185,7 @@ def job_list(jobs: Sequence[Job], listed: int, selected: str | None) -> str:
 
 def card_of(cards: Sequence[ModelCard], model: str | None) -> ModelCard:
     """Return the chosen model's, or the first where the chosen one is served no more."""
-    return next((card for card in cards if card.id == model), cards[0])
+    return find_card(cards, model) or cards[0]
 
 
 def problem(error: DarkroomError) -> str:

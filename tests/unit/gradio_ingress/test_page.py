@@ -325,6 +325,21 @@ async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_anot
         assert "Model “shapes” is not served here. Left out: Width must be 128" in filled[page.parts.message]
 
 
+async def test_settings_that_name_a_model_by_its_alias_are_restored_for_that_model(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def models() -> list[ModelCard]:
+        return [CARD, replace(CARD, id="other", aliases=("another",))]
+
+    monkeypatch.setattr(page._client, "models", models)
+    spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
+    filled = await page.on_picture(str(dropped))
+    assert filled[page.parts.controls["model"]]["value"] == "other"
+    assert "not served" not in filled[page.parts.message]
+
+
 async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
