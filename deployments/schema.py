@@ -86,7 +86,6 @@ class GenerationRequest(RequestBody):
         ge=RANDOM_SEED,
         le=MAX_SEED,
         description="Same seed, same picture. Left out, or -1: a random one.",
-        json_schema_extra={"page_minimum": 0},
     )
     num_images: int = Field(
         1,

@@ -28,6 +28,7 @@ DESCRIPTION = (
 )
 START_TIMEOUT_S = 3.0  # within which Gradio starts an event, unless a thousand others run
 POLL_INTERVAL_S = 0.05
+MAX_CANCELLED = 1000  # calls that were cancelled before Gradio started them
 
 
 class ClientApi:
@@ -42,6 +43,9 @@ class ClientApi:
         self._public_url = public_url
         self._blocks = blocks
         self._submissions: dict[str | None, asyncio.Task[Job]] = {}  # of the calls that run, by the id of their event
+        self._cancelled: dict[
+            tuple[str | None, str], bool
+        ] = {}  # event and owner of calls to end at their start; oldest first
 
     def add(self) -> None:
         """Add the endpoint to the Blocks that are being built."""
@@ -52,8 +56,11 @@ class ClientApi:
 
         async def generate(request: gr.Request, *given: Any) -> tuple[list[FileData], int, dict[str, Any]]:
             values = dict(zip(GenerationRequest.model_fields, given, strict=True))
+            owner = owner_of(request)
+            if self._cancelled.pop((event_id(), owner), False):
+                raise gr.Error("The call was cancelled.", print_exception=False)
             try:
-                job = await self._generated(values, owner_of(request))
+                job = await self._generated(values, owner)
             except DarkroomError as error:
                 raise gr.Error(error.message, print_exception=False) from error
             if job.status != "succeeded":
@@ -75,13 +82,15 @@ class ClientApi:
         return generate
 
     async def cancel(self, body: CancelBody, request: Request) -> JSONResponse:
-        """Answer a client that cancels a call: end its job."""
+        """Answer a client that cancels a call: end its job, or the call itself once Gradio starts it."""
         owner = owner_or_tab(request.state.owner, body.session_hash)
+        job = await self._job(body.event_id)
         try:
-            submission = await self._submission(body.event_id)
-            if submission is not None:
+            if job is not None:
                 with suppress(JobEnded):
-                    await self._client.cancel((await asyncio.shield(submission)).id, owner)
+                    await self._client.cancel(job.id, owner)
+            elif has_event(self._blocks, body.event_id):
+                self._cancel_at_start(body.event_id, owner)
         except DarkroomError as error:
             return respond(error)
         return JSONResponse({"success": True})
@@ -125,13 +134,21 @@ class ClientApi:
         finally:
             self._submissions.pop(event, None)
 
-    async def _submission(self, event: str) -> asyncio.Task[Job] | None:
-        """Return the submission of a call; None if there is no such call, or its job has ended."""
+    async def _job(self, event: str) -> Job | None:
+        """Return the job of a call; None if there is no such call, it has not started, or it has no job."""
         with suppress(TimeoutError):
             async with asyncio.timeout(START_TIMEOUT_S):
                 while event not in self._submissions and has_event(self._blocks, event):
                     await asyncio.sleep(POLL_INTERVAL_S)
-        return self._submissions.get(event)
+        with suppress(DarkroomError):  # nothing was queued
+            if event in self._submissions:
+                return await asyncio.shield(self._submissions[event])
+        return None
+
+    def _cancel_at_start(self, event: str, owner: str) -> None:
+        self._cancelled[event, owner] = True
+        if len(self._cancelled) > MAX_CANCELLED:
+            del self._cancelled[next(iter(self._cancelled))]
 
 
 def _or_none(kind: Any) -> Any:

@@ -7,6 +7,7 @@ goes by field, as the API has it.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
@@ -72,11 +73,17 @@ def examples(card: ModelCard) -> list[dict[str, Any]]:
             request = read_request(example)
             prompt, negative_prompt = words(request, card)
         except InvalidRequest as error:
-            logger.warning("an example of %s is left out: %s", card.id, error.message)
+            _warn_of_example(card.id, error.message)
             continue
         data = request.model_dump(exclude_unset=True, exclude={"style", "model", "num_images"}) | {"prompt": prompt}
         found.append(data if request.style is None else data | {"negative_prompt": negative_prompt})
     return found
+
+
+@lru_cache(maxsize=256)
+def _warn_of_example(model: str, problem: str) -> None:
+    """Log once, and not at each page load, that an example is left out."""
+    logger.warning("an example of %s is left out: %s", model, problem)
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,10 +159,7 @@ def to_request(data: Mapping[str, Any]) -> GenerationRequest:
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
-        least, most = (schema_extra(field).get(bound) for bound in ("page_minimum", "page_maximum"))
-        value = getattr(request, name)
-        if least is not None and value is not None and value < least:
-            raise InvalidRequest(f"{label(name)} must be {least} or more on this page, got {value}.", name)
+        most, value = schema_extra(field).get("page_maximum"), getattr(request, name)
         if most is not None and value > most:
             raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
     return request

@@ -8,7 +8,7 @@
   const LOST = `data: {"msg":"broken_connection","message":"The connection was lost."}\n\ndata: {"msg":"close_stream"}\n\n`;
   const CLOSED = '"msg":"close_stream"'; // in a prompt its quotes are escaped
   const request = window.fetch;
-  let expectEvent = () => {};
+  let expectEvent = () => {}; // of the stream that was opened last
 
   window.fetch = async (resource, options) => {
     const path = new URL(resource.url ?? resource, location.href).pathname;
@@ -22,7 +22,8 @@
     const patience = new AbortController();
     const timer = setTimeout(() => patience.abort(), ANSWER_MS);
     try {
-      const response = await request(resource, { ...options, signal: patience.signal });
+      const signal = AbortSignal.any([patience.signal, options?.signal].filter(Boolean));
+      const response = await request(resource, { ...options, signal });
       if (response.ok) expectEvent();
       return response;
     } finally {
@@ -39,7 +40,8 @@
       clearTimeout(timer);
       timer = setTimeout(() => reader.cancel(), within_ms);
     };
-    expectEvent = () => expect(ANSWER_MS);
+    const expectAnswer = () => expect(ANSWER_MS);
+    expectEvent = expectAnswer;
     expect(SILENCE_MS);
     return new ReadableStream({
       async pull(controller) {
@@ -62,7 +64,7 @@
 
     function stop() {
       clearTimeout(timer);
-      expectEvent = () => {};
+      if (expectEvent === expectAnswer) expectEvent = () => {}; // else a later stream has taken over
     }
   }
 })();

@@ -33,4 +33,8 @@ def event_id() -> str | None:
 
 def has_event(blocks: gr.Blocks, event: str) -> bool:
     """Return whether an event waits or runs."""
-    return event in blocks._queue.event_ids_to_events
+    try:
+        return event in getattr(blocks, "_queue").event_ids_to_events  # noqa: B009
+    except AttributeError as error:  # another version of Gradio
+        logger.warning("Gradio's events cannot be found: %r", error)
+        return False

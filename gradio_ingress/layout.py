@@ -11,10 +11,10 @@ from gradio.components import Component
 
 from deployments.schema import Job
 from gradio_ingress import controls, gallery, status
-from gradio_ingress.page_state import PageState
+from gradio_ingress.page_state import LISTED_JOBS, PageState
 from gradio_ingress.scalar_controls import element_id
 from models.errors import DarkroomError
-from models.spec import ModelCard
+from models.spec import ModelCard, find_card
 
 Update = dict[Block, Any]
 
@@ -65,6 +65,7 @@ class Layout:
             self.receipt = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("My jobs", open=False, elem_id="mine"):
             self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=CLICKED)
+            self.listed = gr.Number(LISTED_JOBS, visible=False, precision=0)  # how many of them the browser lists
 
     def _settings(self) -> None:
         with gr.Row(elem_id="beside"):
@@ -118,7 +119,7 @@ class Layout:
     def of_jobs(self) -> list[Component | BlockContext]:
         """What depends on the jobs that are followed, and what becomes of a request for one."""
         boxes = [self.status, self.why_box, self.why, self.gallery, self.receipt_box, self.receipt]
-        return [*boxes, self.mine, self.cancel, self.controls["seed"], self.message]
+        return [*boxes, self.mine, self.listed, self.cancel, self.controls["seed"], self.message]
 
     def fitted(self, cards: list[ModelCard], card: ModelCard) -> Update:
         """Return all but the prompt as a model prefers it, of those that are served."""
@@ -149,7 +150,7 @@ class Layout:
         `randomize` is None where nobody left a draft.
         """
         card = card_of(cards, draft.get("model"))
-        chosen = set(controls.chosen(draft, card, cards)) - {"prompt", "seed"}
+        chosen = set(controls.chosen(draft, card, [card])) - {"prompt", "seed"}
         form = self.filled(cards, {name: draft[name] for name in chosen} | {"model": card.id})
         if randomize is not None:
             form[self.controls["seed"]] |= {"value": draft.get("seed")}
@@ -184,7 +185,7 @@ def job_list(jobs: Sequence[Job], listed: int, selected: str | None) -> str:
 
 def card_of(cards: Sequence[ModelCard], model: str | None) -> ModelCard:
     """Return the chosen model's, or the first where the chosen one is served no more."""
-    return next((card for card in cards if card.id == model), cards[0])
+    return find_card(cards, model) or cards[0]
 
 
 def problem(error: DarkroomError) -> str:

@@ -93,7 +93,7 @@ const darkroom = {
 
 // The form, in the tab's own storage, so that it outlives the page. A browser may forbid storage: then it does not.
 const draft = {
-  left: {}, // as the last page left it
+  left: {}, // as the last page left it, with what is typed before this one is ready
   now: {},
 
   load() {
@@ -105,15 +105,20 @@ const draft = {
   },
 
   keep() {
-    if (!ready()) return; // what is there is not the draft yet
+    const form = ready() ? draft.now : draft.left; // until then the form's values are not the draft's
     try {
-      sessionStorage.setItem("darkroom", JSON.stringify(draft.now));
+      sessionStorage.setItem("darkroom", JSON.stringify(form));
     } catch (error) {
       console.warn("The form is not kept:", error);
     }
   },
 };
 draft.load();
+
+// While the service still starts, a prompt can be typed already.
+document.addEventListener("input", (event) => {
+  if (!ready() && event.target.matches("#prompt textarea")) draft.left.prompt = event.target.value;
+});
 
 // Gradio runs no more events once it has lost its connection, until it loads the page again; people type on.
 addEventListener("pagehide", () => {

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -16,7 +16,7 @@ from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
+from gradio_ingress.page_state import PageState, newest_jobs
 from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
@@ -49,16 +49,17 @@ class Page:
         parts = self.parts
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
         form: set[Any] = {*parts.form}
+        request = {*form, parts.listed}
         drawn, fitted = parts.of_jobs, parts.of_model
         self._connect_browser()
         draft = f"() => darkroom.draft({parts.form_ids})"
         opened = self.blocks.load(self.on_load, form, [*fitted, parts.status, parts.generate], js=draft, **quiet)
         opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
-        parts.generate.click(self.on_generate, form, drawn, **quiet, trigger_mode="multiple")
+        parts.generate.click(self.on_generate, request, drawn, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
         parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        parts.examples.click(self.on_example, form, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
-        parts.message.click(self.on_undo, None, [ui["prompt"], parts.message], **quiet)
+        parts.examples.click(self.on_example, request, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
+        parts.message.click(self.on_undo, [ui["prompt"], ui["model"]], [ui["prompt"], parts.message], **quiet)
         parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
@@ -144,7 +145,7 @@ class Page:
         data = self._read(given)
         if given[self.parts.randomize]:
             del data["seed"]
-        async with aclosing(self._generate(data, {}, request)) as updates:
+        async with aclosing(self._generate(data, {}, request, int(given[self.parts.listed]))) as updates:
             async for update in updates:
                 yield update
 
@@ -162,15 +163,19 @@ class Page:
         else:
             example.pop("seed", None)
         shown: Update = {prompt: example["prompt"]}
-        if typed.strip() and typed not in [each["prompt"] for each in examples]:
+        if _is_own(typed, examples):
             shown[self.parts.message] = status.replaced(typed)
-        async with aclosing(self._generate(data | example, shown, request)) as updates:
+        elif typed.strip():  # another example's: what that one has replaced can still be brought back
+            shown[self.parts.message] = gr.skip()
+        async with aclosing(self._generate(data | example, shown, request, int(given[self.parts.listed]))) as updates:
             async for update in updates:
                 yield update
 
-    async def on_undo(self, event: gr.EventData) -> Update:
-        """Bring back the prompt that an example has replaced."""
-        return {self.parts.controls["prompt"]: event.prompt, self.parts.message: ""}
+    async def on_undo(self, typed: str, model: str | None, event: gr.EventData) -> Update:
+        """Bring back the prompt that an example has replaced, and keep what was made of the example's."""
+        examples = controls.examples(card_of(await self._cards(), model))
+        message = status.replaced(typed) if _is_own(typed, examples) else ""
+        return {self.parts.controls["prompt"]: event.prompt, self.parts.message: message}
 
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
         """Select one of the browser's own jobs, end it, or list more of them."""
@@ -266,7 +271,9 @@ class Page:
         except JobEnded:  # meanwhile, by itself: whoever watches it sees that
             logger.info("%s had ended before it was cancelled", job_id)
 
-    async def _generate(self, data: Mapping[str, Any], shown: Update, request: gr.Request) -> AsyncGenerator[Update]:
+    async def _generate(
+        self, data: Mapping[str, Any], shown: Update, request: gr.Request, listed: int
+    ) -> AsyncGenerator[Update]:
         """Queue what request data asks for, and show the job until it has ended; `shown` once it is accepted."""
         try:
             job = await self._client.submit(controls.to_request(data), owner_of(request))
@@ -274,11 +281,11 @@ class Page:
             yield self._problem(error)
             return
         yield {self.parts.message: "", self.parts.controls["seed"]: job.specs[0].seed} | shown
-        async with aclosing(self._select(job, request)) as updates:
+        async with aclosing(self._select(job, request, listed)) as updates:
             async for update in updates:
                 yield update
 
-    async def _select(self, job: Job, request: gr.Request, listed: int = LISTED_JOBS) -> AsyncGenerator[Update]:
+    async def _select(self, job: Job, request: gr.Request, listed: int) -> AsyncGenerator[Update]:
         """Select a job in the state that is being rendered, if there is one; else render a new one."""
         state = self._states.get(_session(request))
         if state is not None:
@@ -296,9 +303,9 @@ class Page:
         jobs = await newest_jobs(self._client, owner_of(request), listed + 1)
         state = self._states.get(_session(request))
         if state is None:
-            return {self.parts.mine: job_list(jobs, listed, selected)}
+            return {self.parts.mine: job_list(jobs, listed, selected), self.parts.listed: listed}
         state.list_jobs(jobs, listed)
-        return UNCHANGED
+        return {self.parts.listed: listed}
 
     async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
         """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""
@@ -342,3 +349,8 @@ def _fragile(shown: Any) -> bool:
 
 def _session(request: gr.Request) -> str:
     return request.session_hash or ""
+
+
+def _is_own(prompt: str | None, examples: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether somebody typed a prompt: it is not empty, and no example's."""
+    return bool(prompt and prompt.strip()) and prompt not in [each["prompt"] for each in examples]

@@ -13,7 +13,7 @@ from gradio_ingress.settings_sources import automatic1111, comfyui, fooocus, inv
 from gradio_ingress.settings_sources.base import json_object
 from models.errors import InvalidRequest
 from models.families.registry import FAMILIES
-from models.spec import ImageSpec, ModelCard
+from models.spec import ImageSpec, ModelCard, find_card
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours
@@ -63,8 +63,8 @@ def from_texts(texts: Mapping[str, str], cards: Sequence[ModelCard] = ()) -> tup
 
 def _last_text_layer(model: str | None, cards: Sequence[ModelCard]) -> int:
     """Return the layer that a model's texts are read from if they skip none; of the first model where it is none."""
-    families = [card.family for card in cards if card.id == model] or [card.family for card in cards] or ["sd"]
-    return FAMILIES[families[0]].last_text_layer
+    card = find_card(cards, model) or find_card(cards, None)
+    return FAMILIES[card.family if card else "sd"].last_text_layer
 
 
 def _unread(texts: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from deployments.schema import request_data
 from gradio_ingress import controls
 from gradio_ingress.layout import card_of
-from models.spec import ImageSpec, ModelCard
+from models.spec import ImageSpec, ModelCard, find_card
 
 
 def settings_of(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
@@ -19,5 +19,5 @@ def usable(cards: Sequence[ModelCard], data: Mapping[str, Any]) -> tuple[dict[st
     """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
     model = data.get("model")
     kept, refused = controls.usable(data, card_of(cards, model))
-    notes = [] if model in (None, *(card.id for card in cards)) else [f"Model “{model}” is not served here."]
+    notes = [] if find_card(cards, model) else [f"Model “{model}” is not served here."]
     return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes

@@ -105,7 +105,7 @@ def bounds(path: str, field: FieldInfo, card: ModelCard | None = None) -> tuple[
     """Return the least and the greatest value that the page offers; None where there is no such bound."""
     low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
     high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
-    low, high = schema_extra(field).get("page_minimum", low), schema_extra(field).get("page_maximum", high)
+    high = schema_extra(field).get("page_maximum", high)
     return card.bounds.get(path, (low, high)) if card else (low, high)
 
 

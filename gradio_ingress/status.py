@@ -71,9 +71,9 @@ def terms(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def replaced(prompt: str) -> str:
-    """Return the note that an example has replaced a prompt, with a button that brings the prompt back."""
+    """Return the note that a prompt was replaced, with a button that brings it back."""
     undo = f'<button type="button" data-act="undo" data-prompt="{escape(prompt, quote=True)}">Undo</button>'
-    return _status("idle", "The example replaced your prompt.", below=f'<p class="below">{undo}</p>')
+    return _status("idle", "Your prompt was replaced.", below=f'<p class="below">{undo}</p>')
 
 
 def my_jobs(jobs: Sequence[Job], listed: int, selected: str | None, now: float) -> str:

@@ -1,6 +1,6 @@
 """What travels to and from the models. No torch here: every process of the service imports this."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -167,6 +167,11 @@ class ModelCard:
             message = f"num_inference_steps must be at most {most} for {spec.sampler}, got {spec.num_inference_steps}."
             raise InvalidRequest(message, "num_inference_steps")
         return spec
+
+
+def find_card(cards: Sequence[ModelCard], name: str | None) -> ModelCard | None:
+    """Return the card with this id or alias, the first card if `name` is None; None if there is no such card."""
+    return next((card for card in cards if name is None or name in card.names), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from deployments.request_body import RequestBody
 from deployments.schema import MAX_PROMPT, GenerationRequest
 from models.errors import InvalidRequest
 from models.parameters import Sampler
+from models.spec import find_card
 
 DIALECT = Dialect({"prompt": "inputs", "sampler": "scheduler"})
 ROUTE_FIELDS = ("model", "num_images", "output_format")  # fields that are the path, always 1, and the header `Accept`
@@ -152,7 +153,7 @@ def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
         responses=documented(404, 503, shape=HFError),
     )
     async def health(model_id: ModelId) -> JSONResponse:
-        if model_id not in (name for card in await client.models() for name in card.names):
+        if find_card(await client.models(), model_id) is None:
             raise UnknownModel(f"There is no model {model_id[:200]}.", "model")
         return JSONResponse({"status": "ok"})
 

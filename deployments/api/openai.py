@@ -31,7 +31,7 @@ from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job
 from deployments.styles import STYLES, StyleName
 from models.errors import DarkroomError, InvalidRequest
 from models.parameters import MAX_STEPS, MAX_STEPS_BY_SAMPLER
-from models.spec import ModelCard
+from models.spec import ModelCard, find_card
 from models.validation import Matching
 
 DIALECT = Dialect({"num_images": "n", "width": "size", "height": "size"})
@@ -281,19 +281,14 @@ async def _submit(client: DispatcherClient, body: Any, sizes: Sizes, owner: str,
         InvalidRequest: in the names of the dialect; nothing was queued.
     """
     needs_card = body.quality in STEP_SHARE or (sizes == "nearest" and body.size != "auto")
-    card = await _card(client, body.model) if needs_card else None
+    card = find_card(await client.models(), body.model) if needs_card else None
     try:
         with DIALECT.errors():
             return await client.submit(to_request(body, card, sizes), owner, key)
     except InvalidRequest as error:
-        if error.param == "size" and (card := await _card(client, body.model)) is not None:
+        if error.param == "size" and (card := find_card(await client.models(), body.model)) is not None:
             raise size_refused(card, body.size) from None
         raise
-
-
-async def _card(client: DispatcherClient, model: str | None) -> ModelCard | None:
-    """Return the card of the model that is meant; None if there is none, which `submit` then reports."""
-    return next((card for card in await client.models() if model in (None, *card.names)), None)
 
 
 async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: Any) -> AsyncGenerator[bytes, None]:

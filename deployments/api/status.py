@@ -20,7 +20,7 @@ from deployments.schema import GenerationRequest, read_request
 from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
 from models.errors import DarkroomError
-from models.spec import ModelCard, Tokens
+from models.spec import ModelCard, Tokens, find_card
 
 READY_TIMEOUT_S = 3.0  # the Dispatcher answers, or is not ready
 _words: dict[str, Any] = {
@@ -92,10 +92,10 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
         "/models/{model_id:path}", summary="One model", responses={200: answer(Model, MODEL), **documented(404, 503)}
     )
     async def model(model_id: ModelId) -> JSONResponse:
-        for card in await client.models():
-            if model_id in card.names:
-                return JSONResponse(model_body(card, model_id))
-        raise NotFound(f"There is no model {model_id[:200]}.", "model")
+        card = find_card(await client.models(), model_id)
+        if card is None:
+            raise NotFound(f"There is no model {model_id[:200]}.", "model")
+        return JSONResponse(model_body(card, model_id))
 
     @routes.post(
         "/tokenize",

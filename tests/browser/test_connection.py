@@ -8,6 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from benchmarks.chromium import INTERACTIVE
+from models.errors import Unavailable
+from models.spec import ModelCard
 from tests.browser.conftest import Site
 from tests.browser.forwarder import Forwarder, forwarding
 from tests.chromium import NUMBER, TIMEOUT_MS, Profile, generate, opened
@@ -132,6 +134,24 @@ def _expect_the_form(page: Page) -> None:
     expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("5")
     expect(page.locator("#seed input")).to_have_value("9")
     expect(page.get_by_label("Randomize")).not_to_be_checked()
+
+
+def test_a_prompt_that_is_typed_while_the_service_starts_survives_a_reload(
+    site: Site, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def still_starting() -> list[ModelCard]:
+        raise Unavailable("The service is still starting.")
+
+    with monkeypatch.context() as starting:
+        starting.setattr(site.cluster.client, "models", still_starting)
+        page = profile().new_page()
+        page.goto(site.url)
+        expect(page.get_by_role("status").first).to_contain_text("still starting")
+        page.fill("#prompt textarea", PROMPT)
+        page.reload()
+        expect(page.locator("#prompt textarea")).to_have_value(PROMPT)
+    expect(page.locator(INTERACTIVE)).to_be_visible()
+    expect(page.locator("#prompt textarea")).to_have_value(PROMPT)
 
 
 def test_each_tab_has_its_own_draft(page: Page, site: Site) -> None:

@@ -87,8 +87,15 @@ def test_a_client_that_leaves_ends_no_job(site: Site) -> None:
         ({"event_id": None, "session_hash": "a", "fn_index": 0}, 422),
     ],
 )
-def test_a_cancel_of_no_call_changes_nothing(site: Site, body: dict[str, object], status: int) -> None:
+def test_a_cancel_of_no_call_changes_nothing(site: Site, client: Client, body: dict[str, object], status: int) -> None:
+    site.pipeline.go.clear()
+    call = client.submit("a star", api_name="/generate")
+    wait_for(lambda: states(site, client) == {"a star": "running"})
     assert httpx.post(f"{site.url}/gradio_api/cancel", json=body).status_code == status
+    assert states(site, client) == {"a star": "running"}
+    site.pipeline.go.set()
+    call.result(timeout=TIMEOUT_S)
+    assert states(site, client) == {"a star": "succeeded"}
 
 
 def test_nobody_else_cancels_a_call(site: Site) -> None:

@@ -64,9 +64,9 @@ def test_numbers_out_of_bounds_are_refused_on_their_field_and_not_corrected(page
     expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("500")
     expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_attribute("aria-invalid", "true")
     page.fill(f"#num_inference_steps {NUMBER}", "8")
-    page.fill("#seed input", "-1")
+    page.fill("#seed input", "-2")
     page.click("#generate")
-    expect(page.get_by_role("status").first).to_contain_text("Seed must be 0 or more")
+    expect(page.get_by_role("status").first).to_contain_text("Seed must be -1 or more")
     expect(page.locator(".field-error")).to_have_count(1)
     assert not site.pipeline.specs
 
@@ -108,6 +108,8 @@ def test_an_example_leaves_the_form_as_it_is_but_the_prompt_which_can_be_brought
     expect(page.locator("#style input")).to_have_value("None")
     expect(page.locator(f"#num_images {NUMBER}")).to_have_value("2")
     assert {spec.prompt for spec in site.pipeline.specs} == {example}
+    page.get_by_role("button", name=CARD.examples[0]["prompt"]).click()
+    expect(page.locator("#prompt textarea")).to_have_value(CARD.examples[0]["prompt"])
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#prompt textarea")).to_have_value("my own\n<words>")
     expect(page.get_by_role("button", name="Undo")).to_have_count(0)
@@ -187,6 +189,9 @@ def test_all_jobs_can_be_listed(page: Page, site: Site) -> None:
     expect(page.get_by_role("img", name="star 0", exact=True)).to_be_visible()
     expect(page.locator(".jobs li")).to_have_count(14)
     expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+    generate(page, "a moon")
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    expect(page.locator(".jobs li")).to_have_count(15)
 
 
 def test_the_page_says_what_the_model_can_draw(page: Page) -> None:

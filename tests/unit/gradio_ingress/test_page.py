@@ -22,6 +22,7 @@ from gradio_ingress import controls
 from gradio_ingress import page as page_module
 from gradio_ingress.app import build, create_app
 from gradio_ingress.page import Page
+from gradio_ingress.page_state import LISTED_JOBS
 from models.errors import Unavailable
 from models.spec import ModelCard
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
@@ -65,7 +66,8 @@ def page(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]:
     """What the browser would send once the page has fitted itself to the model."""
     typed = {name: controls.default(name, CARD) for name in controls.FIELDS} | {"seed": 0} | values
-    return {page.parts.controls[name]: value for name, value in typed.items()} | {page.parts.randomize: randomize}
+    filled = {page.parts.controls[name]: value for name, value in typed.items()}
+    return filled | {page.parts.randomize: randomize, page.parts.listed: LISTED_JOBS}
 
 
 def left(page: Page, **values: Any) -> dict[Any, Any]:
@@ -125,7 +127,7 @@ async def test_what_the_form_says_is_what_is_drawn(page: Page, cluster: Cluster)
         ({"prompt": ""}, "Prompt must"),
         ({"prompt": "a star", "num_inference_steps": 500}, "must be 150 or less"),
         ({"prompt": "a star", "num_inference_steps": 120}, "Inference steps must be from 1 to 100"),
-        ({"prompt": "a star", "seed": -1, "randomize": False}, "Seed must"),
+        ({"prompt": "a star", "seed": -2, "randomize": False}, "Seed must"),
     ],
 )
 async def test_bad_input_shows_a_message_and_queues_nothing(
@@ -323,6 +325,21 @@ async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_anot
         assert "Model “shapes” is not served here. Left out: Width must be 128" in filled[page.parts.message]
 
 
+async def test_settings_that_name_a_model_by_its_alias_are_restored_for_that_model(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def models() -> list[ModelCard]:
+        return [CARD, replace(CARD, id="other", aliases=("another",))]
+
+    monkeypatch.setattr(page._client, "models", models)
+    spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
+    filled = await page.on_picture(str(dropped))
+    assert filled[page.parts.controls["model"]]["value"] == "other"
+    assert "not served" not in filled[page.parts.message]
+
+
 async def test_what_ended_can_be_recalled(page: Page, cluster: Cluster) -> None:
     await generated(page, prompt="a star")
     job = (await cluster.client.jobs("browser:ada"))[0]
@@ -373,13 +390,26 @@ async def test_a_typed_prompt_comes_back_after_an_example(page: Page) -> None:
     typed = 'my "own" <star>\n& moon'
     first, *_ = await example_run(page, prompt=typed)
     assert f'data-prompt="{escape(typed, quote=True)}"' in first[page.parts.message]
-    assert await page.on_undo(clicked(act="undo", prompt=typed)) == {
+    shown = first[page.parts.controls["prompt"]]
+    assert await page.on_undo(shown, None, clicked(act="undo", prompt=typed)) == {
         page.parts.controls["prompt"]: typed,
         page.parts.message: "",
     }
-    for nothing_lost in ("", "  ", None, CARD.examples[0]["prompt"], "a green star on a white background, cartoon"):
+    for nothing_lost in ("", "  ", None):
         first, *_ = await example_run(page, prompt=nothing_lost)
         assert first[page.parts.message] == ""
+
+
+async def test_a_typed_prompt_can_still_be_brought_back_after_another_example(page: Page) -> None:
+    for shown in (CARD.examples[0]["prompt"], "a green star on a white background, cartoon"):
+        first, *_ = await example_run(page, prompt=shown)
+        assert first[page.parts.message] == gr.skip()
+
+
+async def test_what_was_made_of_an_examples_prompt_can_be_brought_back_after_undo(page: Page) -> None:
+    undone = await page.on_undo("an example, edited", None, clicked(act="undo", prompt="my own"))
+    assert undone[page.parts.controls["prompt"]] == "my own"
+    assert 'data-prompt="an example, edited"' in undone[page.parts.message]
 
 
 async def test_an_example_that_is_refused_leaves_the_prompt(page: Page) -> None:
@@ -399,6 +429,22 @@ async def test_the_form_comes_back_as_it_was_left(page: Page, cluster: Cluster) 
     values = [last[page.parts.controls[name]]["value"] for name in names]
     assert values == ["cartoon", 6, 5, 1, 64], "what the model allows"
     assert last[page.parts.randomize] is False
+
+
+async def test_a_draft_keeps_values_that_are_the_defaults_of_another_model(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blurry = replace(CARD, defaults=CARD.defaults | {"negative_prompt": "blurry"})
+    slow = replace(CARD, id="slow", defaults=CARD.defaults | {"num_inference_steps": 20})
+
+    async def models() -> list[ModelCard]:
+        return [blurry, slow]
+
+    monkeypatch.setattr(page._client, "models", models)
+    draft = left(page, model="shapes", num_inference_steps=20, negative_prompt="")
+    [opened] = [update async for update in page.on_load(draft, REQUEST)]
+    names = ("model", "num_inference_steps", "negative_prompt")
+    assert [opened[page.parts.controls[name]]["value"] for name in names] == ["shapes", 20, ""]
 
 
 async def test_a_form_that_was_left_without_a_prompt_is_filled_from_the_job_of_the_address(
@@ -421,7 +467,7 @@ async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does
     assert 'data-act="more"' in shown[page.parts.mine]
     more = clicked(act="more", job=newest.id)
     [listed] = [update async for update in page.on_mine(REQUEST, more)]
-    assert list(listed) == [page.parts.mine], "the selected job stays"
+    assert list(listed) == [page.parts.mine, page.parts.listed], "the selected job stays"
     assert [f"star {k}<" in listed[page.parts.mine] for k in (13, 0)] == [True, True]
     assert listed[page.parts.mine].count('aria-current="true"') == 1
     assert 'data-act="more"' not in listed[page.parts.mine]
@@ -432,10 +478,19 @@ async def test_more_of_the_jobs_can_be_listed_while_none_runs_and_while_one_does
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a moon"), REQUEST)
     await selected_job(page, updates)
-    assert [update async for update in page.on_mine(REQUEST, more)] == [gr.skip()]
+    assert [update async for update in page.on_mine(REQUEST, more)] == [{page.parts.listed: 60}]
     while (await anext(updates)).get(page.parts.mine, "").count("<li") != 15:
         pass
     await updates.aclose()
+
+
+async def test_the_next_job_leaves_as_many_listed_as_were(page: Page) -> None:
+    for k in range(14):
+        await generated(page, prompt=f"star {k}")
+    [listed] = [update async for update in page.on_mine(REQUEST, clicked(act="more", job=""))]
+    given = form(page, prompt="a moon") | {page.parts.listed: listed[page.parts.listed]}
+    *_, last = [update async for update in page.on_generate(given, REQUEST)]
+    assert last[page.parts.mine].count("<li") == 15
 
 
 async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page, cluster: Cluster) -> None:

@@ -187,6 +187,8 @@ def test_clip_skip_is_written_as_automatic1111_counts_it_and_read_back(family: s
 def test_what_is_clip_skip_2_elsewhere_skips_no_layer_of_xl() -> None:
     text = "a pony\nSteps: 20, Seed: 1, Model: pony, Clip skip: 2"
     cards = [CARD, replace(CARD, id="pony", family="sdxl")]
+    by_alias = [CARD, replace(CARD, id="pony-v6", family="sdxl", aliases=("pony",))]
+    assert png_info.from_texts({"parameters": text}, by_alias)[0]["clip_skip"] == 0
     assert png_info.from_texts({"parameters": text}, cards)[0]["clip_skip"] == 0
     assert png_info.from_texts({"parameters": text}, cards[:1])[0]["clip_skip"] == 1
 

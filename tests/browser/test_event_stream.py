@@ -1,0 +1,50 @@
+"""The page's watch over its event streams, alone: in a real Chromium, with a fetch that is a fake."""
+
+import pytest
+from playwright.sync_api import Page
+
+from gradio_ingress.app import FOLDER
+from tests.chromium import TIMEOUT_MS, Profile, chromium, profile  # noqa: F401
+
+FAKE_FETCH = """
+window.streams = [];
+window.fetch = async (url, options) => {
+  window.options = options;
+  if (!url.endsWith("/queue/data")) return new Response("{}");
+  const body = new ReadableStream({ start: (controller) => streams.push({ controller }) });
+  return new Response(body);
+};
+window.open_stream = async () => {
+  const response = await fetch("http://page/queue/data");
+  const stream = streams.at(-1);
+  stream.text = response.text().then((text) => (stream.received = text));
+};
+"""
+
+
+@pytest.fixture
+def page(profile: Profile) -> Page:  # noqa: F811
+    page = profile().new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    page.clock.install()
+    page.goto("about:blank")
+    page.add_script_tag(content=FAKE_FETCH)
+    page.add_script_tag(path=FOLDER / "event_stream.js")
+    return page
+
+
+def test_a_stream_that_ends_leaves_the_next_one_watched(page: Page) -> None:
+    page.evaluate("open_stream()")
+    page.evaluate("open_stream()")
+    page.evaluate("streams[0].controller.close(); streams[0].text")
+    page.evaluate("fetch('http://page/queue/join')")
+    page.clock.fast_forward(15_000)
+    page.wait_for_function("streams[1].received?.includes('broken_connection')")
+
+
+def test_a_caller_can_still_abort_its_request(page: Page) -> None:
+    page.evaluate("window.caller = new AbortController()")
+    page.evaluate("fetch('http://page/queue/join', { signal: caller.signal })")
+    assert page.evaluate("options.signal.aborted") is False
+    page.evaluate("caller.abort()")
+    assert page.evaluate("options.signal.aborted") is True
