@@ -50,15 +50,15 @@ class Page:
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
         form: set[Any] = {*parts.form}
         request = {*form, parts.listed}
-        drawn, fitted = parts.of_jobs, parts.of_model
+        job_parts, fitted = parts.of_jobs, parts.of_model
         self._connect_browser()
         draft = f"() => darkroom.draft({parts.form_ids})"
         opened = self.blocks.load(self.on_load, form, [*fitted, parts.status, parts.generate], js=draft, **quiet)
-        opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
-        parts.generate.click(self.on_generate, request, drawn, **quiet, trigger_mode="multiple")
+        opened.then(self.on_return, None, job_parts, **quiet)  # on its own: it goes on while people fill in the form
+        parts.generate.click(self.on_generate, request, job_parts, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
-        parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        parts.examples.click(self.on_example, request, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
+        parts.mine.click(self.on_mine, None, job_parts, **quiet, trigger_mode="multiple")
+        parts.examples.click(self.on_example, request, [*job_parts, ui["prompt"]], **quiet, trigger_mode="multiple")
         parts.message.click(self.on_undo, None, [ui["prompt"], parts.message], **quiet)
         parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
@@ -84,7 +84,9 @@ class Page:
             js=f"(...values) => darkroom.changed({parts.form_ids}, values)",
             **here,
         )
-        gr.on([parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.acted()", **here)
+        gr.on(
+            [parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.dismissMessage()", **here
+        )
         seed: Any = parts.controls["seed"]
         seed.input(inputs=seed, outputs=parts.randomize, js="(seed) => seed == null", **here)  # emptied: a random one
 
@@ -305,14 +307,14 @@ class Page:
 
     async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
         """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""
-        drawn: Update = {}
+        before: Update = {}
         self._states[_session(request)] = state
         try:
             async with aclosing(state.changes()) as changes:
                 async for _ in changes:
                     now = self.parts.shown(state, back)
-                    yield {part: shown for part, shown in now.items() if drawn.get(part) != shown or _fragile(shown)}
-                    drawn = now
+                    yield {part: shown for part, shown in now.items() if before.get(part) != shown or _fragile(shown)}
+                    before = now
         finally:
             if self._states.get(_session(request)) is state:
                 del self._states[_session(request)]
