@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from deployments.errors import Forbidden
+from deployments.schema import ImageResult, Job
 
 ANY_HOST = "*"  # in `allowed_hosts`
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -63,14 +64,21 @@ def check_origin(headers: Headers, method: str, allowed: Collection[str] = ()) -
         )
 
 
-def base_url(scope: Scope) -> str:
-    """Return the scheme and the host that a request was sent to, such as `https://images.example.org:8443`.
+def base_url(scope: Scope, public_url: str | None = None) -> str:
+    """Return `public_url`, or the scheme and host that a request was sent to: `https://images.example.org:8443`.
 
     Behind a proxy they are the caller's if the proxy passes `Host` on, and is one whose `X-Forwarded-Proto` uvicorn
     trusts.
     """
+    if public_url:
+        return public_url
     host = Headers(scope=scope).get("host") or "{}:{}".format(*scope["server"])
     return f"{scope['scheme']}://{host}"
+
+
+def link_to(job: Job, image: ImageResult) -> str:
+    """Return an image's path with the job's read-only link: whoever may see the job may see the file."""
+    return f"{image.url}?link={job.link}"
 
 
 def _name(host: str) -> str:

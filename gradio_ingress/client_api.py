@@ -14,11 +14,11 @@ from starlette.responses import JSONResponse
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import respond
 from deployments.errors import JobEnded
-from deployments.origins import base_url
+from deployments.origins import base_url, link_to
 from deployments.schema import GenerationRequest, Job, read_request
 from gradio_ingress.gradio_queue import event_id, has_event, send_position
 from gradio_ingress.page_auth import owner_of, owner_or_tab
-from gradio_ingress.status import ACTIVITIES, link_to
+from gradio_ingress.status import ACTIVITIES
 from models.errors import DarkroomError
 
 DESCRIPTION = (
@@ -101,7 +101,7 @@ class ClientApi:
         `path` is where gradio_client fetches a file from, below Gradio's own prefix: `app` redirects it.
         """
         assert request.request is not None, "Gradio calls it with a request"
-        base = self._public_url or base_url(request.request.scope)
+        base = base_url(request.request.scope, self._public_url)
         return [
             FileData(
                 path=f"{job.link}/{image.name}",

@@ -212,3 +212,8 @@ def _allows(name: str, value: Any, card: ModelCard) -> bool:
     except InvalidRequest:
         return False
     return True
+
+
+def is_typed(prompt: str | None, examples: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether somebody typed a prompt: it is not empty, and no example's."""
+    return bool(prompt and prompt.strip()) and prompt not in [each["prompt"] for each in examples]

@@ -2,9 +2,10 @@
 
 from html import escape
 
+from deployments.origins import link_to
 from deployments.schema import ImageResult, Job
 from gradio_ingress import receipt
-from gradio_ingress.status import link_to, terms
+from gradio_ingress.status import terms
 from models.spec import ImageSpec
 
 HERE = "http://this.page"  # placeholder for the service's address, which the browser fills in

@@ -53,8 +53,8 @@ class Layout:
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
     def _selected_job(self) -> None:
-        said = f"{CLICKED} watch('value', () => darkroom.said(element));"
-        self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=said)
+        changed = f"{CLICKED} watch('value', () => darkroom.messageChanged(element));"
+        self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=changed)
         shown = "watch('value', () => darkroom.shown(element));"
         waiting = status.note(status.STARTING, "starting")
         self.status = gr.HTML(waiting, elem_id="status", padding=False, js_on_load=shown)

@@ -51,7 +51,7 @@ const darkroom = {
   },
 
   // After each change of the message: a field at fault says so.
-  said(element) {
+  messageChanged(element) {
     document.querySelectorAll(".field-error").forEach((words) => words.remove());
     document.querySelectorAll("[aria-invalid]").forEach((input) => {
       for (const mark of ["aria-invalid", "aria-describedby"]) input.removeAttribute(mark);
@@ -64,11 +64,11 @@ const darkroom = {
   blame(field, words) {
     if (!field.checkVisibility()) field.closest("#advanced")?.querySelector("button").click();
     const input = field.querySelector("textarea, input") ?? field;
-    const said = Object.assign(document.createElement("p"), { className: "field-error", textContent: words });
-    said.id = `${field.id}-error`;
+    const note = Object.assign(document.createElement("p"), { className: "field-error", textContent: words });
+    note.id = `${field.id}-error`;
     input.setAttribute("aria-invalid", "true");
-    input.setAttribute("aria-describedby", said.id);
-    field.append(said);
+    input.setAttribute("aria-describedby", note.id);
+    field.append(note);
     requestAnimationFrame(() => input.focus()); // when what was closed has opened
   },
 
@@ -86,7 +86,7 @@ const darkroom = {
   },
 
   // When somebody has done something else: a message goes that blames no field of the form.
-  acted() {
+  dismissMessage() {
     if (document.querySelector('#message .status[data-state="problem"]:not([data-field])')) return "";
   },
 };

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -50,15 +50,15 @@ class Page:
         ui: Any = parts.controls  # whose components' events Gradio makes at run time
         form: set[Any] = {*parts.form}
         request = {*form, parts.listed}
-        drawn, fitted = parts.of_jobs, parts.of_model
+        job_parts, fitted = parts.of_jobs, parts.of_model
         self._connect_browser()
         draft = f"() => darkroom.draft({parts.form_ids})"
         opened = self.blocks.load(self.on_load, form, [*fitted, parts.status, parts.generate], js=draft, **quiet)
-        opened.then(self.on_return, None, drawn, **quiet)  # on its own: it goes on while people fill in the form
-        parts.generate.click(self.on_generate, request, drawn, **quiet, trigger_mode="multiple")
+        opened.then(self.on_return, None, job_parts, **quiet)  # on its own: it goes on while people fill in the form
+        parts.generate.click(self.on_generate, request, job_parts, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
-        parts.mine.click(self.on_mine, None, drawn, **quiet, trigger_mode="multiple")
-        parts.examples.click(self.on_example, request, [*drawn, ui["prompt"]], **quiet, trigger_mode="multiple")
+        parts.mine.click(self.on_mine, None, job_parts, **quiet, trigger_mode="multiple")
+        parts.examples.click(self.on_example, request, [*job_parts, ui["prompt"]], **quiet, trigger_mode="multiple")
         parts.message.click(self.on_undo, [ui["prompt"], ui["model"]], [ui["prompt"], parts.message], **quiet)
         parts.gallery.click(self.on_reuse, None, fitted, **quiet)
         parts.aspects.click(
@@ -84,7 +84,9 @@ class Page:
             js=f"(...values) => darkroom.changed({parts.form_ids}, values)",
             **here,
         )
-        gr.on([parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.acted()", **here)
+        gr.on(
+            [parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.dismissMessage()", **here
+        )
         seed: Any = parts.controls["seed"]
         seed.input(inputs=seed, outputs=parts.randomize, js="(seed) => seed == null", **here)  # emptied: a random one
 
@@ -163,7 +165,7 @@ class Page:
         else:
             example.pop("seed", None)
         shown: Update = {prompt: example["prompt"]}
-        if _is_own(typed, examples):
+        if controls.is_typed(typed, examples):
             shown[self.parts.message] = status.replaced(typed)
         elif typed.strip():  # another example's: what that one has replaced can still be brought back
             shown[self.parts.message] = gr.skip()
@@ -174,7 +176,7 @@ class Page:
     async def on_undo(self, typed: str, model: str | None, event: gr.EventData) -> Update:
         """Bring back the prompt that an example has replaced, and keep what was made of the example's."""
         examples = controls.examples(card_of(await self._cards(), model))
-        message = status.replaced(typed) if _is_own(typed, examples) else ""
+        message = status.replaced(typed) if controls.is_typed(typed, examples) else ""
         return {self.parts.controls["prompt"]: event.prompt, self.parts.message: message}
 
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
@@ -309,14 +311,14 @@ class Page:
 
     async def _render(self, state: PageState, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
         """Render a state until all its jobs have ended; a page has one at a time. Unchanged components are left out."""
-        drawn: Update = {}
+        before: Update = {}
         self._states[_session(request)] = state
         try:
             async with aclosing(state.changes()) as changes:
                 async for _ in changes:
                     now = self.parts.shown(state, back)
-                    yield {part: shown for part, shown in now.items() if drawn.get(part) != shown or _fragile(shown)}
-                    drawn = now
+                    yield {part: shown for part, shown in now.items() if before.get(part) != shown or _fragile(shown)}
+                    before = now
         finally:
             if self._states.get(_session(request)) is state:
                 del self._states[_session(request)]
@@ -349,8 +351,3 @@ def _fragile(shown: Any) -> bool:
 
 def _session(request: gr.Request) -> str:
     return request.session_hash or ""
-
-
-def _is_own(prompt: str | None, examples: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether somebody typed a prompt: it is not empty, and no example's."""
-    return bool(prompt and prompt.strip()) and prompt not in [each["prompt"] for each in examples]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
-from deployments.schema import ImageResult, Job, Progress
+from deployments.origins import link_to
+from deployments.schema import Job, Progress
 from deployments.stages import DENOISER, STAGES
 from models.spec import ImageSpec, Tokens
 
@@ -45,11 +46,6 @@ def status(job: Job, queue: QueueStats | None = None, *, back: float | None = No
         headline, detail = f"Welcome back: finished {ago(back - ended)}", _seeds(job.specs)
     link = f' data-link="{job.id}.{job.link}"'
     return _status(job.status, headline, detail, _bar(job.progress) + _warnings(job.warnings), link)
-
-
-def link_to(job: Job, image: ImageResult) -> str:
-    """Return a picture's address with the job's read-only link: whoever may see this page may see the file."""
-    return f"{image.url}?link={job.link}"
 
 
 def why(job: Job, own: Iterable[Job], whole: QueueStats) -> str:

@@ -25,7 +25,7 @@ from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
-from deployments.origins import base_url
+from deployments.origins import base_url, link_to
 from deployments.request_body import RequestBody
 from deployments.schema import MAX_IMAGES, GenerationRequest, ImageResult, Job
 from deployments.styles import STYLES, StyleName
@@ -264,8 +264,8 @@ def router(
         with DIALECT.errors():
             job = with_size_warning(await ended(client, job), body)
         if wants_url(body):
-            base = public_url or base_url(request.scope)
-            contents = [{"url": f"{base}{image.url}?link={job.link}"} for image in job.images]
+            base = base_url(request.scope, public_url)
+            contents = [{"url": f"{base}{link_to(job, image)}"} for image in job.images]
         else:
             found = await asyncio.gather(*(asyncio.to_thread(images.get, image.name) for image in job.images))
             contents = [{"b64_json": _base64(content)} for content in found]
