@@ -108,11 +108,11 @@ def test_what_was_typed_offline_is_there_after_the_page_has_loaded_again(far_pag
 
 
 def test_the_whole_form_survives_reload_and_back(page: Page, site: Site) -> None:
+    page.click("#advanced button")  # first: Gradio sets up what is in it as it opens
     page.fill("#prompt textarea", PROMPT)
     page.fill(f"#num_images {NUMBER}", "3")
     page.locator("#style input").click()
     page.get_by_role("option", name="Cartoon").click()
-    page.click("#advanced button")
     page.fill("#negative_prompt textarea", "blurry")
     page.fill(f"#num_inference_steps {NUMBER}", "5")
     page.fill("#seed input", "9")
