@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from benchmarks.chromium import INTERACTIVE
 from models.errors import Unavailable
@@ -64,11 +66,16 @@ def test_a_page_whose_connection_has_gone_silent_recovers_with_its_draft(
         forwarder.silence_streams()
     else:
         page.route("**/queue/join?*", lambda route: None)  # no answer comes
-    page.click("#generate")
+    with page.expect_request("**/queue/join?*"):
+        page.click("#generate")
     page.wait_for_timeout(1000)
     expect(page.get_by_role("status").first).to_have_text("Ready.")
     page.unroute("**/queue/join?*")
-    page.clock.fast_forward(15_000)
+    for _ in range(4):  # on a busy machine what the page waits for may begin only now
+        page.clock.fast_forward(15_000)
+        with suppress(PlaywrightTimeout):
+            page.wait_for_function(LOADED_AGAIN, timeout=4000)
+            break
     page.wait_for_function(LOADED_AGAIN)
     expect(page.locator("#prompt textarea")).to_have_value(PROMPT)
     page.click("#generate")
