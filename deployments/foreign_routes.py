@@ -21,12 +21,14 @@ REASONS = {  # of a path below the base URL of a client, and of all below it
     "/prompt": NO_COMFYUI,
     "/object_info": NO_COMFYUI,
 }
-OWN = (  # the paths of the API, as OpenAPI has them
+API_PATHS = (  # the paths of the API, as OpenAPI has them
     *("/files/{name}", "/health", "/hf/models/{model_id}", "/hf/models/{model_id}/health", "/images/generations"),
     *("/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/watch", "/models", "/models/{model_id}"),
     *("/queue", "/ready", "/tokenize"),
 )
-OWN_PATH = re.compile("|".join(OWN).replace("{model_id}", ".+").replace("{job_id}", "[^/]+").replace("{name}", "[^/]+"))
+API_PATH = re.compile(
+    "|".join(API_PATHS).replace("{model_id}", ".+").replace("{job_id}", "[^/]+").replace("{name}", "[^/]+")
+)
 IMAGE_TO_IMAGE = f"This server does not offer image-to-image; POST a text prompt to {API}/hf/models/MODEL."
 
 
@@ -40,5 +42,5 @@ def why_missing(path: str) -> str | None:
     for tried, reason in REASONS.items():
         if f"{rest}/".startswith(f"{tried}/"):
             return reason
-    is_own = OWN_PATH.fullmatch(rest) is not None
+    is_own = API_PATH.fullmatch(rest) is not None
     return f"There is no such path: did you mean {API}{rest[:200]}?" if is_own and path != API + rest else None

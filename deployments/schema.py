@@ -169,9 +169,7 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     """
     sent = request.model_dump(exclude={"style", "seed", "num_images", "deadline_s"})
     chosen = dict(card.defaults) | {
-        name: _spec_value(name, value)
-        for name, value in sent.items()
-        if name in request.model_fields_set and value is not None
+        name: _spec_value(name, value) for name, value in sent.items() if name in request.model_fields_set
     }
     chosen["model"] = card.id
     chosen["prompt"], chosen["negative_prompt"] = words(request, card)

@@ -115,7 +115,7 @@ class ClientApi:
     async def _generated(self, values: dict[str, Any], owner: str) -> Job:
         """Return the job of some values once it has ended. Raises DarkroomError."""
         progress = gr.Progress()
-        wanted = read_request({name: value for name, value in values.items() if value is not None})
+        wanted = read_request(values)
         submission = asyncio.create_task(self._client.submit(wanted, owner))
         with self._running(submission):
             job = await submission

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from pydantic import ConfigDict, Field, create_model, field_validator
 
 from deployments.api.auth import owner_of
 from deployments.api.dialect import Dialect
-from deployments.api.errors import HFError, documented
+from deployments.api.errors import IMAGE_SIGNATURES, HFError, documented
 from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import MEDIA_TYPES, ended
 from deployments.dispatcher.client import DispatcherClient
@@ -27,7 +28,10 @@ from models.spec import find_card
 DIALECT = Dialect({"prompt": "inputs", "sampler": "scheduler"})
 ROUTE_FIELDS = ("model", "num_images", "output_format")  # fields that are the path, always 1, and the header `Accept`
 IMAGE_PARAMETERS = {"prompt", "target_size", "strength", "image", "mask_image"}  # of tasks that take an image
-IMAGE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")  # of images in base64: PNG, JPEG, WebP, GIF
+IMAGE_STARTS = (  # of an image in base64: the characters that its signature alone decides
+    "data:image/",
+    *(b64encode(signature).decode()[: len(signature) * 8 // 6] for signature in IMAGE_SIGNATURES),
+)
 ModelId = Annotated[str, Path(description="A model's id.", examples=["shapes"])]
 
 

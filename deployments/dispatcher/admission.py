@@ -48,4 +48,4 @@ def deadline_s(request: GenerationRequest, config: QueueConfig) -> float:
 
 def hash_of(request: GenerationRequest) -> str:
     """Return what two requests must agree in to be the same."""
-    return sha256(request.model_dump_json(exclude_unset=True, exclude_none=True).encode()).hexdigest()
+    return sha256(request.model_dump_json(exclude_unset=True).encode()).hexdigest()

@@ -85,7 +85,7 @@ class ErrorRewriter:
 
 
 def _may_be_another(start: Message) -> bool:
-    """Whether the start of an answer may be that of an error in another shape than ours."""
+    """Return whether a response that starts so may be an error in another shape than ours."""
     return _is_plain(start) or (start["status"] in (404, 405) and _content_type(start) == "application/json")
 
 

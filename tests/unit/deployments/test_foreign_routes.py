@@ -4,7 +4,7 @@ import pytest
 
 from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
-from deployments.foreign_routes import OWN, why_missing
+from deployments.foreign_routes import API_PATHS, why_missing
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_other_paths_are_left_to_the_applications(path: str) -> None:
 def test_all_paths_of_the_api_are_left_to_it_and_known_without_their_base() -> None:
     paths = create_api(None, None, dict, [], AccessPolicy()).openapi()["paths"]  # type: ignore[arg-type]
     assert [path for path in paths if why_missing(f"/v1{path}")] == []
-    assert set(paths) == set(OWN)
+    assert set(paths) == set(API_PATHS)
     assert [path for path in paths if why_missing(path) is None] == []
