@@ -60,12 +60,12 @@ class Page:
         parts.mine.click(self.on_mine, None, job_parts, **quiet, trigger_mode="multiple")
         parts.examples.click(self.on_example, request, [*job_parts, ui["prompt"]], **quiet, trigger_mode="multiple")
         parts.message.click(self.on_undo, [ui["prompt"], ui["model"]], [ui["prompt"], parts.message], **quiet)
-        parts.gallery.click(self.on_reuse, None, fitted, **quiet)
+        parts.gallery.click(self.on_reuse, ui["prompt"], fitted, **quiet)
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
         upload: dict[str, Any] = quiet | {"preprocess": True}  # so that its file comes as a path
-        parts.picture.upload(self.on_picture, parts.picture, [*fitted, parts.picture], **upload)
+        parts.picture.upload(self.on_picture, [parts.picture, ui["prompt"]], [*fitted, parts.picture], **upload)
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
         words: Any = {ui[name] for name in WORDS}
@@ -188,6 +188,10 @@ class Page:
                 return
             if event.act == "cancel":
                 await self._end(event.job, owner)
+                state = self._states.get(_session(request))
+                if state is not None and state.selected is not None and state.selected.id != event.job:
+                    yield UNCHANGED  # people go on looking at the selected job; the list shows what has ended
+                    return
             job = await self._client.job(event.job, owner)
         except DarkroomError as error:
             yield self._problem(error)
@@ -239,7 +243,7 @@ class Page:
         chosen = controls.aspects(card)[event.index]
         return {width: chosen[0], height: chosen[1]}
 
-    async def on_reuse(self, request: gr.Request, event: gr.EventData) -> Update:
+    async def on_reuse(self, typed: str, request: gr.Request, event: gr.EventData) -> Update:
         """Put a picture's seed, or all that it was made of, back into the form."""
         try:
             spec = (await self._find(event.job, owner_of(request))).specs[int(event.index)]
@@ -247,9 +251,9 @@ class Page:
             return self._problem(error)
         if event.act == "seed":
             return {self.parts.controls["seed"]: spec.seed, self.parts.randomize: False}
-        return self._restored(await self._cards(), settings_of(spec), "Settings restored.")
+        return self._restored(await self._cards(), settings_of(spec), "Settings restored.", typed)
 
-    async def on_picture(self, path: str) -> Update:
+    async def on_picture(self, path: str, typed: str) -> Update:
         """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
         emptied: Update = {self.parts.picture: None}
         cards = await self._cards()
@@ -258,7 +262,7 @@ class Page:
         except InvalidRequest as error:
             return self._problem(error) | emptied
         words = " ".join(["Settings restored from the picture.", *notes])
-        return self._restored(cards, {"num_images": 1, **found}, words) | emptied
+        return self._restored(cards, {"num_images": 1, **found}, words, typed) | emptied
 
     # -- jobs
 
@@ -334,10 +338,13 @@ class Page:
         """Return the request data of the form."""
         return controls.read({path: given[control] for path, control in self.parts.controls.items()})
 
-    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str) -> Update:
-        """The form with a picture's settings, and what could not be restored of them."""
+    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str, typed: str) -> Update:
+        """The form with settings of an image, and what could not be restored. The prompt it replaces can come back."""
         kept, notes = usable(cards, values)
-        return self.parts.filled(cards, kept) | {self.parts.message: status.note(" ".join([words, *notes]))}
+        words = " ".join([words, *notes])
+        is_replaced = (typed or "").strip() and typed != kept.get("prompt", typed)
+        message = status.replaced(typed, words) if is_replaced else status.note(words)
+        return self.parts.filled(cards, kept) | {self.parts.message: message}
 
     def _problem(self, error: DarkroomError) -> Update:
         """Why what somebody asked for was not done. It stays until they do something about it: see `page.js`."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deployments.prompt_syntax import unread_syntax
 from deployments.schema import request_data
 from gradio_ingress import controls
 from gradio_ingress.layout import card_of
@@ -20,4 +21,6 @@ def usable(cards: Sequence[ModelCard], data: Mapping[str, Any]) -> tuple[dict[st
     model = data.get("model")
     kept, refused = controls.usable(data, card_of(cards, model))
     notes = [] if find_card(cards, model) else [f"Model “{model}” is not served here."]
+    for name in ("prompt", "negative_prompt"):
+        notes += unread_syntax(kept.get(name) or "")
     return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes

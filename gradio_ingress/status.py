@@ -66,10 +66,10 @@ def terms(rows: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(said)}</dd>' for name, said in rows)}</dl>"
 
 
-def replaced(prompt: str) -> str:
-    """Return the note that a prompt was replaced, with a button that brings it back."""
+def replaced(prompt: str, words: str = "Your prompt was replaced.") -> str:
+    """Return a note, with a button that brings back a prompt that was replaced."""
     undo = f'<button type="button" data-act="undo" data-prompt="{escape(prompt, quote=True)}">Undo</button>'
-    return _status("idle", "Your prompt was replaced.", below=f'<p class="below">{undo}</p>')
+    return _status("idle", words, below=f'<p class="below">{undo}</p>')
 
 
 def my_jobs(jobs: Sequence[Job], listed: int, selected: str | None, now: float) -> str:

@@ -74,7 +74,9 @@ def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     problem = errors[0]
     path, kind = _path(problem["loc"], is_unknown=problem["type"] == "extra_forbidden"), problem["type"]
     if kind in RULES:
-        rule = RULES[kind].format(**{name: _plain(bound) for name, bound in problem.get("ctx", {}).items()})
+        bounds = {name: _plain(bound) for name, bound in problem.get("ctx", {}).items()}
+        is_empty = kind == "string_too_short" and bounds["min_length"] == 1
+        rule = "must not be empty" if is_empty else RULES[kind].format(**bounds)
     elif kind == "value_error":  # raised by a validator of ours
         rule = problem["msg"].removeprefix("Value error, ")
     else:

@@ -12,8 +12,11 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
+from deployments.api.auth import owner_of
+from deployments.api.headers import allowance_headers
+from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import body_of, path_of, respond
-from deployments.errors import StoreUnavailable
+from deployments.errors import QueueFull, StoreUnavailable
 from models.errors import DarkroomError, InvalidRequest
 from models.validation import first_problem
 
@@ -88,14 +91,17 @@ def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRe
     return InvalidRequest(message, name)
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI, client: DispatcherClient) -> None:
     """Answer every error of `app` in one shape; what is unexpected is logged, and only logged."""
 
     @app.exception_handler(DarkroomError)
     async def ours(request: Request, error: DarkroomError) -> JSONResponse:
         if isinstance(error, StoreUnavailable):
             logger.error("%s", error.reason)
-        return respond(error, _path(request))
+        response = respond(error, _path(request))
+        if isinstance(error, QueueFull):
+            response.headers.update(await allowance_headers(client, owner_of(request)))
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def unfit(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -298,7 +298,7 @@ class Dispatcher:
         name = next(iter(self._models)) if model is None else self._aliases.get(model, model)
         if name not in self._models:
             names = ", ".join([*self._models, *self._aliases])
-            raise UnknownModel(f"model: there is no {name[:200]}; served: {names}.", "model")
+            raise UnknownModel(f'model: there is no "{name[:200]}"; served: {names}.', "model")
         card = self._models[name].card
         if card is None:
             raise Unavailable(f"model: {name} is not up. Its application's status says why.")

@@ -47,7 +47,7 @@ def test_a_deadline_beyond_its_own_cap_is_refused() -> None:
     ("aliases", "words"),
     [
         ({"dall-e-3": "sdxl"}, 'aliases must stand for one of shapes, tiny; "dall-e-3" stands for "sdxl"'),
-        ({"": "shapes"}, "aliases must have 1 or more characters"),
+        ({"": "shapes"}, "aliases must not be empty"),
         ({"tiny": "shapes"}, 'aliases must not have the name of a model; choose another alias than "tiny"'),
     ],
 )

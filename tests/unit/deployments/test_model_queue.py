@@ -48,7 +48,7 @@ async def test_a_request_is_drawn_by_the_model_it_names_and_by_the_first_where_i
         await end_of(dispatcher, await dispatcher.submit(a_request(model), "ada"))
     assert [spec.model for spec in sdxl.specs] == ["sdxl"]
     assert [spec.model for spec in shapes.specs] == ["shapes", "shapes"]
-    with pytest.raises(UnknownModel, match="there is no flux; served: shapes, sdxl"):
+    with pytest.raises(UnknownModel, match='there is no "flux"; served: shapes, sdxl'):
         await dispatcher.submit(a_request("flux"), "ada")
 
 

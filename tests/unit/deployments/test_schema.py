@@ -34,7 +34,7 @@ def refusal(**fields: Any) -> InvalidRequest:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("prompt", "", "must have 1 or more characters"),
+        ("prompt", "", "must not be empty"),
         ("prompt", "   \n\t", "must not be blank"),
         pytest.param("prompt", "x" * 100_000, "must have 4000 or fewer characters", id="prompt-100kB"),
         ("prompt", "a\0b", "must not contain the NUL character"),
@@ -137,7 +137,7 @@ async def test_an_unknown_model_is_refused_with_the_one_served() -> None:
     with pytest.raises(UnknownModel) as caught:
         await dispatcher.submit(GenerationRequest(prompt="a circle", model="dall-e-3"), "me")
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
-    assert caught.value.message == "model: there is no dall-e-3; served: shapes."
+    assert caught.value.message == 'model: there is no "dall-e-3"; served: shapes.'
     assert await dispatcher.jobs("me") == []
 
 

@@ -128,7 +128,7 @@ def test_numbers_from_the_browser_may_be_floats() -> None:
 @pytest.mark.parametrize(
     ("values", "name", "bound"),
     [
-        ({"prompt": ""}, "Prompt", "1 or more characters"),
+        ({"prompt": ""}, "Prompt", "must not be empty"),
         ({"prompt": "  "}, "Prompt", "blank"),
         ({"prompt": "x" * 100_000}, "Prompt", "4000"),
         ({"num_inference_steps": 500}, "Inference steps", "150"),

@@ -177,6 +177,32 @@ async def test_cancelling_what_has_ended_changes_nothing(page: Page, cluster: Cl
     assert "Done" in last[page.parts.status]
 
 
+async def test_another_job_can_be_cancelled_without_leaving_the_selected_one(page: Page, cluster: Cluster) -> None:
+    cluster.pipeline.go.clear()
+    other = await cluster.client.submit(GenerationRequest(prompt="a moon"), "browser:ada")
+    updates = page.on_generate(form(page, prompt="a star"), REQUEST)
+    selected = await selected_job(page, updates)
+    assert [u async for u in page.on_mine(REQUEST, clicked(act="cancel", job=other.id))] == [gr.skip()]
+    assert (await cluster.client.job(other.id)).status == "cancelled"
+    assert page._states[REQUEST.session_hash].selected.id == selected.id
+    await updates.aclose()
+
+
+async def test_a_typed_prompt_comes_back_after_restored_settings(page: Page, tmp_path: Path) -> None:
+    await generated(page, prompt="a star")
+    job = (await page._client.jobs("browser:ada"))[0]
+    which = clicked(act="settings", job=f"{job.id}.{job.link}", index="0")
+    assert 'data-prompt="my own"' in (await page.on_reuse("my own", REQUEST, which))[page.parts.message]
+    for nothing_lost in ("", "a star"):
+        assert "data-prompt" not in (await page.on_reuse(nothing_lost, REQUEST, which))[page.parts.message]
+    dropped = tmp_path / "picture.png"
+    spec = resolve(GenerationRequest(prompt="a (red:1.2) moon"), CARD)[0]
+    dropped.write_bytes(picture(spec))
+    message = (await page.on_picture(str(dropped), "my own"))[page.parts.message]
+    assert 'data-prompt="my own"' in message
+    assert "“(red:1.2)” is read as plain text" in message
+
+
 async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, cluster: Cluster) -> None:
     cluster.pipeline.go.clear()
     updates = page.on_generate(form(page, prompt="a star"), REQUEST)
@@ -283,7 +309,7 @@ async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
-    filled = await page.on_picture(str(dropped))
+    filled = await page.on_picture(str(dropped), "")
     assert "Model “another” is not served here." in filled[page.parts.message]
 
 
@@ -293,7 +319,7 @@ async def test_a_dropped_picture_of_another_size_leaves_a_form_that_generates(
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 512x512"))
-    filled = await page.on_picture(str(dropped))
+    filled = await page.on_picture(str(dropped), "")
     assert (
         "Settings restored from the picture. Left out: Width must be 64 for shapes, got 512. "
         "Height must be 64 for shapes, got 512."
@@ -316,7 +342,7 @@ async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_anot
         return [small]
 
     monkeypatch.setattr(page._client, "models", models)
-    reused = await page.on_reuse(REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0"))
+    reused = await page.on_reuse("", REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0"))
     back = a_request("browser:ada", "back", job=f"{job.id}.{job.link}")
     [opened] = [update async for update in page.on_load(left(page), back)]
     for filled in (reused, opened):
@@ -335,7 +361,7 @@ async def test_settings_that_name_a_model_by_its_alias_are_restored_for_that_mod
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
-    filled = await page.on_picture(str(dropped))
+    filled = await page.on_picture(str(dropped), "")
     assert filled[page.parts.controls["model"]]["value"] == "other"
     assert "not served" not in filled[page.parts.message]
 
@@ -497,11 +523,11 @@ async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page
     await generated(page, prompt="a star", style="cartoon", num_images=2, num_inference_steps=4)
     job = (await cluster.client.jobs("browser:ada"))[0]
     which = {"job": f"{job.id}.{job.link}", "index": "1"}
-    assert await page.on_reuse(REQUEST, clicked(act="seed", **which)) == {
+    assert await page.on_reuse("", REQUEST, clicked(act="seed", **which)) == {
         page.parts.controls["seed"]: job.specs[1].seed,
         page.parts.randomize: False,
     }
-    filled = await page.on_reuse(REQUEST, clicked(act="settings", **which))
+    filled = await page.on_reuse("", REQUEST, clicked(act="settings", **which))
     names = ("prompt", "num_inference_steps", "style", "seed")
     values = {name: filled[page.parts.controls[name]]["value"] for name in names}
     assert values == {
@@ -516,12 +542,12 @@ async def test_a_dropped_picture_fills_the_form_and_a_stranger_is_refused(page: 
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Sampler: Euler, CFG scale: 3.5, Seed: 9, Size: 64x64"))
-    filled = await page.on_picture(str(dropped))
+    filled = await page.on_picture(str(dropped), "")
     assert filled[page.parts.controls["prompt"]]["value"] == "a moon"
     assert filled[page.parts.controls["sampler"]]["value"] == "euler"
     assert filled[page.parts.controls["seed"]]["value"] == 9
     dropped.write_bytes(b"no picture")
-    assert 'data-state="problem"' in (await page.on_picture(str(dropped)))[page.parts.message]
+    assert 'data-state="problem"' in (await page.on_picture(str(dropped), ""))[page.parts.message]
 
 
 async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:

@@ -242,7 +242,7 @@ async def test_gradios_own_check_is_on_behind_ours(
     kind: str,
 ) -> None:
     monkeypatch.setattr("gradio_ingress.uploads.uploaded", lambda path: Path(path))
-    assert (await join(http, ON_PICTURE, [file_data(hostile(kind, tmp_path, folder))])).status_code == 200
+    assert (await join(http, ON_PICTURE, [file_data(hostile(kind, tmp_path, folder)), ""])).status_code == 200
     assert (await outcome(http))["success"] is False
     assert untouched == []
 
@@ -252,7 +252,7 @@ async def test_the_page_itself_reads_nothing_that_was_not_uploaded(
     tmp_path: Path, folder: Path, untouched: list[str], kind: str
 ) -> None:
     page = Page(Cluster(ImageStore(tmp_path / "images")).client)
-    said = await page.on_picture(hostile(kind, tmp_path, folder))
+    said = await page.on_picture(hostile(kind, tmp_path, folder), "")
     assert REFUSED in said[page.parts.message]
     assert untouched == []
 
@@ -269,7 +269,7 @@ def kept(folder: Path) -> set[bytes]:
 async def test_an_uploaded_picture_is_read_and_deleted(http: httpx.AsyncClient, folder: Path) -> None:
     [path] = (await upload(http)).json()
     assert kept(folder) == {PICTURE}
-    assert (await join(http, ON_PICTURE, [file_data(path, orig_name="a moon.png")])).status_code == 200
+    assert (await join(http, ON_PICTURE, [file_data(path, orig_name="a moon.png"), ""])).status_code == 200
     ended = await outcome(http)
     assert ended["success"] is True
     assert "Settings restored from the picture." in str(ended["output"])
@@ -278,7 +278,7 @@ async def test_an_uploaded_picture_is_read_and_deleted(http: httpx.AsyncClient, 
 
 async def test_what_is_no_picture_is_deleted_too(http: httpx.AsyncClient, folder: Path) -> None:
     [path] = (await upload(http, b"no picture", "no.png")).json()
-    await join(http, ON_PICTURE, [file_data(path)])
+    await join(http, ON_PICTURE, [file_data(path), ""])
     assert "no picture" not in str((await outcome(http))["output"])
     assert kept(folder) == set()
 

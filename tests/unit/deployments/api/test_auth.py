@@ -158,6 +158,7 @@ async def test_a_key_may_have_so_many_pictures_in_line_and_is_told_what_is_left(
     refused = await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
     assert "At most 3 of your pictures" in problem(refused, 429)["message"]
     assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-ratelimit-remaining-waiting"] == "1"
     other = await keyed.call(keyed.bob, "POST", "/jobs", json={"prompt": "a", "num_images": 2})
     assert other.status_code == 202
     assert "x-ratelimit-limit-waiting" not in other.headers
@@ -175,6 +176,7 @@ async def test_a_key_may_ask_for_so_much_work_a_day(tmp_path: Path, monkeypatch:
     refused = await keyed.call(keyed.ada, "POST", "/images/generations", json={"prompt": "a"})
     error = problem(refused, 429)
     assert (error["code"], refused.headers["retry-after"]) == ("quota_exceeded", "43200")
+    assert refused.headers["x-ratelimit-remaining-cost"] == "0.1"
     assert "0.6 megapixel steps a day" in error["message"]
     monkeypatch.setattr(keyed.api.dispatcher._clock, "now", lambda: noon + 43200)
     assert (await keyed.call(keyed.ada, "POST", "/jobs", json={"prompt": "a"})).status_code == 202

@@ -14,7 +14,7 @@ from tests.fakes import CARD
 from tests.unit.deployments.api.caller import Api, problem
 
 BAD_FIELDS = [
-    ("prompt", "", "must have 1 or more characters"),
+    ("prompt", "", "must not be empty"),
     ("prompt", "  \n", "blank"),
     ("prompt", "x" * 100_000, "4000 or fewer characters"),
     ("prompt", "a\0b", "NUL"),
