@@ -69,8 +69,9 @@ class Page:
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
         words: Any = {ui[name] for name in WORDS}
-        for name in WORDS:
-            ui[name].change(self.on_words, words, parts.tokens, **quiet, trigger_mode="always_last")
+        # One listener, so that its calls are in order: of four, the last to end might have begun first.
+        changes = [ui[name].change for name in WORDS]
+        gr.on(changes, self.on_words, words, parts.tokens, **quiet, trigger_mode="always_last")
 
     def _connect_browser(self) -> None:
         """What needs no server. It comes first: Gradio runs the listeners of an event in order, each to its end."""

@@ -1,7 +1,9 @@
 """The page in a real browser."""
 
+import asyncio
 import io
 import re
+import threading
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from models.spec import Tokens
 from tests.browser.conftest import Site
 from tests.chromium import NUMBER, Profile, generate, opened
 from tests.unit.gradio_ingress.fakes import CARD
@@ -328,6 +331,30 @@ def test_the_tokens_of_a_prompt_are_counted_and_what_is_cut_is_quoted(page: Page
     expect(page.locator("#tokens")).to_have_text("3/30 tokens")
     page.fill("#prompt textarea", "very " * 29 + "small blue <fish>")
     expect(page.locator("#tokens")).to_have_text("32/30 tokens: the model will not read “blue <fish>”")
+
+
+def test_tokens_are_counted_in_the_order_of_the_changes_so_the_form_as_it_stands_is_shown_last(
+    page: Page, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, counting, go = site.pipeline.tokens, threading.Event(), threading.Event()
+    counted: list[str] = []
+
+    async def tokens(text: str) -> Tokens:
+        if text == "a star":
+            counting.set()
+            await asyncio.to_thread(go.wait, 10)
+        counted.append(text)
+        return await count(text)
+
+    monkeypatch.setattr(site.pipeline, "tokens", tokens)
+    page.fill("#prompt textarea", "a star")
+    assert counting.wait(10)
+    page.click("#style input")
+    page.get_by_role("option", name="Cartoon").click()
+    expect(page.locator("#style")).to_contain_text("The model reads: …, cartoon")  # so the server knows of the style
+    go.set()
+    expect(page.locator("#tokens")).to_have_text("3/30 tokens")
+    assert [text for text in counted if text] == ["a star", "a star, cartoon"]
 
 
 def test_a_downloaded_picture_dropped_on_png_info_restores_its_settings(page: Page, site: Site, tmp_path: Path) -> None:
