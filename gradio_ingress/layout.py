@@ -18,6 +18,11 @@ from models.spec import ModelCard, find_card
 
 Update = dict[Block, Any]
 
+CONNECTION = {
+    "answers": "",
+    "slow": status.note(status.UNANSWERED, "starting"),
+    "lost": status.note(status.DISCONNECTED, "problem"),
+}
 BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
 LIST_INTERVAL_S = 15  # between two looks at the clock of the list of jobs
 CLICKED = """
@@ -53,6 +58,8 @@ class Layout:
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
     def _selected_job(self) -> None:
+        told = f"addEventListener('connection', (event) => (props.value = {json.dumps(CONNECTION)}[event.detail]));"
+        gr.HTML("", elem_id="connection", padding=False, js_on_load=told)
         changed = f"{CLICKED} watch('value', () => darkroom.messageChanged(element));"
         self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=changed)
         shown = "watch('value', () => darkroom.shown(element));"

@@ -11,6 +11,11 @@ from models.spec import ImageSpec, Tokens
 
 STARTING = "The service is still starting…"
 READY = "Ready."
+UNANSWERED = "The service has not answered yet…"
+DISCONNECTED = (
+    "The connection to the service is lost. What you did last was probably not received. "
+    "This page reconnects by itself and keeps what you typed."
+)
 ACTIVITIES = {stage.phase: stage.activity for stage in STAGES}
 LABELS = {stage.key: stage.label for stage in STAGES}
 STATES = {
