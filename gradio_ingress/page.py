@@ -21,7 +21,6 @@ from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ModelCard
-from models.validation import field_of
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -212,15 +211,7 @@ class Page:
 
     async def on_model(self, given: Update) -> Update:
         """Fit the page to another model. What somebody chose stays, if that model allows it."""
-        cards = await self._cards()
-        card = card_of(cards, given[self.parts.controls["model"]])
-        fitted = self.parts.fitted(cards, card)
-        values = {path: given[control] for path, control in self.parts.controls.items() if control in fitted}
-        kept = controls.chosen(controls.read(values), card, cards)
-        for path in values:
-            if field_of(path) in kept:
-                fitted[self.parts.controls[path]].pop("value", None)
-        return fitted
+        return self.parts.refitted(await self._cards(), given)
 
     async def on_style(self, style: str) -> Any:
         """Say which words a style adds."""

@@ -39,6 +39,16 @@ def note(words: str, state: str = "idle", field: str | None = None) -> str:
     return _status(state, words, marks=f' data-field="{escape(field, quote=True)}"' if field else "")
 
 
+def not_served(model: str | None) -> str:
+    """Return the sentence on a model that is chosen and not served."""
+    return f"Model “{model}” is not served here."
+
+
+def left_out(reasons: Iterable[str]) -> str:
+    """Return the sentence on values that are not taken over, and why."""
+    return f"Left out: {' '.join(reasons)}"
+
+
 def status(job: Job, queue: QueueStats | None = None, *, back: float | None = None) -> str:
     """Return where a job stands; `queue` tells whether anyone is awake to draw it. `back`: the time now, for somebody
     who comes back to a job that ended meanwhile.
