@@ -467,6 +467,30 @@ def test_on_a_phone_what_is_tapped_is_large_enough(page: Page) -> None:
     assert small == [], small
 
 
+def test_on_a_phone_slider_thumbs_and_arrows_of_closed_sections_are_whole(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#advanced button")
+    expect(page.locator(f"#clip_skip {NUMBER}")).to_be_visible()
+    room = page.evaluate(
+        """[...document.querySelectorAll('#page input[type=range]')]
+            .filter((e) => e.checkVisibility())
+            .map((slider) => {
+            let clip = slider;
+            while (getComputedStyle(clip).overflow === 'visible') clip = clip.parentElement;
+            const [at, box] = [slider, clip].map((e) => e.getBoundingClientRect());
+            return box.bottom - (at.top + at.bottom) / 2;
+        })"""
+    )
+    assert min(room) >= 9, "half a thumb, with its border"
+    beyond = page.evaluate(
+        """[...document.querySelectorAll('#page .label-wrap:not(.open) .icon')].filter((e) => e.checkVisibility())
+            .map((icon) => [icon, icon.parentElement].map((e) => e.getBoundingClientRect().right))
+            .map(([icon, heading]) => icon - heading)"""
+    )
+    assert len(beyond) == 2
+    assert max(beyond) <= 0
+
+
 def test_a_hostile_prompt_stays_text(page: Page) -> None:
     generate(page, "<img src=x onerror=\"document.title='owned'\"> \u202e 猫 🐈")
     expect(page.get_by_role("status").first).to_have_text("Done")
