@@ -72,7 +72,8 @@ class Layout:
         with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
             self.receipt = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("My jobs", open=False, elem_id="mine"):
-            self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=CLICKED)
+            heard = f"{CLICKED} darkroom.onNews(() => trigger('input'));"
+            self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=heard)
             self.listed = gr.Number(LISTED_JOBS, visible=False, precision=0)  # how many of them the browser lists
 
     def _settings(self) -> None:
