@@ -115,6 +115,7 @@ def test_what_was_typed_offline_is_there_after_the_page_has_loaded_again(far_pag
     far_page.fill("#prompt textarea", NEXT)
     far_page.click("#generate")
     _expect_lost(far_page)
+    expect(far_page.get_by_text("Ready.")).to_be_hidden()
     forwarder.restore()
     far_page.wait_for_function(LOADED_AGAIN)
     expect(far_page.locator("#connection .status")).to_have_count(0)
