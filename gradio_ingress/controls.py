@@ -104,13 +104,22 @@ def write(data: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def chosen(data: Mapping[str, Any], card: ModelCard, served: Sequence[ModelCard]) -> list[str]:
-    """Return the fields whose values somebody chose, being no served model's default, and that a model allows."""
-    return [
-        name
-        for name, value in data.items()
-        if all(value != default(name, each) for each in served) and _allows(name, value, card)
-    ]
+def chosen(data: Mapping[str, Any], card: ModelCard, served: Sequence[ModelCard]) -> tuple[list[str], list[str]]:
+    """Return the fields whose values somebody chose and a model allows, and why it does not allow others.
+
+    A value that is a served model's default was not chosen. The model itself is not among the fields.
+    """
+    kept, refused = [], []
+    for name, value in data.items():
+        if name == "model" or any(value == default(name, each) for each in served):
+            continue
+        try:
+            resolve(to_request({"prompt": "anything", name: value}), card)
+        except InvalidRequest as error:
+            refused.append(in_page_words(error.message, error.param))
+        else:
+            kept.append(name)
+    return kept, refused
 
 
 def default(name: str, card: ModelCard) -> Any:
@@ -200,18 +209,6 @@ def _is_open(name: str, value: Any) -> bool:
 def _within(name: str, value: int, card: ModelCard) -> bool:
     low, high = bounds(name, FIELDS[name], card)
     return low <= value <= high
-
-
-def _allows(name: str, value: Any, card: ModelCard) -> bool:
-    if not _nested(name):
-        choices = scalar_controls.properties(name, FIELDS[name], card).get("choices")
-        if choices is not None and value not in [choice for _, choice in choices]:
-            return False
-    try:
-        resolve(to_request({"prompt": "anything", name: value}), card)
-    except InvalidRequest:
-        return False
-    return True
 
 
 def is_typed(prompt: str | None, examples: Sequence[Mapping[str, Any]]) -> bool:

@@ -2,9 +2,11 @@
 // it believes the stream open, and waits on it for ever. Here a stream that is cut, or has gone silent, ends with the
 // messages that make the client notice, and a request without an answer fails. Events that were pending fail with them,
 // on which Gradio loads the page again as soon as the service answers; the next event opens a new stream.
+// The page is told how the connection is, as a "connection" event: "answers", "slow" or "lost".
 (() => {
   const SILENCE_MS = 45_000; // a heartbeat comes every 15 s
   const ANSWER_MS = 10_000; // within which an event is accepted, and then something comes of it
+  const SLOW_MS = 2_000; // after which people are told that nothing has come yet
   const LOST = `data: {"msg":"broken_connection","message":"The connection was lost."}\n\ndata: {"msg":"close_stream"}\n\n`;
   const CLOSED = '"msg":"close_stream"'; // in a prompt its quotes are escaped
   const request = window.fetch;
@@ -13,6 +15,7 @@
   window.fetch = async (resource, options) => {
     const path = new URL(resource.url ?? resource, location.href).pathname;
     if (path.endsWith("/queue/join")) return await joined(resource, options);
+    if (path.endsWith("/app_id")) tell("lost"); // Gradio asks until there is an answer, and runs no events until then
     const response = await request(resource, options);
     const isStream = response.ok && path.endsWith("/queue/data");
     return isStream ? new Response(whole(response.body), response) : response;
@@ -20,27 +23,39 @@
 
   async function joined(resource, options) {
     const patience = new AbortController();
-    const timer = setTimeout(() => patience.abort(), ANSWER_MS);
+    const timers = [setTimeout(tell, SLOW_MS, "slow"), setTimeout(() => patience.abort(), ANSWER_MS)];
     try {
       const signal = AbortSignal.any([patience.signal, options?.signal].filter(Boolean));
       const response = await request(resource, { ...options, signal });
+      tell("answers");
       if (response.ok) expectEvent();
       return response;
+    } catch (error) {
+      if (!options?.signal?.aborted) tell("lost");
+      throw error;
     } finally {
-      clearTimeout(timer);
+      timers.forEach(clearTimeout);
     }
+  }
+
+  function tell(state) {
+    dispatchEvent(new CustomEvent("connection", { detail: state }));
   }
 
   function whole(body) {
     const reader = body.getReader();
     const decoder = new TextDecoder();
     let end = ""; // of what was read
-    let timer;
+    let silence, slow; // timers
     const expect = (within_ms) => {
-      clearTimeout(timer);
-      timer = setTimeout(() => reader.cancel(), within_ms);
+      clearTimeout(slow);
+      clearTimeout(silence);
+      silence = setTimeout(() => reader.cancel(), within_ms);
     };
-    const expectAnswer = () => expect(ANSWER_MS);
+    const expectAnswer = () => {
+      expect(ANSWER_MS);
+      slow = setTimeout(tell, SLOW_MS, "slow");
+    };
     expectEvent = expectAnswer;
     expect(SILENCE_MS);
     return new ReadableStream({
@@ -48,6 +63,7 @@
         const { done, value } = await reader.read().catch(() => ({ done: true })); // it was cut
         if (!done) {
           expect(SILENCE_MS);
+          tell("answers");
           end = (end + decoder.decode(value, { stream: true })).slice(-200);
           controller.enqueue(value);
           return;
@@ -63,7 +79,8 @@
     });
 
     function stop() {
-      clearTimeout(timer);
+      clearTimeout(slow);
+      clearTimeout(silence);
       if (expectEvent === expectAnswer) expectEvent = () => {}; // else a later stream has taken over
     }
   }

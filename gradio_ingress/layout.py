@@ -15,9 +15,15 @@ from gradio_ingress.page_state import LISTED_JOBS, PageState
 from gradio_ingress.scalar_controls import element_id
 from models.errors import DarkroomError
 from models.spec import ModelCard, find_card
+from models.validation import field_of
 
 Update = dict[Block, Any]
 
+CONNECTION = {
+    "answers": "",
+    "slow": status.note(status.UNANSWERED, "starting"),
+    "lost": status.note(status.DISCONNECTED, "problem"),
+}
 BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
 LIST_INTERVAL_S = 15  # between two looks at the clock of the list of jobs
 CLICKED = """
@@ -53,6 +59,8 @@ class Layout:
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
     def _selected_job(self) -> None:
+        told = f"addEventListener('connection', (event) => (props.value = {json.dumps(CONNECTION)}[event.detail]));"
+        gr.HTML("", elem_id="connection", padding=False, js_on_load=told)
         changed = f"{CLICKED} watch('value', () => darkroom.messageChanged(element));"
         self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=changed)
         shown = "watch('value', () => darkroom.shown(element));"
@@ -64,7 +72,8 @@ class Layout:
         with gr.Accordion("Receipt", open=False, visible=False, elem_id="receipt") as self.receipt_box:
             self.receipt = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("My jobs", open=False, elem_id="mine"):
-            self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=CLICKED)
+            heard = f"{CLICKED} darkroom.onNews(() => trigger('input'));"
+            self.mine = gr.HTML(status.my_jobs((), 0, None, 0), padding=False, js_on_load=heard)
             self.listed = gr.Number(LISTED_JOBS, visible=False, precision=0)  # how many of them the browser lists
 
     def _settings(self) -> None:
@@ -134,6 +143,19 @@ class Layout:
         examples = status.examples([example["prompt"] for example in controls.examples(card)])
         return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
 
+    def refitted(self, cards: list[ModelCard], given: Update) -> Update:
+        """Return the form fitted to the model that is chosen in it. What somebody chose stays if that model allows it,
+        else the message names it.
+        """
+        card = card_of(cards, given[self.controls["model"]])
+        fitted = self.fitted(cards, card)
+        values = {path: given[self.controls[path]] for path in self.controls if path not in ("prompt", "seed")}
+        kept, refused = controls.chosen(controls.read(values), card, cards)
+        for path in values:
+            if field_of(path) in kept:
+                fitted[self.controls[path]].pop("value", None)
+        return fitted | {self.message: status.note(status.left_out(refused))} if refused else fitted
+
     def filled(self, cards: list[ModelCard], data: Mapping[str, Any]) -> Update:
         """Return the form fitted to a model, with some of its request data given; a seed that is given is kept."""
         fitted = self.fitted(cards, card_of(cards, data.get("model")))
@@ -145,13 +167,21 @@ class Layout:
         return fitted | both
 
     def drafted(self, cards: list[ModelCard], draft: Mapping[str, Any], randomize: bool | None) -> Update:
-        """Return the form as somebody left it, but its prompt; what the draft's model does not allow is as it prefers.
+        """Return the form as somebody left it, but its prompt. What the draft's model does not allow is as it prefers,
+        and named in the message.
 
         `randomize` is None where nobody left a draft.
         """
-        card = card_of(cards, draft.get("model"))
-        chosen = set(controls.chosen(draft, card, [card])) - {"prompt", "seed"}
-        form = self.filled(cards, {name: draft[name] for name in chosen} | {"model": card.id})
+        model = draft.get("model")
+        card = card_of(cards, model)
+        data = {name: value for name, value in draft.items() if name not in ("prompt", "seed")}
+        kept, refused = controls.chosen(data, card, [card])
+        form = self.filled(cards, {name: data[name] for name in kept} | {"model": card.id})
+        notes = [] if find_card(cards, model) else [status.not_served(model)]
+        if refused:
+            notes.append(status.left_out(refused))
+        if notes:
+            form[self.message] = status.note(" ".join(notes))
         if randomize is not None:
             form[self.controls["seed"]] |= {"value": draft.get("seed")}
             form[self.randomize] = randomize

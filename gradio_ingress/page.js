@@ -43,11 +43,35 @@ function linkTo(job) {
 const ready = () => document.querySelector("button#generate:not(:disabled)"); // and the form fitted to a model
 const differ = (one, other) => JSON.stringify(one) !== JSON.stringify(other);
 
+const tabs = new BroadcastChannel("darkroom"); // of this browser, which tell each other of jobs
+const known = new Set(); // the jobs that this tab has shown or heard of
+
 const darkroom = {
-  // After each change of the status: the address names the job that is shown.
+  // After each change of the status: the address names the job that is shown, and the other tabs hear of it.
   shown(element) {
     const job = element.querySelector(".status")?.dataset.link;
     if (job && linkTo(job) !== location.href) history.replaceState(history.state, "", linkTo(job));
+    if (!job || known.has(job)) return;
+    known.add(job);
+    tabs.postMessage(job);
+  },
+
+  // Calls `look` when another tab has shown a job that is new here. A hidden tab looks when it is seen again: it would
+  // take one of the browser's six connections.
+  onNews(look) {
+    let isStale = false;
+    const update = () => {
+      if (!isStale || document.hidden || !ready()) return;
+      isStale = false;
+      look();
+    };
+    tabs.onmessage = ({ data: job }) => {
+      if (known.has(job)) return;
+      known.add(job);
+      isStale = true;
+      update();
+    };
+    document.addEventListener("visibilitychange", update);
   },
 
   // After each change of the message: a field at fault says so.

@@ -16,12 +16,11 @@ from gradio_ingress import controls, png_info, status
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.page_state import PageState, newest_jobs
+from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
 from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ModelCard
-from models.validation import field_of
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -58,6 +57,7 @@ class Page:
         parts.generate.click(self.on_generate, request, job_parts, **quiet, trigger_mode="multiple")
         parts.cancel.click(self.on_cancel, None, parts.message, **quiet)
         parts.mine.click(self.on_mine, None, job_parts, **quiet, trigger_mode="multiple")
+        parts.mine.input(self.on_news, parts.listed, job_parts, **quiet, trigger_mode="multiple")  # see `page.js`
         parts.examples.click(self.on_example, request, [*job_parts, ui["prompt"]], **quiet, trigger_mode="multiple")
         parts.message.click(self.on_undo, [ui["prompt"], ui["model"]], [ui["prompt"], parts.message], **quiet)
         parts.gallery.click(self.on_reuse, ui["prompt"], fitted, **quiet)
@@ -130,16 +130,23 @@ class Page:
 
     async def on_return(self, request: gr.Request) -> AsyncGenerator[Update]:
         """Show the job that the address names, else one of the browser's own that has not ended."""
-        state, shared = PageState(self._client, owner_of(request)), request.query_params.get("job")
+        async with aclosing(self.on_news(LISTED_JOBS, request, time.time())) as updates:
+            async for update in updates:
+                yield update
+
+    async def on_news(self, listed: int, request: gr.Request, back: float | None = None) -> AsyncGenerator[Update]:
+        """List and follow what another tab of the browser has begun. This one goes on with the job of its address."""
+        state, shared = PageState(self._client, owner_of(request), int(listed)), request.query_params.get("job")
         try:
             if shared:
                 state.select(await self._find(shared, state.owner))
         except DarkroomError as error:
             state.problem = error
-        if _session(request) in self._states:  # another job was submitted first
+        if (rendered := self._states.get(_session(request))) is not None:
+            await rendered.load_jobs()
             yield UNCHANGED
             return
-        async with aclosing(self._render(state, request, back=time.time() if shared else None)) as updates:
+        async with aclosing(self._render(state, request, back if shared else None)) as updates:
             async for update in updates:
                 yield update
 
@@ -213,15 +220,7 @@ class Page:
 
     async def on_model(self, given: Update) -> Update:
         """Fit the page to another model. What somebody chose stays, if that model allows it."""
-        cards = await self._cards()
-        card = card_of(cards, given[self.parts.controls["model"]])
-        fitted = self.parts.fitted(cards, card)
-        values = {path: given[control] for path, control in self.parts.controls.items() if control in fitted}
-        kept = controls.chosen(controls.read(values), card, cards)
-        for path in values:
-            if field_of(path) in kept:
-                fitted[self.parts.controls[path]].pop("value", None)
-        return fitted
+        return self.parts.refitted(await self._cards(), given)
 
     async def on_style(self, style: str) -> Any:
         """Say which words a style adds."""

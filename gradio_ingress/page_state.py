@@ -71,7 +71,7 @@ class PageState:
         """
         polling = asyncio.create_task(self._poll_queue())
         try:
-            await self._load_jobs()
+            await self.load_jobs()
             while True:
                 self._changed.clear()
                 shown_at = time.monotonic()
@@ -84,8 +84,8 @@ class PageState:
             for task in (polling, *self._watches.values()):
                 task.cancel()
 
-    async def _load_jobs(self) -> None:
-        """List the owner's earlier jobs."""
+    async def load_jobs(self) -> None:
+        """List the owner's newest jobs, which other pages may have begun, and follow them."""
         try:
             self.list_jobs(await newest_jobs(self._client, self.owner, self.listed + 1), self.listed)
         except DarkroomError as error:

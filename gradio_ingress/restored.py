@@ -5,7 +5,7 @@ from typing import Any
 
 from deployments.prompt_syntax import unread_syntax
 from deployments.schema import request_data
-from gradio_ingress import controls
+from gradio_ingress import controls, status
 from gradio_ingress.layout import card_of
 from models.spec import ImageSpec, ModelCard, find_card
 
@@ -20,7 +20,7 @@ def usable(cards: Sequence[ModelCard], data: Mapping[str, Any]) -> tuple[dict[st
     """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
     model = data.get("model")
     kept, refused = controls.usable(data, card_of(cards, model))
-    notes = [] if find_card(cards, model) else [f"Model “{model}” is not served here."]
+    notes = [] if find_card(cards, model) else [status.not_served(model)]
     for name in ("prompt", "negative_prompt"):
         notes += unread_syntax(kept.get(name) or "")
-    return kept, [*notes, "Left out: " + " ".join(refused)] if refused else notes
+    return kept, [*notes, status.left_out(refused)] if refused else notes

@@ -11,6 +11,11 @@ from models.spec import ImageSpec, Tokens
 
 STARTING = "The service is still starting…"
 READY = "Ready."
+UNANSWERED = "The service has not answered yet…"
+DISCONNECTED = (
+    "The connection to the service is lost. What you did last was probably not received. "
+    "This page reconnects by itself and keeps what you typed."
+)
 ACTIVITIES = {stage.phase: stage.activity for stage in STAGES}
 LABELS = {stage.key: stage.label for stage in STAGES}
 STATES = {
@@ -32,6 +37,16 @@ def masthead() -> str:
 def note(words: str, state: str = "idle", field: str | None = None) -> str:
     """Return a status line that is about no job. `state` is "idle", "starting" or "problem"; `field` is at fault."""
     return _status(state, words, marks=f' data-field="{escape(field, quote=True)}"' if field else "")
+
+
+def not_served(model: str | None) -> str:
+    """Return the sentence on a model that is chosen and not served."""
+    return f"Model “{model}” is not served here."
+
+
+def left_out(reasons: Iterable[str]) -> str:
+    """Return the sentence on values that are not taken over, and why."""
+    return f"Left out: {' '.join(reasons)}"
 
 
 def status(job: Job, queue: QueueStats | None = None, *, back: float | None = None) -> str:

@@ -63,15 +63,18 @@ def test_a_page_whose_connection_has_gone_silent_recovers_with_its_draft(
     page.evaluate("window.before = true")
     if what == "events":
         forwarder.silence_streams()
-        with page.expect_response(JOIN):
-            page.click("#generate")
-        page.wait_for_timeout(1000)
-        expect(page.get_by_role("status").first).to_have_text("Ready.")
+        page.evaluate("addEventListener('connection', ({ detail }) => (window.told = detail))")
+        page.click("#generate")
+        page.wait_for_function("window.told === 'answers'")  # it is accepted, and nothing comes of it
+        page.clock.fast_forward(3_000)
+        expect(page.locator("#connection")).to_contain_text("has not answered yet")
         page.clock.fast_forward(15_000)
     else:
         page.route(JOIN, lambda route: None)  # no answer comes
         with page.expect_request(JOIN):
             page.click("#generate")
+        page.clock.fast_forward(3_000)
+        expect(page.locator("#connection")).to_contain_text("has not answered yet")
         with page.expect_event("requestfailed", lambda request: "/queue/join?" in request.url):
             page.clock.fast_forward(15_000)
         page.unroute(JOIN)  # not before: it lets go what was held back
@@ -91,6 +94,8 @@ def test_a_cut_while_a_job_runs_brings_back_the_job_and_what_is_typed_meanwhile(
     forwarder.cut()
     far_page.evaluate("window.before = true")
     far_page.fill("#prompt textarea", NEXT)
+    far_page.click("#cancel")  # in vain
+    _expect_lost(far_page)
     forwarder.restore()
     far_page.wait_for_function(LOADED_AGAIN)
     expect(far_page.get_by_role("progressbar")).to_be_visible()
@@ -99,15 +104,21 @@ def test_a_cut_while_a_job_runs_brings_back_the_job_and_what_is_typed_meanwhile(
     expect(far_page.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
 
 
+def _expect_lost(page: Page) -> None:
+    expect(page.locator("#connection")).to_contain_text("The connection to the service is lost.")
+
+
 def test_what_was_typed_offline_is_there_after_the_page_has_loaded_again(far_page: Page, forwarder: Forwarder) -> None:
     tokens_counted(far_page, PROMPT)
     forwarder.cut()
     far_page.evaluate("window.before = true")
     far_page.fill("#prompt textarea", NEXT)
     far_page.click("#generate")
-    far_page.wait_for_timeout(500)
+    _expect_lost(far_page)
+    expect(far_page.get_by_text("Ready.")).to_be_hidden()
     forwarder.restore()
     far_page.wait_for_function(LOADED_AGAIN)
+    expect(far_page.locator("#connection .status")).to_have_count(0)
     expect(far_page.locator("#prompt textarea")).to_have_value(NEXT)
     far_page.click("#generate")
     expect(far_page.get_by_role("status").first).to_have_text("Done")

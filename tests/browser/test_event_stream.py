@@ -48,3 +48,16 @@ def test_a_caller_can_still_abort_its_request(page: Page) -> None:
     assert page.evaluate("options.signal.aborted") is False
     page.evaluate("caller.abort()")
     assert page.evaluate("options.signal.aborted") is True
+
+
+def test_a_slow_answer_is_told_until_it_comes(page: Page) -> None:
+    page.evaluate("window.told = []; addEventListener('connection', (event) => told.push(event.detail))")
+    page.evaluate("open_stream()")
+    page.evaluate("fetch('http://page/queue/join')")
+    page.clock.fast_forward(3_000)
+    assert page.evaluate("told") == ["answers", "slow"]
+    page.evaluate("streams[0].controller.enqueue(new TextEncoder().encode('data: {}'))")
+    page.wait_for_function("told.length === 3")
+    assert page.evaluate("told.at(-1)") == "answers"
+    page.clock.fast_forward(3_000)
+    assert page.evaluate("told.length") == 3

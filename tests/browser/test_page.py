@@ -326,6 +326,40 @@ def test_two_tabs_of_one_browser_share_their_jobs(page: Page, site: Site) -> Non
     expect(other.get_by_role("img", name=PROMPT, exact=True)).to_be_visible()
 
 
+def test_a_tab_hears_of_jobs_that_another_tab_begins(page: Page, site: Site) -> None:
+    other = opened(page.context, site.url)
+    other.click("#mine button")
+    site.pipeline.go.clear()
+    generate(page, "a star")
+    expect(other.locator(".jobs li")).to_contain_text("a star")
+    expect(other.get_by_role("progressbar")).to_be_visible()
+    site.pipeline.go.set()
+    expect(other.get_by_role("img", name="a star", exact=True)).to_be_visible()
+    generate(page, "a moon")
+    expect(other.locator(".jobs li", has_text="a moon")).to_contain_text("Done")
+    expect(other.locator(".jobs [aria-current=true]")).to_contain_text("a star")
+
+
+def test_a_hidden_tab_hears_of_jobs_when_it_is_seen_again(page: Page, site: Site) -> None:
+    def hide(hidden: bool) -> None:
+        other.evaluate("(value) => Object.defineProperty(document, 'hidden', { value, configurable: true })", hidden)
+        other.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    other = opened(page.context, site.url)
+    expect(other.get_by_role("status").first).to_have_text("Ready.")  # nothing more is asked for
+    other.click("#mine button")
+    hide(True)
+    other.evaluate("new BroadcastChannel('darkroom').onmessage = () => (window.heard = true)")
+    asked: list[str] = []
+    other.on("request", lambda request: asked.append(request.url))
+    generate(page, PROMPT)
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    other.wait_for_function("window.heard")
+    assert asked == []
+    hide(False)
+    expect(other.locator(".jobs li")).to_contain_text("Done")
+
+
 def test_the_tokens_of_a_prompt_are_counted_and_what_is_cut_is_quoted(page: Page) -> None:
     page.fill("#prompt textarea", "a red circle")
     expect(page.locator("#tokens")).to_have_text("3/30 tokens")
@@ -492,6 +526,30 @@ def test_on_a_phone_what_is_tapped_is_large_enough(page: Page) -> None:
             .map((e) => e.outerHTML.slice(0, 120))"""
     )
     assert small == [], small
+
+
+def test_on_a_phone_slider_thumbs_and_arrows_of_closed_sections_are_whole(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#advanced button")
+    expect(page.locator(f"#clip_skip {NUMBER}")).to_be_visible()
+    room = page.evaluate(
+        """[...document.querySelectorAll('#page input[type=range]')]
+            .filter((e) => e.checkVisibility())
+            .map((slider) => {
+            let clip = slider;
+            while (getComputedStyle(clip).overflow === 'visible') clip = clip.parentElement;
+            const [at, box] = [slider, clip].map((e) => e.getBoundingClientRect());
+            return box.bottom - (at.top + at.bottom) / 2;
+        })"""
+    )
+    assert min(room) >= 9, "half a thumb, with its border"
+    beyond = page.evaluate(
+        """[...document.querySelectorAll('#page .label-wrap:not(.open) .icon')].filter((e) => e.checkVisibility())
+            .map((icon) => [icon, icon.parentElement].map((e) => e.getBoundingClientRect().right))
+            .map(([icon, heading]) => icon - heading)"""
+    )
+    assert len(beyond) == 2
+    assert max(beyond) <= 0
 
 
 def test_a_hostile_prompt_stays_text(page: Page) -> None:

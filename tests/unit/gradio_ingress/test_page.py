@@ -454,6 +454,8 @@ async def test_the_form_comes_back_as_it_was_left(page: Page, cluster: Cluster) 
     names = ("style", "num_inference_steps", "seed", "num_images", "width")
     values = [last[page.parts.controls[name]]["value"] for name in names]
     assert values == ["cartoon", 6, 5, 1, 64], "what the model allows"
+    message = last[page.parts.message]
+    assert "Left out: Images must be 4 or less on this page, got 9. Width must be 64 for shapes, got 512." in message
     assert last[page.parts.randomize] is False
 
 
@@ -471,6 +473,15 @@ async def test_a_draft_keeps_values_that_are_the_defaults_of_another_model(
     [opened] = [update async for update in page.on_load(draft, REQUEST)]
     names = ("model", "num_inference_steps", "negative_prompt")
     assert [opened[page.parts.controls[name]]["value"] for name in names] == ["shapes", 20, ""]
+    assert page.parts.message not in opened
+
+
+async def test_a_draft_for_a_model_that_is_gone_names_it(page: Page) -> None:
+    draft = left(page, model="turbo", num_inference_steps=4, seed=-2) | {page.parts.randomize: False}
+    [opened] = [update async for update in page.on_load(draft, REQUEST)]
+    assert "Model “turbo” is not served here." in opened[page.parts.message]
+    assert opened[page.parts.controls["num_inference_steps"]]["value"] == 4
+    assert opened[page.parts.controls["seed"]]["value"] == -2, "Generate reports it"
 
 
 async def test_a_form_that_was_left_without_a_prompt_is_filled_from_the_job_of_the_address(
@@ -573,6 +584,8 @@ async def test_another_model_leaves_what_somebody_chose_and_brings_its_own_defau
     assert "value" not in fitted[page.parts.controls["negative_prompt"]]
     assert "value" not in fitted[page.parts.controls["guidance_scale"]]
     assert fitted[page.parts.controls["num_inference_steps"]]["value"] == 4, "50 is more than the model allows"
+    assert "Left out: Inference steps must be from 1 to 8 for turbo, got 50." in fitted[page.parts.message]
+    assert page.parts.message not in untouched
 
 
 async def test_the_page_counts_tokens_and_quotes_what_is_cut(page: Page) -> None:
