@@ -15,7 +15,8 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import respond
 from deployments.errors import JobEnded
 from deployments.origins import base_url, link_to
-from deployments.schema import GenerationRequest, Job, read_request
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest, Job
 from gradio_ingress.gradio_queue import event_id, has_event, send_position
 from gradio_ingress.page_auth import owner_of, owner_or_tab
 from gradio_ingress.status import ACTIVITIES

@@ -15,7 +15,8 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
-from deployments.schema import GenerationRequest, read_request, resolve, words
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest, resolve, words
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_controls import NestedControl, nested_control
 from gradio_ingress.scalar_controls import OPEN, bounds, kind, label, schema_extra

@@ -21,7 +21,8 @@ import transformers
 import yaml
 
 from deployments.config import DenoiserKnobs
-from deployments.schema import check_defaults, read_request, resolve
+from deployments.request_errors import check_defaults, read_request
+from deployments.schema import resolve
 from deployments.stages.memory import peak_bytes
 from models.checkpoint.card import read_card
 from models.checkpoint.loading import choose_device, choose_dtype

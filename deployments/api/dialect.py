@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.schema import GenerationRequest, fields_but, read_request
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest, fields_but
 from models.errors import InvalidRequest
 from models.validation import field_of
 

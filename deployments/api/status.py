@@ -16,7 +16,8 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.queue_stats import QueueStats
 from deployments.errors import NotFound
 from deployments.request_body import RequestBody
-from deployments.schema import GenerationRequest, read_request
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest
 from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
 from models.errors import DarkroomError

@@ -172,7 +172,7 @@ def test_what_the_model_does_not_allow_is_left_out_and_named() -> None:
     assert controls.usable(given, CARD) == (
         {"height": 64, "guidance_scale": 3.0},
         [
-            "Style must be one of flat, cartoon for shapes.",
+            "Style must be one of flat, cartoon for shapes, got anime.",
             "Width must be 64 for shapes, got 512.",
             "Inference steps must be from 1 to 100 for shapes, got 120.",
             "Sampler must be one of ddim, euler for shapes, got heun.",
