@@ -11,8 +11,8 @@ from models.spec import ModelCard
 from models.validation import OUT_OF_BOUNDS, first_problem, plain
 
 
-def read_request(values: Mapping[str, Any]) -> GenerationRequest:
-    """Return the request that some values are.
+def read_request(values: Mapping[str, Any], card: ModelCard | None = None) -> GenerationRequest:
+    """Return the request that some values are; its errors have the bounds of `card`, if given.
 
     Raises:
         InvalidRequest: with the path to the value and its bound.
@@ -20,14 +20,24 @@ def read_request(values: Mapping[str, Any]) -> GenerationRequest:
     try:
         return GenerationRequest.model_validate(values)
     except ValidationError as error:
-        raise request_error(error.errors()[0]) from None
+        raise request_error(error.errors()[0], card, values.get("sampler")) from None
 
 
-def request_error(problem: Any, card: ModelCard | None = None, sampler: str = "") -> InvalidRequest:
-    """Return our error for one of pydantic's. Its bound is the model's, if the model has one, and not the schema's."""
+def request_error(problem: Any, card: ModelCard | None = None, sampler: Any = None) -> InvalidRequest:
+    """Return our error for one of pydantic's. Its bound is the model's, if the model has one, and not the schema's.
+
+    `sampler` is the request's, as the caller sent it.
+    """
     path, message = first_problem([problem])
-    of_model = card and problem["type"] in OUT_OF_BOUNDS and card.problem(path, _number(problem["input"]), sampler)
-    return of_model or InvalidRequest(message, path)
+    if card is not None and is_out_of_bounds(problem):
+        chosen = sampler if sampler in card.samplers else card.defaults["sampler"]
+        return card.problem(path, _number(problem["input"]), chosen) or InvalidRequest(message, path)
+    return InvalidRequest(message, path)
+
+
+def is_out_of_bounds(problem: Any) -> bool:
+    """Whether one of pydantic's errors is about a bound of the schema, which a model may have narrower."""
+    return problem["type"] in OUT_OF_BOUNDS
 
 
 def _number(value: Any) -> Any:

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         card = read_card(args.checkpoint, manifest=args.manifest, allowed_roots=args.allowed_root)
         print(described(card))
         check_defaults(card)
-        [spec] = resolve(read_request(fields(args)), card)
+        [spec] = resolve(read_request(fields(args), card), card)
         print(f"\n{spec.prompt!r}: seed {spec.seed}, {spec.width}x{spec.height}, {spec.sampler}, ", end="")
         print(f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}")
         for warning in card.warnings_for(spec):

@@ -180,6 +180,15 @@ def test_what_the_model_does_not_allow_is_left_out_and_named() -> None:
     )
 
 
+def test_a_value_that_no_model_allows_is_named_with_the_bound_of_the_model() -> None:
+    refused = controls.usable({"clip_skip": 99, "sampler": "magic", "num_inference_steps": 500}, CARD)[1]
+    assert refused == [
+        "Inference steps must be from 1 to 100 for shapes, got 500.",
+        "Clip skip must be from 0 to 12 for shapes, got 99.",
+        "Sampler must be one of ddim, euler for shapes, got magic.",
+    ]
+
+
 def test_a_value_that_the_models_own_do_not_go_with_is_kept_and_named() -> None:
     card = replace(CARD, samplers=("ddim", "lcm"), defaults=CARD.defaults | {"num_inference_steps": 80})
     assert controls.usable({"sampler": "lcm"}, card) == (
