@@ -20,6 +20,7 @@ from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import PICTURES
 from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
+from deployments.api.json_body import Utf8Route
 from deployments.api.sizes import nearest_size, size_refused
 from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
@@ -232,7 +233,7 @@ def router(
     Addresses of images begin with `public_url`, if given, else as the request's. With `nearest` sizes, one that a model
     does not allow is not refused.
     """
-    routes = APIRouter(tags=["images"])
+    routes = APIRouter(route_class=Utf8Route, tags=["images"])
 
     @routes.post(
         "/images/generations",

@@ -190,6 +190,23 @@ async def test_a_body_that_is_not_utf_8_says_so(api: Api, path: str) -> None:
     )
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations", "/tokenize", "/hf/models/shapes"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+async def test_a_body_in_another_encoding_of_unicode_is_refused(api: Api, path: str, encoding: str) -> None:
+    body = '{"prompt": "a circle", "inputs": "a circle"}'.encode(encoding)
+    answer = await api.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    message = error if path.startswith("/hf/") else error["message"]
+    assert (answer.status_code, message) == (400, "The body must be JSON in UTF-8.")
+    await api.assert_idle()
+
+
+async def test_a_byte_order_mark_before_utf_8_is_left_out(api: Api) -> None:
+    body = '{"prompt": "ein Bär"}'.encode("utf-8-sig")
+    answer = await api.http.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["specs"][0]["prompt"]) == (202, "ein Bär")
+
+
 @pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
 async def test_another_content_type_is_a_400_that_names_the_right_one(
