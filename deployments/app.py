@@ -10,7 +10,7 @@ from deployments.config import AppConfig, DenoiserKnobs, ModelConfig
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
 from deployments.pipeline import Pipeline
-from deployments.schema import check_defaults
+from deployments.request_errors import check_defaults
 from deployments.serve.replicas import stage_replicas
 from deployments.stages.model import Model
 from models.checkpoint.location import check, resolve_checkpoint
@@ -49,8 +49,7 @@ def build_model(config: ModelConfig) -> Application:
     """Return the application of one model; a checkpoint that cannot be served is refused here, before a replica starts.
 
     Raises:
-        UnusableCheckpoint: which file, and why.
-        InvalidRequest: the model does not allow one of its defaults.
+        UnusableCheckpoint: which file, and why; or the defaults that the model does not allow.
         UnusablePostProcessor: an entry of `postprocess`, and why.
     """
     check(config.checkpoint, config.allowed_roots)
@@ -65,7 +64,7 @@ def build_model(config: ModelConfig) -> Application:
     from models.postprocess import load_classes
     from models.vae import load_vae
 
-    card = read_card(config.checkpoint, config.defaults, config.manifest, config.allowed_roots)
+    card = read_card(config.checkpoint, config.defaults.chosen, config.manifest, config.allowed_roots)
     check_defaults(card)
     load_classes(config.postprocess)
     vae = load_vae(resolve_checkpoint(config.checkpoint), card.family, choose_device("cpu"))

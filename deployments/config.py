@@ -11,7 +11,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -19,7 +18,7 @@ from pydantic import (
 
 from deployments.schema import GenerationRequest
 from models.parameters import DtypeName
-from models.validation import Matching, first_problem
+from models.validation import Matching
 
 LEAST_ROWS = 2  # those of one guided picture
 WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
@@ -122,6 +121,25 @@ class VaeConfig(Settings):
     )
 
 
+class DefaultFields(GenerationRequest):
+    """The fields of a request that a model may have defaults for."""
+
+    prompt: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_fields_without_default(cls, fields: Any) -> Any:
+        for name in WITHOUT_DEFAULT:
+            if isinstance(fields, Mapping) and name in fields:
+                raise ValueError(f"{name} can have no default")
+        return fields
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The fields that have one."""
+        return self.model_dump(exclude_unset=True)
+
+
 class ModelConfig(Settings):
     """`args` of a model's own application: which checkpoint is served, and on what."""
 
@@ -146,8 +164,9 @@ class ModelConfig(Settings):
     batch_invariant: bool = Field(
         default=False, description="Same bits whatever else is being drawn, for some speed. Proved at start."
     )
-    defaults: Mapping[str, Any] = Field(
-        default={}, description="What requests that leave a field out get, over the checkpoint's own defaults."
+    defaults: DefaultFields = Field(
+        default=DefaultFields.model_validate({}),
+        description="What requests that leave a field out get, over the checkpoint's own defaults.",
     )
 
     postprocess: tuple[str, ...] = Field(
@@ -166,18 +185,6 @@ class ModelConfig(Settings):
             if not CLASS_PATH.fullmatch(entry):
                 raise ValueError(f"{entry!r} must be a class as package.module:Class")
         return entries
-
-    @field_validator("defaults")
-    @classmethod
-    def _can_be_asked_for(cls, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in WITHOUT_DEFAULT:
-            if name in defaults:
-                raise ValueError(f"{name} can have no default")
-        try:
-            GenerationRequest(prompt="a circle", **defaults)
-        except ValidationError as error:
-            raise ValueError(first_problem(error.errors())[1]) from error
-        return defaults
 
 
 def default_state_dir() -> Path:

@@ -9,12 +9,11 @@ members have the same names. The dataclass may have more, such as a digest.
 
 import hmac
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
@@ -24,7 +23,6 @@ from deployments.styles import StyleName
 from models.errors import InvalidRequest
 from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, MIN_SIDE, OutputFormat, Sampler
 from models.spec import ImageSpec, ModelCard
-from models.validation import first_problem
 
 MAX_SEED = 2**32 - 1
 RANDOM_SEED = -1  # as AUTOMATIC1111's clients write it
@@ -132,19 +130,6 @@ def fields_but(*others: str) -> dict[str, Any]:
     }
 
 
-def read_request(values: Mapping[str, Any]) -> GenerationRequest:
-    """Return the request that some values are.
-
-    Raises:
-        InvalidRequest: with the path to the value and its bound.
-    """
-    try:
-        return GenerationRequest.model_validate(values)
-    except ValidationError as error:
-        path, message = first_problem(error.errors())
-        raise InvalidRequest(message, path) from None
-
-
 def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
     """Return prompt and negative prompt as the text encoder gets them: with the words of a style.
 
@@ -156,8 +141,8 @@ def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
         negative_prompt = str(card.defaults.get("negative_prompt", ""))
     if request.style is None:
         return request.prompt, negative_prompt
-    if card.styles and request.style not in card.styles:
-        raise InvalidRequest(f"style must be one of {', '.join(card.styles)} for {card.id}.", "style")
+    if problem := card.problem("style", request.style, ""):
+        raise problem
     return styles.apply(request.style, request.prompt, negative_prompt)
 
 
@@ -223,16 +208,6 @@ def _spec_value(name: str, value: Any) -> Any:
 @cache
 def _spec_type(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(get_type_hints(ImageSpec)[name])
-
-
-def check_defaults(card: ModelCard) -> None:
-    """Check that the model allows what a request with nothing but a prompt gets.
-
-    Raises:
-        InvalidRequest: naming the field that is beyond the bounds of requests or of the model.
-    """
-    chosen = {name: value for name, value in card.defaults.items() if name not in ("width", "height")}
-    resolve(read_request({"prompt": "a circle", **chosen}), card)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,13 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import respond
 from deployments.errors import JobEnded
 from deployments.origins import base_url, link_to
-from deployments.schema import GenerationRequest, Job, read_request
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest, Job
 from gradio_ingress.gradio_queue import event_id, has_event, send_position
 from gradio_ingress.page_auth import owner_of, owner_or_tab
 from gradio_ingress.status import ACTIVITIES
-from models.errors import DarkroomError
+from models.errors import DarkroomError, InvalidRequest
+from models.spec import find_card
 
 DESCRIPTION = (
     "Generates images and returns their files, the first one's seed, and the job. A field that is left out, or None, "
@@ -115,7 +117,7 @@ class ClientApi:
     async def _generated(self, values: dict[str, Any], owner: str) -> Job:
         """Return the job of some values once it has ended. Raises DarkroomError."""
         progress = gr.Progress()
-        wanted = read_request(values)
+        wanted = await self._read(values)
         submission = asyncio.create_task(self._client.submit(wanted, owner))
         with self._running(submission):
             job = await submission
@@ -123,6 +125,13 @@ class ClientApi:
                 _report(state, progress)
                 job = state
         return job
+
+    async def _read(self, values: dict[str, Any]) -> GenerationRequest:
+        """Return the request of some values. Raises InvalidRequest, with the bound of the model that they name."""
+        try:
+            return read_request(values)
+        except InvalidRequest:
+            return read_request(values, find_card(await self._client.models(), values["model"]))
 
     @contextmanager
     def _running(self, submission: asyncio.Task[Job]) -> Iterator[None]:

@@ -15,7 +15,8 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
-from deployments.schema import GenerationRequest, read_request, resolve, words
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest, resolve, words
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_controls import NestedControl, nested_control
 from gradio_ingress.scalar_controls import OPEN, bounds, kind, label, schema_extra
@@ -156,15 +157,15 @@ def greatest(name: str) -> Any:
     return bounds(name, FIELDS[name])[1]
 
 
-def to_request(data: Mapping[str, Any]) -> GenerationRequest:
-    """Return the request of the form's data; an optional field that is empty is left out.
+def to_request(data: Mapping[str, Any], card: ModelCard | None = None) -> GenerationRequest:
+    """Return the request of the form's data for a model; an optional field that is empty is left out.
 
     Raises:
         InvalidRequest: naming the control and its bound.
     """
     given = {name: value for name, value in data.items() if value is not None and not _is_open(name, value)}
     try:
-        request = read_request(given)
+        request = read_request(given, card)
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
     for name, field in FIELDS.items():
@@ -179,7 +180,7 @@ def usable(data: Mapping[str, Any], card: ModelCard) -> tuple[dict[str, Any], li
     kept, refused = dict(data), []
     while True:
         try:
-            resolve(to_request({"prompt": "anything"} | kept), card)
+            resolve(to_request({"prompt": "anything"} | kept, card), card)
         except InvalidRequest as error:
             refused.append(in_page_words(error.message, error.param))
             field = field_of(error.param or "")

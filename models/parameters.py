@@ -23,6 +23,7 @@ Sampler = Literal[
     "tcd",
 ]
 OutputFormat = Literal["png", "jpeg", "webp"]
+OWN_SAMPLER = "default"  # the checkpoint's scheduler, where no other sampler means it
 DtypeName = Literal["float32", "bfloat16", "float16"]  # what weights are computed in
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)

@@ -38,9 +38,9 @@ from torch import Tensor
 from models.checkpoint.folder import SCHEDULER
 from models.errors import UnsupportedSampler, UnusableCheckpoint
 from models.families.base import Family
+from models.parameters import OWN_SAMPLER as OWN
 from models.sampling import HISTORY, NOT_LINEAR, TERMS, SamplerPlan, compile_plan
 
-OWN = "default"  # the checkpoint's scheduler, where no other sampler means it
 USUAL = "dpmpp_2m"
 PROBED_STEPS = 5
 COMPARED_STEPS = (PROBED_STEPS, 20)  # some options matter from 15 steps on

@@ -11,6 +11,7 @@ from models.errors import InvalidRequest
 from models.families.base import Segment
 from models.families.registry import FAMILIES
 from models.parameters import MAX_STEPS_BY_SAMPLER
+from models.validation import MAX_VALUE
 
 LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
 
@@ -151,22 +152,36 @@ class ModelCard:
         Raises:
             InvalidRequest: naming the field and the bound of this model that it breaks.
         """
-        for name, (least, greatest) in self.bounds.items():
-            if not least <= getattr(spec, name) <= greatest:
-                allowed = f"{least}" if least == greatest else f"from {least} to {greatest}"
-                raise InvalidRequest(f"{name} must be {allowed} for {self.id}, got {getattr(spec, name)}.", name)
-        for name in ("width", "height"):
-            if getattr(spec, name) % self.size_multiple:
-                message = f"{name} must be a multiple of {self.size_multiple} for {self.id}, got {getattr(spec, name)}."
-                raise InvalidRequest(message, name)
-        if spec.sampler not in self.samplers:
-            message = f"sampler must be one of {', '.join(self.samplers)} for {self.id}, got {spec.sampler}."
-            raise InvalidRequest(message, "sampler")
-        most = MAX_STEPS_BY_SAMPLER.get(spec.sampler)
-        if most is not None and spec.num_inference_steps > most:
-            message = f"num_inference_steps must be at most {most} for {spec.sampler}, got {spec.num_inference_steps}."
-            raise InvalidRequest(message, "num_inference_steps")
+        for name in self.bounded_fields:
+            if problem := self.problem(name, getattr(spec, name), spec.sampler):
+                raise problem
         return spec
+
+    @property
+    def bounded_fields(self) -> tuple[str, ...]:
+        """The fields of an image whose values the model bounds."""
+        return tuple(dict.fromkeys((*self.bounds, "width", "height", "sampler", "num_inference_steps")))
+
+    def problem(self, name: str, value: Any, sampler: str) -> InvalidRequest | None:
+        """Return how the value of a field breaks a bound of this model, or of `sampler`; None if it does not."""
+        allowed = self._allowed(name, value, sampler)
+        if allowed is None:
+            return None
+        got = f", got {value}" if len(str(value)) < MAX_VALUE else ""
+        return InvalidRequest(f"{name} must be {allowed}{got}.", name)
+
+    def _allowed(self, name: str, value: Any, sampler: str) -> str | None:
+        """Return the values that a field may have, in words; None if `value` is one."""
+        least, greatest = self.bounds.get(name, (None, None))
+        most = MAX_STEPS_BY_SAMPLER.get(sampler) if name == "num_inference_steps" else None
+        if most is not None and value > most and (greatest is None or most < greatest):
+            return f"at most {most} for {sampler}"
+        if least is not None and greatest is not None and not least <= value <= greatest:
+            return f"{least} for {self.id}" if least == greatest else f"from {least} to {greatest} for {self.id}"
+        if name in ("width", "height") and value % self.size_multiple:
+            return f"a multiple of {self.size_multiple} for {self.id}"
+        choices = {"sampler": self.samplers, "style": self.styles}.get(name)
+        return f"one of {', '.join(choices)} for {self.id}" if choices and value not in choices else None
 
 
 def find_card(cards: Sequence[ModelCard], name: str | None) -> ModelCard | None:

@@ -47,6 +47,7 @@ RULES = {  # pydantic's type of an error -> what a value must be
 }
 
 
+OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error")
 UNKNOWN_RULE = "has a value that is not allowed"  # of pydantic's other types of errors
 
 
@@ -74,7 +75,7 @@ def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     problem = errors[0]
     path, kind = _path(problem["loc"], is_unknown=problem["type"] == "extra_forbidden"), problem["type"]
     if kind in RULES:
-        bounds = {name: _plain(bound) for name, bound in problem.get("ctx", {}).items()}
+        bounds = {name: plain(bound) for name, bound in problem.get("ctx", {}).items()}
         is_empty = kind == "string_too_short" and bounds["min_length"] == 1
         rule = "must not be empty" if is_empty else RULES[kind].format(**bounds)
     elif kind == "value_error":  # raised by a validator of ours
@@ -112,6 +113,6 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, int | float | str) and value != "" else ""
 
 
-def _plain(bound: Any) -> Any:
+def plain(bound: Any) -> Any:
     """A bound as people write it: 30 where pydantic has 30.0."""
     return int(bound) if isinstance(bound, float) and bound.is_integer() else bound

@@ -8,7 +8,7 @@ import argparse
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,12 +19,13 @@ from pydantic import ValidationError
 
 from deployments.config import WITHOUT_DEFAULT, AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
-from deployments.schema import GenerationRequest
+from deployments.request_errors import check_defaults
 from deployments.stages import DENOISER, MODEL, STAGES, VAE
-from models.checkpoint.location import check, checkpoint_name
+from models.checkpoint.location import checkpoint_name
 from models.errors import UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
 from models.validation import first_problem
+from ops.defaults import OF_SET, check_model, default_lines
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
@@ -64,7 +65,7 @@ def read(
 ) -> Config:
     """Return the config of a file, with the command line's words in place of its own.
 
-    `model` replaces all models; `defaults` go over those of the first one.
+    `model` replaces all models; `defaults`, as `read_set` returns them, go over those of the first one.
 
     Raises:
         UnusableConfig: each wrong key in a line.
@@ -80,7 +81,9 @@ def read(
         if defaults:
             _set_defaults(config, defaults)
         serve = ServeDeploySchema.model_validate(config)
-        problems = list(_problems(config)) or list(_strangers(serve.http_options.host, generation_of(config)))
+        problems = list(_problems(config, defaults or {})) or list(
+            _strangers(serve.http_options.host, generation_of(config))
+        )
     except ValidationError as error:
         problems = [_line("", each) for each in error.errors()]
     except UnusableCheckpoint as error:
@@ -88,15 +91,17 @@ def read(
     except (LookupError, TypeError) as error:
         raise UnusableConfig(f"{path} cannot be used: {error}") from error
     if problems:
-        raise UnusableConfig("\n  ".join([f"{path} cannot be used:", *problems]))
+        of_file = [f"  {line}" for line in problems if not line.startswith(OF_SET)]
+        of_set = [line for line in problems if line.startswith(OF_SET)]
+        raise UnusableConfig("\n".join([*of_set, *([f"{path} cannot be used:"] if of_file else []), *of_file]))
     return Config(serve, generation_of(config))
 
 
-def read_defaults(words: str) -> dict[str, Any]:
+def read_set(words: str) -> dict[str, str]:
     """Return the defaults that `FIELD=VALUE FIELD=VALUE` names; a value with spaces is in quotes, as in a shell.
 
     Raises:
-        UnusableConfig: a word that is none, or a value that no request may ask for.
+        UnusableConfig: a word that is none, or a field that can have no default. `read` checks the values.
     """
     try:
         pairs = [_default(word) for word in shlex.split(words)]
@@ -104,20 +109,16 @@ def read_defaults(words: str) -> dict[str, Any]:
         raise UnusableConfig(f"SET={words}: {error}.") from error
     given = dict(pairs)
     if len(given) < len(pairs):
-        raise UnusableConfig(f"SET: each field once; got {', '.join(name for name, _ in pairs)}.")
+        raise UnusableConfig(f"{OF_SET}each field once; got {', '.join(name for name, _ in pairs)}.")
     if known := next((name for name in WITHOUT_DEFAULT if name in given), None):
-        raise UnusableConfig(f"SET: {known} can have no default.")
-    try:
-        request = GenerationRequest.model_validate_strings({"prompt": "a circle", **given})
-    except ValidationError as error:
-        raise UnusableConfig(f"SET: {first_problem(error.errors())[1]}") from error
-    return request.model_dump(include=set(given))
+        raise UnusableConfig(f"{OF_SET}{known} can have no default.")
+    return given
 
 
 def _default(word: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not equals:
-        raise UnusableConfig(f"SET: {word} must be FIELD=VALUE, for example num_inference_steps=4.")
+        raise UnusableConfig(f"{OF_SET}{word} must be FIELD=VALUE, for example num_inference_steps=4.")
     return name, value
 
 
@@ -138,7 +139,8 @@ def check_files(config: Config) -> list[str]:
             if isinstance(settings, AppConfig | UiConfig) and settings.keys_path:
                 read_keys(settings.keys_path)
             elif isinstance(settings, ModelConfig) and app.name in config.generation.models:
-                check(settings.checkpoint, settings.allowed_roots)
+                if card := check_model(settings):
+                    check_defaults(card)
                 check_modules(settings.postprocess)
         except UnusableKeys as error:
             raise UnusableConfig(f"{app.name}: {error}") from error
@@ -204,21 +206,22 @@ def _set_defaults(config: dict[str, Any], defaults: Mapping[str, Any]) -> None:
     app["args"] = args | {"defaults": {**(args.get("defaults") or {}), **defaults}}
 
 
-def _problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Say what is wrong with the applications' args, or between them."""
+def _problems(config: Mapping[str, Any], of_set: Collection[str]) -> Iterator[str]:
+    """Say what is wrong with the applications' args, or between them. `of_set` are fields of the first model."""
     apps = {app["name"]: app for app in config["applications"]}
     exporter = (config.get("tracing_config") or {}).get("exporter_import_path")
     if exporter in RENAMED:
         yield f"tracing_config.exporter_import_path = {exporter!r}: is called {RENAMED[exporter]} now"
     wrong = False
+    first = generation_of(config).models[0] if of_set else None
     for name, app in apps.items():
         kind = ARGS.get(app["import_path"])
         if kind is None:
             continue  # somebody's own application beside ours
-        found = _wrong(kind, args_of(app), f"{name}.")
         if kind is ModelConfig:
-            for deployment in app.get("deployments") or []:
-                found += _wrong_deployment(deployment, name)
+            found = _wrong_model(app, of_set if name == first else ())
+        else:
+            found = _wrong(kind, args_of(app), f"{name}.")
         wrong = wrong or bool(found)
         yield from found
     if not wrong:
@@ -230,6 +233,19 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
                 of = UiConfig.model_validate(args_of(app)).generation_app
                 if of not in apps:
                     yield f"{name}.generation_app: there is no application `{of}`"
+
+
+def _wrong_model(app: Mapping[str, Any], of_set: Collection[str]) -> list[str]:
+    """Say what is wrong with a model's application."""
+    name, args = app["name"], args_of(app)
+    of_defaults, others = [], []
+    for error in _errors(ModelConfig, args):
+        (of_defaults if error["loc"][0] == "defaults" and len(error["loc"]) > 1 else others).append(error)
+    found = [_line(f"{name}.", error) for error in others]
+    found += default_lines(name, args, of_defaults, of_set)
+    for deployment in app.get("deployments") or []:
+        found += _wrong_deployment(deployment, name)
+    return found
 
 
 def _wrong_deployment(deployment: Mapping[str, Any], model: str) -> list[str]:
@@ -262,11 +278,15 @@ def beyond_loopback(host: str) -> bool:
 
 
 def _wrong(kind: type[Settings], given: Any, prefix: str) -> list[str]:
+    return [_line(prefix, error) for error in _errors(kind, given)]
+
+
+def _errors(kind: type[Settings], given: Any) -> Sequence[Any]:
     try:
         kind.model_validate(given)
     except ValidationError as error:
-        return [_line(prefix, each) for each in error.errors()]
-    return []
+        return error.errors()
+    return ()
 
 
 def _line(prefix: str, error: Any) -> str:

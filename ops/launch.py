@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from ops.cluster import RAY_SETTINGS, StartError, Stop, run
-from ops.config import ROOT, UnusableConfig, check_files, read, read_defaults
+from ops.config import ROOT, UnusableConfig, check_files, read, read_set
 from ops.status import read_holder
 
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     stop = Stop()
     stop.listen()
     try:
-        read_again = partial(read, args.config, args.host, args.port, args.model, read_defaults(args.set))
+        read_again = partial(read, args.config, args.host, args.port, args.model, read_set(args.set))
         config = read_again()
         check_files(config)
         app, http = config.generation, config.serve.http_options

@@ -81,11 +81,14 @@ def answers(url: str) -> bool:
 
 
 def reason(message: str) -> str:
-    """Return the last exception of a traceback, without its module; or the message, if there is no traceback."""
+    """Return the last exception of a traceback, without its module; or the message, if there is no traceback.
+
+    Of an error of our own, whose message is written for people, the message alone.
+    """
     lines = message.strip().splitlines()
     last_frame = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
     raised = next((at for at, line in enumerate(lines) if at > last_frame and not line.startswith(" ")), 0)
-    return re.sub(r"^[\w.]+\.(?=\w+:)", "", "\n".join(lines[raised:]))
+    return re.sub(r"^((models|deployments|ops)\.[\w.]+: |[\w.]+\.(?=\w+:))", "", "\n".join(lines[raised:]))
 
 
 def table(ready: dict[str, Any], queue: dict[str, Any]) -> str:

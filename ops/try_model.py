@@ -21,7 +21,8 @@ import transformers
 import yaml
 
 from deployments.config import DenoiserKnobs
-from deployments.schema import check_defaults, read_request, resolve
+from deployments.request_errors import check_defaults, read_request
+from deployments.schema import resolve
 from deployments.stages.memory import peak_bytes
 from models.checkpoint.card import read_card
 from models.checkpoint.loading import choose_device, choose_dtype
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         card = read_card(args.checkpoint, manifest=args.manifest, allowed_roots=args.allowed_root)
         print(described(card))
         check_defaults(card)
-        [spec] = resolve(read_request(fields(args)), card)
+        [spec] = resolve(read_request(fields(args), card), card)
         print(f"\n{spec.prompt!r}: seed {spec.seed}, {spec.width}x{spec.height}, {spec.sampler}, ", end="")
         print(f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}")
         for warning in card.warnings_for(spec):

@@ -70,7 +70,7 @@ def create_api(
         openapi_url="/openapi.json",
         redoc_url=None,
     )
-    add_error_handlers(app, client)
+    add_error_handlers(app, client, {"/hf/": huggingface.DIALECT, "/images/": openai.DIALECT})
     add_docs(app)
     app.add_middleware(BodyLimit)
     # It answers before anything is read, inside of what every answer needs.

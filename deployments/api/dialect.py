@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.schema import GenerationRequest, fields_but, read_request
+from deployments.request_errors import read_request, request_error
+from deployments.schema import GenerationRequest, fields_but
 from models.errors import InvalidRequest
+from models.spec import ModelCard
 from models.validation import field_of
 
 
@@ -28,6 +30,16 @@ class Dialect:
         """
         with self.errors():
             return read_request(values)
+
+    def request_error(self, problem: Any, card: ModelCard, sampler: Any) -> InvalidRequest:
+        """Return our error for one of pydantic's about a bound of a body's field, by the bound of the model."""
+        fields = {known: field for field, known in self.names.items()}
+        location = [fields.get(part, part) for part in problem["loc"]]
+        return self._translate(request_error({**problem, "loc": location}, card, sampler))
+
+    def sampler_of(self, body: Mapping[str, Any]) -> Any:
+        """Return the sampler that a body names."""
+        return body.get(self.names.get("sampler", "sampler"))
 
     @contextmanager
     def errors(self) -> Iterator[None]:

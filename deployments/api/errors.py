@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -13,11 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from deployments.api.auth import owner_of
+from deployments.api.dialect import Dialect
 from deployments.api.headers import allowance_headers
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import body_of, path_of, respond
 from deployments.errors import QueueFull, StoreUnavailable
+from deployments.request_errors import is_out_of_bounds
 from models.errors import DarkroomError, InvalidRequest
+from models.spec import find_card
 from models.validation import first_problem
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -91,8 +95,26 @@ def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRe
     return InvalidRequest(message, name)
 
 
-def add_error_handlers(app: FastAPI, client: DispatcherClient) -> None:
-    """Answer every error of `app` in one shape; what is unexpected is logged, and only logged."""
+async def _by_model(
+    problem: Any, request: Request, body: Any, client: DispatcherClient, dialect: Dialect
+) -> InvalidRequest | None:
+    """Return our error for one of pydantic's about a bound, by the model of the request; None if none is known."""
+    fields = body if isinstance(body, dict) else {}
+    model = request.path_params.get("model_id", fields.get("model"))
+    with suppress(DarkroomError):  # no model is up: the schema's bound has to do
+        card = find_card(await client.models(), model)
+        if card is not None:
+            nested = fields.get("parameters")
+            sampler = dialect.sampler_of(nested if isinstance(nested, dict) else fields)
+            return dialect.request_error(problem, card, sampler)
+    return None
+
+
+def add_error_handlers(app: FastAPI, client: DispatcherClient, dialects: Mapping[str, Dialect]) -> None:
+    """Answer every error of `app` in one shape; what is unexpected is logged, and only logged.
+
+    `dialects` have the dialect of the paths that begin so; others have the names of `GenerationRequest`.
+    """
 
     @app.exception_handler(DarkroomError)
     async def ours(request: Request, error: DarkroomError) -> JSONResponse:
@@ -105,7 +127,12 @@ def add_error_handlers(app: FastAPI, client: DispatcherClient) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def unfit(request: Request, error: RequestValidationError) -> JSONResponse:
-        return respond(invalid(list(error.errors()), request.headers.get("content-type", "")), _path(request))
+        problems, path = list(error.errors()), _path(request)
+        found = None
+        if is_out_of_bounds(problems[0]):
+            dialect = next((each for start, each in dialects.items() if path.startswith(start)), Dialect({}))
+            found = await _by_model(problems[0], request, error.body, client, dialect)
+        return respond(found or invalid(problems, request.headers.get("content-type", "")), path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -16,6 +16,7 @@ from deployments.api.dialect import Dialect
 from deployments.api.errors import IMAGE_SIGNATURES, HFError, documented
 from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import MEDIA_TYPES, ended
+from deployments.api.json_body import Utf8Route
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore
@@ -119,7 +120,7 @@ def _weight(parameters: Sequence[str]) -> float:
 
 def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
     """Return the dialect's routes."""
-    routes = APIRouter(tags=["hugging face"])
+    routes = APIRouter(route_class=Utf8Route, tags=["hugging face"])
 
     @routes.post("/hf/models/{model_id:path}/health", include_in_schema=False)
     async def no_model_is_called_so(model_id: str) -> None:

@@ -15,6 +15,7 @@ from deployments.api.errors import documented
 from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
 from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, wait_s
+from deployments.api.json_body import Utf8Route
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import BY_CODE, Gone, JobEnded, NotFound
 from deployments.image_store import ImageStore
@@ -74,7 +75,7 @@ def raise_if_unsuccessful(job: Job) -> None:
 
 def router(client: DispatcherClient, images: ImageStore) -> APIRouter:
     """Return the routes of jobs and files."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=Utf8Route)
     _add_submit(routes, client)
     _add_list(routes, client)
     _add_reading(routes, client)

@@ -20,6 +20,7 @@ from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import PICTURES
 from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
+from deployments.api.json_body import Utf8Route
 from deployments.api.sizes import nearest_size, size_refused
 from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
@@ -81,7 +82,7 @@ class OpenAIFields(RequestBody):
         f"Default: the address for models whose name begins with `{URL_BY_DEFAULT}`, else the image.",
     )
     stream: StrictBool = Field(False, description="Answer with server-sent events.")
-    partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream.")
+    partial_images: int = Field(0, ge=0, le=3, description="Previews in the stream; 0 without `stream`.")
     style: StyleName | Literal["vivid", "natural"] | None = Field(
         None, description="A preset that adds words to the prompt; OpenAI's own two change nothing."
     )
@@ -127,8 +128,11 @@ def to_request(body: Any, card: ModelCard | None = None, sizes: Sizes = "exact")
     the model does not allow is the nearest one that it does.
 
     Raises:
-        InvalidRequest: several images in one stream, whose events could not tell them apart, or addresses in one.
+        InvalidRequest: several images in one stream, whose events could not tell them apart; addresses in one; or
+            previews without one.
     """
+    if body.partial_images and not body.stream:
+        raise InvalidRequest("partial_images must be 0 unless stream is true.", "partial_images")
     if body.stream and body.n > 1:
         raise InvalidRequest("n must be 1 when stream is true.", "n")
     if body.stream and body.response_format == "url":
@@ -159,13 +163,14 @@ def wants_url(body: Any) -> bool:
     return (body.response_format or by_default) == "url"
 
 
-def with_size_warning(job: Job, body: Any) -> Job:
-    """Return a job with one warning more where its size is not the one of the body."""
-    size = f"{job.specs[0].width}x{job.specs[0].height}"
-    if body.size in ("auto", size):
-        return job
-    warning = f'size: {body.size} is not a size of model "{job.model}"; {size}, the nearest one, was used.'
-    return replace(job, warnings=(warning, *job.warnings))
+def with_warnings(job: Job, body: Any) -> Job:
+    """Return a job with a warning more for its size if that is not the body's, and for a quality without effect."""
+    found, size = [], f"{job.specs[0].width}x{job.specs[0].height}"
+    if body.size not in ("auto", size):
+        found.append(f'size: {body.size} is not a size of model "{job.model}"; {size}, the nearest one, was used.')
+    if body.quality in STEP_SHARE and body.num_inference_steps is not None:
+        found.append(f"quality: {body.quality} has no effect, as num_inference_steps is set.")
+    return replace(job, warnings=(*found, *job.warnings)) if found else job
 
 
 def to_body(job: Job, contents: Sequence[Mapping[str, str]], quality: str | None = None) -> dict[str, Any]:
@@ -232,7 +237,7 @@ def router(
     Addresses of images begin with `public_url`, if given, else as the request's. With `nearest` sizes, one that a model
     does not allow is not refused.
     """
-    routes = APIRouter(tags=["images"])
+    routes = APIRouter(route_class=Utf8Route, tags=["images"])
 
     @routes.post(
         "/images/generations",
@@ -262,7 +267,7 @@ def router(
         if body.stream:
             return event_stream(_events(client, images, job, body), headers)
         with DIALECT.errors():
-            job = with_size_warning(await ended(client, job), body)
+            job = with_warnings(await ended(client, job), body)
         if wants_url(body):
             base = base_url(request.scope, public_url)
             contents = [{"url": f"{base}{link_to(job, image)}"} for image in job.images]
@@ -304,7 +309,7 @@ async def _events(client: DispatcherClient, images: ImageStore, job: Job, body: 
         with DIALECT.errors():
             raise_if_unsuccessful(job)
         picture = await asyncio.to_thread(images.get, job.images[0].name)
-        event = completed_event(with_size_warning(job, body), picture, body.quality)
+        event = completed_event(with_warnings(job, body), picture, body.quality)
         yield encode_event(event, event["type"])
     except DarkroomError as error:
         yield encode_event(error_body(error))

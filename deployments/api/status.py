@@ -12,11 +12,13 @@ from pydantic import BaseModel, create_model
 from deployments.api.errors import documented
 from deployments.api.examples import MODEL, MODELS, QUEUE, READY, TOKENS, answer
 from deployments.api.huggingface import ModelId
+from deployments.api.json_body import Utf8Route
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.queue_stats import QueueStats
 from deployments.errors import NotFound
 from deployments.request_body import RequestBody
-from deployments.schema import GenerationRequest, read_request
+from deployments.request_errors import read_request
+from deployments.schema import GenerationRequest
 from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
 from models.errors import DarkroomError
@@ -71,7 +73,7 @@ def router(
     app_name: str,
 ) -> APIRouter:
     """Return the routes, over what Serve says of its applications."""
-    routes = APIRouter(tags=["service"])
+    routes = APIRouter(route_class=Utf8Route, tags=["service"])
     _add_models(routes, client)
     _add_state(routes, client)
     _add_ready(routes, client, applications, models, app_name)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,14 @@ from models.checkpoint.files import (
 )
 from models.checkpoint.folder import check_components, check_numbers, pipeline_class, read_scheduler, unused_components
 from models.checkpoint.location import checkpoint_name, resolve_checkpoint
-from models.checkpoint.settings import read_settings
-from models.families.base import Facts, Family
+from models.checkpoint.outline import read_outline
+from models.families.base import Family
 from models.families.registry import PIPELINES
 from models.samplers import Samplers, choose_samplers
 from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # of models that were distilled for few steps
-TRAILING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
-FEW_STEPS = {"num_inference_steps": 4, "guidance_scale": 1.0}
 NAMED_IGNORED_FILES = 5  # in a warning
 
 
@@ -45,84 +43,23 @@ def read_card(
         UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
     """
     folder = resolve_checkpoint(checkpoint)
-    pipeline = pipeline_class(folder)
-    family = PIPELINES[pipeline]
+    family = PIPELINES[pipeline_class(folder)]
     check_components(folder)
     sums = file_sums(folder, family.name, allowed_roots)
     check_numbers(folder)
     if manifest := manifest or own_manifest(folder, allowed_roots):
         check_manifest(manifest, sums)
-    own = read_settings(folder)
-    facts = family.facts(folder, pipeline)
-    chosen = own.defaults.model_dump(exclude_unset=True) | dict(operators or {})
-    scheduler = read_scheduler(folder)
-    defaults = _defaults(facts, scheduler) | chosen
-    samplers = choose_samplers(folder, family, scheduler, defaults)
-    return ModelCard(
-        id=checkpoint_name(checkpoint),
-        family=family.name,
+    outline = read_outline(folder, checkpoint_name(checkpoint), operators)
+    samplers = choose_samplers(folder, family, read_scheduler(folder), outline.defaults)
+    return replace(
+        outline,
         digest=digest(sums),
         files=sums,
-        defaults=defaults | {"sampler": samplers.default},
-        bounds=_bounds(facts) | own.bounds,
-        size_multiple=own.size_multiple or facts.size_multiple,
+        defaults={**outline.defaults, "sampler": samplers.default},
         samplers=samplers.names,
         min_steps=samplers.min_steps,
-        max_tokens=facts.max_tokens,
-        embedded_guidance=facts.embedded_guidance,
-        styles=own.styles,
-        notice=own.notice,
-        examples=own.examples,
-        warnings=_warnings(folder, family, sums, samplers, _guesses(scheduler, {**facts.defaults, **chosen})),
+        warnings=_warnings(folder, family, sums, samplers, outline.warnings),
     )
-
-
-def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a request gets that leaves everything open, if the checkpoint has no settings of its own."""
-    is_distilled = scheduler["_class_name"] in FEW_STEP_SCHEDULERS or _seems_distilled(scheduler)
-    return {
-        "negative_prompt": "",
-        "width": facts.side,
-        "height": facts.side,
-        "num_inference_steps": 20,
-        "guidance_scale": 7.5,
-        "guidance_rescale": 0.0,
-        "clip_skip": 0,
-        "output_format": "png",
-        **(FEW_STEPS if is_distilled else {}),
-        **facts.defaults,
-    }
-
-
-def _seems_distilled(scheduler: Mapping[str, Any]) -> bool:
-    """Whether a scheduler's config looks like a Turbo, Lightning or Hyper model's: its timesteps begin with pure noise.
-
-    Models of many steps that were trained at zero SNR have such timesteps too. They predict the velocity.
-    """
-    return (
-        scheduler["_class_name"] in TRAILING_SCHEDULERS
-        and scheduler.get("timestep_spacing") == "trailing"
-        and scheduler.get("prediction_type", "epsilon") in ("epsilon", "sample")
-        and not scheduler.get("rescale_betas_zero_snr")
-    )
-
-
-def _guesses(scheduler: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
-    """Say which defaults follow from a fact that may have another reason, unless others are chosen."""
-    guessed = [f"{name} {value:g}" for name, value in FEW_STEPS.items() if name not in chosen]
-    if not guessed or not _seems_distilled(scheduler):
-        return []
-    return [
-        f"The scheduler has trailing timesteps, as models of few steps have, so by default: {', '.join(guessed)}. "
-        "If this is a model of many steps, set `defaults`."
-    ]
-
-
-def _bounds(facts: Facts) -> dict[str, tuple[int, int]]:
-    """Return the bounds that follow from the configs, where they are narrower than a request's."""
-    sides = 8 * facts.size_multiple, 2 * facts.side
-    without_rescale = {"guidance_rescale": (0, 0)} if facts.embedded_guidance else {}
-    return {"width": sides, "height": sides, "clip_skip": (0, facts.max_clip_skip), **without_rescale}
 
 
 def _warnings(

@@ -64,8 +64,10 @@ def checkpoint_name(checkpoint: str) -> str:
     return repository.rpartition("--")[2] if is_snapshot else folder.name
 
 
-def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
+def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> Path | None:
     """Check what can be checked at once, however large it is: sums and the hub are left to `read_card`.
+
+    Returns the folder, None for a hub id.
 
     Raises:
         UnusableCheckpoint: neither a folder nor a hub id with its commit; or names the file that is at fault.
@@ -73,12 +75,13 @@ def check(checkpoint: str, allowed_roots: Sequence[Path] = ()) -> None:
     folder = _named_folder(checkpoint)
     if not folder.is_dir():
         _hub_id(checkpoint)
-        return
+        return None
     _checked_snapshot(folder)
     check_components(folder)
     for _ in checked_files(folder, PIPELINES[pipeline_class(folder)].name, allowed_roots):
         pass  # it is checked before it is yielded
     check_numbers(folder)
+    return folder
 
 
 def locate_parts(checkpoint: str, card: ModelCard, stage: Domain, allowed_roots: Sequence[Path] = ()) -> Path:

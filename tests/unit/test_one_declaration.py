@@ -70,6 +70,7 @@ from deployments.access import AccessPolicy
 from deployments.api import huggingface, openai
 from deployments.api.deployment import create_api
 from deployments.dispatcher.client import DispatcherClient
+from deployments.request_errors import read_request
 from deployments.schema import Job, resolve
 from gradio_ingress import controls, png_info, receipt
 from gradio_ingress.page import Page
@@ -96,12 +97,12 @@ def new_fields(request):
 
 def refusal(**values):
     try:
-        schema.read_request({"prompt": "a circle", **values})
+        read_request({"prompt": "a circle", **values})
     except InvalidRequest as error:
         return error.message
 
 
-[spec] = resolve(schema.read_request({"prompt": "a circle", "seed": 7, **SENT}), CARD)
+[spec] = resolve(read_request({"prompt": "a circle", "seed": 7, **SENT}), CARD)
 job = schema.new_job([spec], "me", 0.0)
 picture = encode_image(Decoded(np.zeros((4, 4, 3), np.uint8), False), spec, "d" * 64)
 text = settings_text(spec)

@@ -12,6 +12,7 @@ from ray.serve import Application
 from deployments.app import build_model
 from deployments.config import ModelConfig
 from deployments.stages import STAGES
+from models.errors import UnusableCheckpoint
 from models.latent_rgb import fit_latent_rgb
 from models.vae import load_vae
 
@@ -33,6 +34,17 @@ def test_a_checkpoint_is_refused_before_torch_is_imported(tmp_path: Path) -> Non
     command = [sys.executable, "-c", REFUSED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path / 'model_index.json'}: missing. False\n"
+
+
+def test_defaults_that_the_model_does_not_allow_are_all_named(shapes: Path) -> None:
+    config = ModelConfig.model_validate({"checkpoint": str(shapes), "defaults": {"width": 256, "clip_skip": 9}})
+    with pytest.raises(UnusableCheckpoint) as caught:
+        build_model(config)
+    of_width, of_clip_skip = (
+        "width must be 128 for shapes, got 256.",
+        "clip_skip must be from 0 to 2 for shapes, got 9.",
+    )
+    assert str(caught.value) == f"defaults: {of_width} {of_clip_skip}"
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,18 @@ from models.validation import first_problem
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("num_inference_steps", 0, "num_inference_steps must be 1 or more"),
-        ("sampler", "lms", "sampler must be 'default', 'ddim'"),
-        ("stpes", 4, "stpes is not a known field"),
-        ("prompt", "a circle", "prompt can have no default"),
-        ("seed", 7, "seed can have no default"),
-        ("deadline_s", 5, "deadline_s can have no default"),
+        ("num_inference_steps", 0, "defaults.num_inference_steps must be 1 or more"),
+        ("sampler", "lms", "defaults.sampler must be 'default', 'ddim'"),
+        ("stpes", 4, "defaults.stpes is not a known field"),
+        ("prompt", "a circle", "defaults prompt can have no default"),
+        ("seed", 7, "defaults seed can have no default"),
+        ("deadline_s", 5, "defaults deadline_s can have no default"),
     ],
 )
 def test_a_default_that_no_request_may_ask_for_is_refused(name: str, value: object, words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        ModelConfig(defaults={name: value})
+    with pytest.raises(ValidationError) as caught:
+        ModelConfig.model_validate({"defaults": {name: value}})
+    assert first_problem(caught.value.errors())[1].startswith(words)
 
 
 @pytest.mark.parametrize("entry", ["watermark", "package.module.Class", "package/module.py:Class", ":Class", "a b:C"])
@@ -30,7 +31,12 @@ def test_a_post_processor_that_is_no_path_to_a_class_is_refused(entry: str) -> N
 
 
 def test_defaults_of_the_operator_are_taken() -> None:
-    assert ModelConfig(defaults={"num_inference_steps": 4, "guidance_scale": 0}).defaults["num_inference_steps"] == 4
+    assert ModelConfig.model_validate(
+        {"defaults": {"num_inference_steps": 4, "guidance_scale": 0}}
+    ).defaults.chosen == {
+        "num_inference_steps": 4,
+        "guidance_scale": 0.0,
+    }
 
 
 def test_a_key_that_is_misspelt_is_refused() -> None:

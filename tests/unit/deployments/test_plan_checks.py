@@ -10,7 +10,7 @@ import yaml
 from deployments.dispatcher import plan_checks as plan_checks_module
 from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.plan_checks import PlanChecks
-from deployments.schema import read_request
+from deployments.request_errors import read_request
 from models.errors import DarkroomError, Unavailable, UnsupportedSampler
 from models.spec import ImageSpec
 from tests.fakes import STEPS, FakePipeline, a_dispatcher, a_spec

@@ -123,7 +123,7 @@ def test_a_sampler_that_the_model_lacks_is_refused_with_those_it_has() -> None:
 
 def test_a_style_that_the_model_lacks_is_refused_with_those_it_has() -> None:
     error = refusal(style="anime")
-    assert (error.param, error.message) == ("style", "style must be one of flat, cartoon for shapes.")
+    assert (error.param, error.message) == ("style", "style must be one of flat, cartoon for shapes, got anime.")
 
 
 def test_a_card_without_styles_takes_them_all() -> None:

@@ -59,7 +59,15 @@ async def test_addresses_begin_with_the_operators_public_url_if_there_is_one(clu
     assert files[0].url.startswith("https://images.example.org/v1/files/job_")
 
 
-@pytest.mark.parametrize(("values", "words"), [({"width": 63}, "width"), ({"num_images": 11}, "must be 10 or less")])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"width": 63}, "width must be 64 for shapes, got 63"),
+        ({"clip_skip": 99}, "clip_skip must be from 0 to 12 for shapes, got 99"),
+        ({"sampler": "magic"}, "sampler must be one of ddim, euler for shapes, got magic"),
+        ({"num_images": 11}, "must be 10 or less"),
+    ],
+)
 async def test_what_is_wrong_is_said(cluster: Cluster, values: dict[str, Any], words: str) -> None:
     with pytest.raises(gr.Error, match=words):
         await endpoint(cluster)(CALLER, *given(prompt="a star", **values))

@@ -172,12 +172,21 @@ def test_what_the_model_does_not_allow_is_left_out_and_named() -> None:
     assert controls.usable(given, CARD) == (
         {"height": 64, "guidance_scale": 3.0},
         [
-            "Style must be one of flat, cartoon for shapes.",
+            "Style must be one of flat, cartoon for shapes, got anime.",
             "Width must be 64 for shapes, got 512.",
             "Inference steps must be from 1 to 100 for shapes, got 120.",
             "Sampler must be one of ddim, euler for shapes, got heun.",
         ],
     )
+
+
+def test_a_value_that_no_model_allows_is_named_with_the_bound_of_the_model() -> None:
+    refused = controls.usable({"clip_skip": 99, "sampler": "magic", "num_inference_steps": 500}, CARD)[1]
+    assert refused == [
+        "Inference steps must be from 1 to 100 for shapes, got 500.",
+        "Clip skip must be from 0 to 12 for shapes, got 99.",
+        "Sampler must be one of ddim, euler for shapes, got magic.",
+    ]
 
 
 def test_a_value_that_the_models_own_do_not_go_with_is_kept_and_named() -> None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from deployments.schema import read_request, resolve
+from deployments.request_errors import read_request
+from deployments.schema import resolve
 from models.checkpoint.location import check
 from models.checkpoint.sizes import Size, SizeEntries
 from models.denoiser.model import load_denoiser

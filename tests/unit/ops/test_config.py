@@ -1,11 +1,14 @@
 """What a config file may say, and what is said of one that cannot be used."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deployments.config import ModelConfig
 from ops import config
 from ops.config import ROOT, UnusableConfig
 
@@ -24,6 +27,14 @@ def written(tmp_path: Path, served: dict[str, dict[str, Any]] | None = None, **a
     path = tmp_path / "serve.yaml"
     path.write_text(yaml.safe_dump({"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": apps}))
     return path
+
+
+def checkpoint_with(shapes: Path, folder: Path, **settings: Any) -> Path:
+    """Return a copy of the shapes checkpoint with other entries in its `darkroom.json`."""
+    shutil.copytree(shapes, folder)
+    description = folder / "darkroom.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | settings))
+    return folder
 
 
 def refusal(path: Path, **options: Any) -> str:
@@ -130,21 +141,17 @@ def test_a_model_that_cannot_be_a_path_is_refused_in_words(tmp_path: Path) -> No
 @pytest.mark.parametrize("model", [None, "owner/name@main"])
 def test_defaults_of_the_command_line_go_over_those_of_the_first_model(tmp_path: Path, model: str | None) -> None:
     served = {"old": {"defaults": {"guidance_scale": 3, "sampler": "euler"}}, "other": {}}
-    given = config.read_defaults("num_inference_steps=4 guidance_scale=0 negative_prompt='a b'")
-    assert given == {"num_inference_steps": 4, "guidance_scale": 0.0, "negative_prompt": "a b"}
+    given = config.read_set("num_inference_steps=4 guidance_scale=0 negative_prompt='a b'")
     found = config.read(written(tmp_path, served, models=["old", "other"]), model=model, defaults=given)
-    defaults = {app.name: app.args.get("defaults") for app in found.serve.applications[1:]}
+    defaults = {a.name: ModelConfig.model_validate(a.args).defaults.chosen for a in found.serve.applications[1:]}
     kept = {"sampler": "euler"} if model is None else {}
-    assert defaults == {"old": kept | given, "other": None} if model is None else {"name": given}
+    first = kept | {"num_inference_steps": 4, "guidance_scale": 0.0, "negative_prompt": "a b"}
+    assert defaults == ({"old": first, "other": {}} if model is None else {"name": first})
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("num_inference_steps=0", "SET: num_inference_steps must be 1 or more, got '0'."),
-        ("guidance_scale=high", "SET: guidance_scale must be a number, got 'high'."),
-        ("steps=4", "SET: steps is not a known field."),
-        ("sampler=magic", "SET: sampler must be 'default', 'ddim'"),
         ("guidance_scale", "SET: guidance_scale must be FIELD=VALUE, for example num_inference_steps=4."),
         ("seed=7", "SET: seed can have no default."),
         ("deadline_s=7", "SET: deadline_s can have no default."),
@@ -154,8 +161,72 @@ def test_defaults_of_the_command_line_go_over_those_of_the_first_model(tmp_path:
 )
 def test_a_default_of_the_command_line_that_cannot_be_one_is_refused_in_words(words: str, said: str) -> None:
     with pytest.raises(UnusableConfig) as caught:
-        config.read_defaults(words)
+        config.read_set(words)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("num_inference_steps=0", "num_inference_steps must be 1 or more, got '0'."),
+        ("guidance_scale=high", "guidance_scale must be a number, got 'high'."),
+        ("steps=4", "steps is not a known field."),
+        ("sampler=magic", "sampler must be one of default, ddim"),
+        ("width=256", "width must be 128 for shapes, got 256."),
+        ("width=9999", "width must be 128 for shapes, got 9999."),
+        ("clip_skip=99", "clip_skip must be from 0 to 2 for shapes, got 99."),
+        ("sampler=lcm num_inference_steps=60", "num_inference_steps must be at most 50 for lcm, got 60."),
+        ("sampler=lcm num_inference_steps=160", "num_inference_steps must be at most 50 for lcm, got 160."),
+    ],
+)
+def test_a_value_of_set_that_the_model_does_not_allow_is_refused_by_the_models_own_bound(
+    tmp_path: Path, words: str, said: str
+) -> None:
+    message = refusal(written(tmp_path), defaults=config.read_set(words))
+    assert message.startswith(f"SET: {said}")
+    assert message.endswith(" Change it or leave it out.")
+    assert "\n" not in message, "the file itself can be used"
+
+
+def test_every_default_that_the_model_does_not_allow_has_a_line_with_its_key(tmp_path: Path) -> None:
+    defaults = {"width": 256, "clip_skip": 99, "sampler": "lcm"}
+    path = written(tmp_path, {"mine": {"defaults": defaults}, "other": {"defaults": {"height": 64}}}, models=["mine"])
+    assert refusal(path, defaults={"guidance_scale": "31"}).splitlines() == [
+        "SET: guidance_scale must be 30 or less, got '31'. Change it or leave it out.",
+        f"{path} cannot be used:",
+        "  mine.defaults.clip_skip must be from 0 to 2 for shapes, got 99. Change it or leave it out.",
+        "  mine.defaults.width must be 128 for shapes, got 256. Change it or leave it out.",
+        "  other.defaults.height must be 128 for shapes, got 64. Change it or leave it out.",
+    ]
+
+
+def test_a_default_of_the_checkpoint_that_does_not_go_with_the_operators_is_to_be_set_too(
+    tmp_path: Path, shapes: Path
+) -> None:
+    folder = checkpoint_with(shapes, tmp_path / "slow", defaults={"num_inference_steps": 60})
+    path = written(tmp_path, {"slow": {"checkpoint": str(folder), "defaults": {"sampler": "tcd"}}}, models=["slow"])
+    assert refusal(path).splitlines()[1:] == [
+        "  slow.defaults.num_inference_steps must be at most 50 for tcd, got 60. That is the checkpoint's own default: "
+        "set another."
+    ]
+
+
+def test_a_checkpoint_whose_own_defaults_it_does_not_allow_keeps_its_model_alone_from_being_served(
+    tmp_path: Path, shapes: Path
+) -> None:
+    folder = checkpoint_with(shapes, tmp_path / "large", defaults={"width": 256, "height": 512})
+    path = written(tmp_path, {"shapes": {}, "large": {"checkpoint": str(folder)}}, models=["shapes", "large"])
+    assert config.check_files(config.read(path)) == [
+        "large: defaults: width must be 128 for large, got 256. height must be 128 for large, got 512."
+    ]
+
+
+def test_defaults_of_a_checkpoint_that_is_not_here_are_held_to_the_bounds_of_requests(tmp_path: Path) -> None:
+    for checkpoint in (str(tmp_path / "none"), f"owner/name@{'0' * 40}"):
+        served = {"far": {"checkpoint": checkpoint, "defaults": {"width": 256, "clip_skip": 99}}}
+        assert refusal(written(tmp_path, served, models=["far"])).splitlines()[1:] == [
+            "  far.defaults.clip_skip must be 32 or less, got 99. Change it or leave it out."
+        ]
 
 
 def test_a_value_out_of_bounds_is_shown_with_key_value_and_bound(tmp_path: Path) -> None:

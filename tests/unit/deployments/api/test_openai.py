@@ -193,6 +193,23 @@ async def test_a_stream_has_no_addresses_and_is_asked_for_by_a_boolean(api: Api)
     await api.assert_idle()
 
 
+async def test_previews_without_a_stream_are_refused(api: Api) -> None:
+    for fields in ({"partial_images": 2}, {"partial_images": 1, "stream": False}):
+        error = problem(await api.generate(**fields), 400)
+        said = "partial_images must be 0 unless stream is true."
+        assert (error["param"], error["message"]) == ("partial_images", said)
+    await api.assert_idle()
+    assert (await api.generate(partial_images=0)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_quality_beside_a_number_of_steps_is_warned_of(api: Api, stream: bool) -> None:
+    answer = await api.generate(quality="hd", num_inference_steps=3, stream=stream)
+    body = events(answer)[-1][1] if stream else answer.json()
+    assert body["warnings"] == ["quality: hd has no effect, as num_inference_steps is set."]
+    assert "warnings" not in (await api.generate(quality="auto", num_inference_steps=3)).json()
+
+
 @pytest.mark.parametrize(
     ("fields", "steps"),
     [

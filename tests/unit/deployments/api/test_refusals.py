@@ -30,17 +30,22 @@ BAD_FIELDS = [
     ("seed", -2, "must be -1 or more"),
     ("seed", 2**64, "must be 4294967295 or less"),
     ("seed", 10**400, "must be 4294967295 or less"),
-    ("sampler", "lms", "'ddim'"),
+    ("sampler", "lms", "must be one of ddim, euler for shapes, got lms"),
+    ("sampler", ["ddim"], "must be one of ddim, euler for shapes"),
+    ("clip_skip", 99, "must be from 0 to 12 for shapes, got 99"),
+    ("clip_skip", "99", "must be from 0 to 12 for shapes, got 99"),
+    ("clip_skip", "-1", "must be from 0 to 12 for shapes, got -1"),
+    ("clip_skip", -(10**400), r"must be from 0 to 12 for shapes\."),
     ("sampler", "dpmpp_2m", "ddim, euler for shapes"),
-    ("style", "baroque", "'flat'"),
+    ("style", "baroque", "must be one of flat, cartoon for shapes, got baroque"),
     ("style", "anime", "flat, cartoon for shapes"),
     ("output_format", "gif", "'png'"),
     ("stpes", 20, "is not a known field"),
 ]
 BAD_JOBS = [
     ("width", 100, "multiple of 64"),
-    ("width", 0, "must be 64 or more"),
-    ("width", 10**6, "must be 2048 or less"),
+    ("width", 0, "must be from 64 to 256 for shapes, got 0"),
+    ("width", 10**6, "must be from 64 to 256 for shapes, got 1000000"),
     ("height", 192, "must be 128 for shapes"),
     ("num_images", 0, "must be 1 or more"),
     ("num_images", 11, "must be 10 or less"),
@@ -76,6 +81,47 @@ async def test_bad_input_is_a_400_that_names_field_and_bound_and_queues_nothing(
     assert re.search(words, error["message"])
     assert len(error["message"]) < 300
     await api.assert_idle()
+
+
+NARROW = replace(
+    CARD,
+    bounds={**CARD.bounds, "num_inference_steps": (1, 100), "guidance_rescale": (0, 0)},
+    samplers=("ddim", "lcm"),
+)
+BEYOND_EVERY_MODEL = [
+    ({"num_inference_steps": 500}, "num_inference_steps must be from 1 to 100 for shapes, got 500."),
+    ({"num_inference_steps": 500, "sampler": "lcm"}, "num_inference_steps must be at most 50 for lcm, got 500."),
+    ({"guidance_rescale": 2}, "guidance_rescale must be 0 for shapes, got 2."),
+    ({"clip_skip": 99}, "clip_skip must be from 0 to 12 for shapes, got 99."),
+    ({"sampler": "magic"}, "sampler must be one of ddim, lcm for shapes, got magic."),
+    ({"style": "baroque"}, "style must be one of flat, cartoon for shapes, got baroque."),
+    ({"guidance_scale": 31}, "guidance_scale must be 30 or less, got 31."),
+]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations", "/hf/models/shapes"])
+@pytest.mark.parametrize(("fields", "words"), BEYOND_EVERY_MODEL)
+async def test_a_value_that_no_model_allows_is_refused_with_the_bound_of_the_requests_model(
+    api: Api, path: str, fields: dict[str, Any], words: str
+) -> None:
+    api.pipeline.served = NARROW
+    await api.dispatcher._models["shapes"].exchange_demand(api.dispatcher._queue)
+    if path.startswith("/hf/"):
+        renamed = {"scheduler" if name == "sampler" else name: value for name, value in fields.items()}
+        answer = await api.http.post(path, json={"inputs": "a circle", "parameters": renamed})
+        assert (answer.status_code, answer.json()) == (400, {"error": words.replace("sampler must", "scheduler must")})
+    else:
+        answer = await api.http.post(path, json={"prompt": "a circle", "model": "shapes", **fields})
+        error = problem(answer, 400)
+        assert (error["message"], error["param"], error["code"]) == (words, words.split()[0], "invalid_value")
+    await api.assert_idle()
+
+
+async def test_a_bound_is_that_of_requests_while_the_model_is_unknown(api: Api) -> None:
+    error = problem(await api.http.post("/jobs", json={"prompt": "a", "model": "other", "clip_skip": 99}), 400)
+    assert error["message"] == "clip_skip must be 32 or less, got 99."
+    error = problem(await api.http.post("/tokenize", json={"prompt": "a", "style": "baroque"}), 400)
+    assert error["message"] == "style must be one of flat, cartoon for shapes, got baroque."
 
 
 @pytest.mark.parametrize("size", ["100x128", "1024x1024", "128x99999", "1x1"])
@@ -142,6 +188,23 @@ async def test_a_body_that_is_not_utf_8_says_so(api: Api, path: str) -> None:
         None,
         "The body must be JSON in UTF-8.",
     )
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/images/generations", "/tokenize", "/hf/models/shapes"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+async def test_a_body_in_another_encoding_of_unicode_is_refused(api: Api, path: str, encoding: str) -> None:
+    body = '{"prompt": "a circle", "inputs": "a circle"}'.encode(encoding)
+    answer = await api.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    error = answer.json()["error"]
+    message = error if path.startswith("/hf/") else error["message"]
+    assert (answer.status_code, message) == (400, "The body must be JSON in UTF-8.")
+    await api.assert_idle()
+
+
+async def test_a_byte_order_mark_before_utf_8_is_left_out(api: Api) -> None:
+    body = '{"prompt": "ein Bär"}'.encode("utf-8-sig")
+    answer = await api.http.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["specs"][0]["prompt"]) == (202, "ein Bär")
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/images/generations"])
