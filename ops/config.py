@@ -8,7 +8,8 @@ import argparse
 import shlex
 import socket
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import chdir
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,31 +18,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import WITHOUT_DEFAULT, AppConfig, DenoiserKnobs, ModelConfig, Settings, UiConfig
+from deployments.config import WITHOUT_DEFAULT, AppConfig, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.request_errors import check_defaults
-from deployments.stages import DENOISER, MODEL, STAGES, VAE
 from models.checkpoint.location import checkpoint_name
 from models.errors import UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
-from models.validation import first_problem
+from ops.config_errors import RENAMED, errors_of, line_of, lines_of
 from ops.defaults import OF_SET, check_model, default_lines
+from ops.deployment_options import GENERATION_APP, MODEL_APP, UI_APP, deployment_problems
+from ops.serve_keys import serve_problems
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
-MODEL_APP = "deployments.app:build_model"
-ARGS: dict[str, type[Settings]] = {
-    "deployments.app:build": AppConfig,
-    MODEL_APP: ModelConfig,
-    "gradio_ingress.app:build": UiConfig,
-}
-RENAMED = {  # in files for earlier versions -> its name now
-    "vae_decoder": VAE.key,
-    "VaeDecoder": VAE.deployment,
-    "deployments.tracing:otlp": "deployments.serve.tracing:otlp",
-}
+ARGS: dict[str, type[Settings]] = {GENERATION_APP: AppConfig, MODEL_APP: ModelConfig, UI_APP: UiConfig}
 
 
 class UnusableConfig(Exception):
@@ -81,11 +73,10 @@ def read(
         if defaults:
             _set_defaults(config, defaults)
         serve = ServeDeploySchema.model_validate(config)
-        problems = list(_problems(config, defaults or {})) or list(
-            _strangers(serve.http_options.host, generation_of(config))
-        )
+        problems = [*_wrong_port(serve.http_options.port), *_problems(config, defaults or {})]
+        problems = problems or list(_strangers(serve.http_options.host, generation_of(config)))
     except ValidationError as error:
-        problems = [_line("", each) for each in error.errors()]
+        problems = [line_of("", each) for each in error.errors()]
     except UnusableCheckpoint as error:
         raise UnusableConfig(error.message) from error
     except (LookupError, TypeError) as error:
@@ -207,7 +198,11 @@ def _set_defaults(config: dict[str, Any], defaults: Mapping[str, Any]) -> None:
 
 
 def _problems(config: Mapping[str, Any], of_set: Collection[str]) -> Iterator[str]:
-    """Say what is wrong with the applications' args, or between them. `of_set` are fields of the first model."""
+    """Say what is wrong with keys of Serve, with applications' args, or between them.
+
+    `of_set` are fields of the first model.
+    """
+    yield from serve_problems(config)
     apps = {app["name"]: app for app in config["applications"]}
     exporter = (config.get("tracing_config") or {}).get("exporter_import_path")
     if exporter in RENAMED:
@@ -221,42 +216,44 @@ def _problems(config: Mapping[str, Any], of_set: Collection[str]) -> Iterator[st
         if kind is ModelConfig:
             found = _wrong_model(app, of_set if name == first else ())
         else:
-            found = _wrong(kind, args_of(app), f"{name}.")
+            found = lines_of(kind, args_of(app), f"{name}.")
+        found += deployment_problems(app)
         wrong = wrong or bool(found)
         yield from found
     if not wrong:
         for name in generation_of(config).models:
             if apps.get(name, {}).get("import_path") != MODEL_APP:
                 yield f"generation.models: there is no application `{name}` with import_path {MODEL_APP}"
-        for name, app in apps.items():
-            if ARGS.get(app["import_path"]) is UiConfig:
-                of = UiConfig.model_validate(args_of(app)).generation_app
-                if of not in apps:
-                    yield f"{name}.generation_app: there is no application `{of}`"
+        yield from _between(apps)
+
+
+def _between(apps: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say which applications lack one that they need, or share what is one application's alone."""
+    database = AppConfig.model_validate(args_of(apps["generation"])).database
+    for name, app in apps.items():
+        kind, args = app["import_path"], args_of(app)
+        if kind == UI_APP and (of := UiConfig.model_validate(args).generation_app) not in apps:
+            yield f"{name}.generation_app: there is no application `{of}`"
+        if kind == GENERATION_APP and name != "generation" and AppConfig.model_validate(args).database == database:
+            yield (
+                f"{name}: its database is that of `generation`, and two Dispatchers would take the queue from each "
+                "other without end. Set another state_dir, or another database_url."
+            )
 
 
 def _wrong_model(app: Mapping[str, Any], of_set: Collection[str]) -> list[str]:
     """Say what is wrong with a model's application."""
     name, args = app["name"], args_of(app)
     of_defaults, others = [], []
-    for error in _errors(ModelConfig, args):
+    for error in errors_of(ModelConfig, args):
         (of_defaults if error["loc"][0] == "defaults" and len(error["loc"]) > 1 else others).append(error)
-    found = [_line(f"{name}.", error) for error in others]
-    found += default_lines(name, args, of_defaults, of_set)
-    for deployment in app.get("deployments") or []:
-        found += _wrong_deployment(deployment, name)
-    return found
+    found = [line_of(f"{name}.", error) for error in others]
+    return found + default_lines(name, args, of_defaults, of_set)
 
 
-def _wrong_deployment(deployment: Mapping[str, Any], model: str) -> list[str]:
-    """Say what is wrong with one of the `deployments` of a model's application."""
-    name, known = deployment["name"], [MODEL, *(stage.deployment for stage in STAGES)]
-    if name not in known:
-        remedy = f"is called {RENAMED[name]} now" if name in RENAMED else f"must be one of {', '.join(known)}"
-        return [f"{model}.deployments.name = {name!r}: {remedy}"]
-    if name == DENOISER.deployment:
-        return _wrong(DenoiserKnobs, deployment.get("user_config") or {}, f"{model}.{name}.user_config.")
-    return []
+def _wrong_port(port: int) -> Iterator[str]:
+    if not 0 < port < 2**16:
+        yield f"http_options.port must be from 1 to 65535, got {port}."
 
 
 def _strangers(host: str, generation: AppConfig) -> Iterator[str]:
@@ -277,35 +274,26 @@ def beyond_loopback(host: str) -> bool:
     return not all(ip_address(address[0]).is_loopback for *_, address in found)
 
 
-def _wrong(kind: type[Settings], given: Any, prefix: str) -> list[str]:
-    return [_line(prefix, error) for error in _errors(kind, given)]
-
-
-def _errors(kind: type[Settings], given: Any) -> Sequence[Any]:
+def of_this_machine(config: Config) -> list[str]:
+    """Return what keeps a start on this machine from using the files that a config names, a line each."""
     try:
-        kind.model_validate(given)
-    except ValidationError as error:
-        return error.errors()
-    return ()
-
-
-def _line(prefix: str, error: Any) -> str:
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden" and error["loc"][-1] in RENAMED:
-        return f"{prefix}{key} is called {RENAMED[error['loc'][-1]]} now"
-    problem = first_problem([error])[1]
-    return prefix + problem if key else prefix.removesuffix(".") + problem.removeprefix("body")  # all of the args
+        with chdir(ROOT):  # relative paths mean it
+            return check_files(config)
+    except UnusableConfig as error:
+        return str(error).splitlines()
 
 
 def main() -> int:
-    """Check files; 1 if one cannot be used."""
+    """Check files; 1 if one cannot be used. One that is for another machine may name files that are not on this one."""
     parser = argparse.ArgumentParser(prog="python -m ops.config", description="Check config files.")
     parser.add_argument("files", nargs="+", type=Path)
     failed = 0
     for path in parser.parse_args().files:
         try:
-            read(path)
+            config = read(path)
             print(f"{path}: can be used")
+            for line in of_this_machine(config):
+                print(f"  but not on this machine: {line}")
         except UnusableConfig as error:
             failed = 1
             print(error, file=sys.stderr)

@@ -1,6 +1,7 @@
 """The defaults that a config file or `SET` gives a model, checked against its checkpoint."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from deployments.request_errors import default_problems, request_error
 from models.checkpoint.location import check, checkpoint_name
 from models.checkpoint.outline import read_outline
 from models.errors import InvalidRequest, UnusableCheckpoint
+from models.parameters import OWN_SAMPLER
 from models.spec import ModelCard
 from models.validation import field_of
 
@@ -29,13 +31,15 @@ def check_model(settings: ModelConfig) -> ModelCard | None:
 def default_lines(model: str, args: Mapping[str, Any], errors: Sequence[Any], of_set: Collection[str]) -> list[str]:
     """Return a line for each default that cannot be one.
 
-    `errors` are pydantic's of the fields of `defaults`; `of_set` are the fields that the command line sets.
+    `errors` are pydantic's of the fields of `defaults`; `of_set` are the fields that the command line sets. The listed
+    samplers lack `default`: a request may name it only where no other means the checkpoint's scheduler.
     """
     defaults = args.get("defaults") or {}
     wrong = {error["loc"][1] for error in errors}
     card = _readable_card({**args, "defaults": {name: defaults[name] for name in defaults if name not in wrong}})
     sampler = str(card.defaults["sampler"]) if card else ""
-    found = [request_error({**error, "loc": error["loc"][1:]}, card, sampler) for error in errors]
+    listed = card and replace(card, samplers=tuple(name for name in card.samplers if name != OWN_SAMPLER))
+    found = [request_error({**error, "loc": error["loc"][1:]}, listed, sampler) for error in errors]
     if card and defaults:
         found += [problem for problem in default_problems(card) if problem.param not in wrong]
     return [_line(model, problem, defaults, of_set) for problem in found]

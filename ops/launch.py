@@ -40,8 +40,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def check_address(host: str, port: int) -> None:
     """Raise StartError where Serve could not listen, or another listens already."""
-    if not 0 < port < 2**16:
-        raise StartError(f"http_options.port = {port}: a port is a number from 1 to 65535.")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closing connections do not take a port
         try:

@@ -244,9 +244,13 @@ def test_a_model_that_fails_in_the_cluster_ends_ray_with_its_reason(
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])
-def test_a_port_that_is_none_is_refused(port: int) -> None:
-    with pytest.raises(StartError, match="from 1 to 65535"):
-        launch.check_address("127.0.0.1", port)
+def test_a_port_that_is_none_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: int
+) -> None:
+    monkeypatch.chdir(tmp_path)  # which it leaves
+    monkeypatch.setattr(launch, "run", lambda *_: pytest.fail("it starts"))
+    assert launch.main([str(ROOT / "serve_config.yaml"), f"--port={port}"]) == 1
+    assert f"http_options.port must be from 1 to 65535, got {port}." in capsys.readouterr().err
 
 
 TRACEBACK = """The deployment failed to start 3 times in a row. See controller logs for details. Error:
