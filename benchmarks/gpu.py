@@ -92,7 +92,10 @@ class Model:
     def text(self, seed: int) -> dict[str, torch.Tensor]:
         """A text's conditioning, at random."""
         generator = torch.Generator().manual_seed(seed)
-        shapes = FAMILIES[self.family].expected_shapes(self.unet.config, TOKENS)
+        sides = self.unet.config.sample_size, self.unet.config.sample_size
+        shapes = FAMILIES[self.family].expected_shapes(
+            self.unet.config, TOKENS, (self.unet.config.out_channels, *sides)
+        )
         return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items() if name != "time_ids"}
 
 

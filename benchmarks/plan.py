@@ -123,7 +123,7 @@ def latencies(curve: Curve, rate: float, encoders: int, denoisers: int, decoders
         rows_in_flight=rows_in_flight(curve.batch_rows, denoisers),
         batch_rows=lambda _: curve.batch_rows,
         step_s=lambda rows, _: curve.curve.step_s(rows, curve.cells),
-        decode_s=0.0,
+        decode_s=lambda _: 0.0,
     )
     denoised = [one.end_s for one in forecast([Task(curve.rows, curve.size, curve.steps, at) for at in encoded], fleet)]
     order = sorted(range(PICTURES), key=denoised.__getitem__)

@@ -27,6 +27,12 @@ class InvalidRequest(DarkroomError):
     code = "invalid_value"
 
 
+class InvalidImage(InvalidRequest):
+    """An image file that cannot be used: why, and what to do. Whoever reads a field's image adds the field."""
+
+    code = "invalid_image"
+
+
 class Unavailable(DarkroomError):
     """No replica can answer now."""
 

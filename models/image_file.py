@@ -3,16 +3,13 @@
 import io
 import json
 from dataclasses import asdict
-from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
+from models.compression import compression
 from models.settings_text import settings_text
 from models.spec import ImageSpec
 from models.vae import Decoded
-
-FULL_COLOR_QUALITY = 90  # of a JPEG; below it a colour sample covers 2x2 pixels, which halves the file
-LOSSLESS_QUALITY = 100  # of a WebP
 
 
 def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
@@ -26,7 +23,7 @@ def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
         )
         image.save(target, "png", pnginfo=info)
     else:
-        image.save(target, spec.output_format, exif=_exif(settings_text(spec)), **_compression(spec))
+        image.save(target, spec.output_format, exif=_exif(settings_text(spec)), **compression(spec))
     return target.getvalue()
 
 
@@ -34,10 +31,3 @@ def _exif(text: str) -> Image.Exif:
     exif = Image.Exif()  # big-endian, and so are the code units of its text
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
     return exif
-
-
-def _compression(spec: ImageSpec) -> dict[str, Any]:
-    quality = spec.output_compression
-    if spec.output_format == "jpeg":
-        return {"quality": quality, "subsampling": "4:4:4" if quality >= FULL_COLOR_QUALITY else "4:2:0"}
-    return {"lossless": True} if quality >= LOSSLESS_QUALITY else {"quality": quality}

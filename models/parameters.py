@@ -47,18 +47,25 @@ SAMPLER_NAMES: dict[str, str] = {
     "lcm": "LCM",
     "tcd": "TCD",
 }
+ResizeMode = Literal["crop", "fit", "stretch"]
+Area = Literal["whole", "masked"]  # of an image, that is generated anew
+Upscaler = Literal["latent", "lanczos"]
 MAX_STEPS = 150
 MIN_SIDE, MAX_SIDE = 64, 2048  # pixels
+MAX_HIRES_SCALE = 4  # of a side
 MAX_CLIP_SKIP = 32  # layers of the largest text encoder
 MAX_STEPS_BY_SAMPLER: dict[str, int] = {"lcm": 50, "tcd": 50}  # the steps of their distillation
 
 
-def model_calls(sampler: str, steps: int) -> int:
-    """Return how often `sampler` calls the model in `steps` steps: second-order samplers evaluate a step twice."""
+def model_calls(sampler: str, steps: int, begin: int = 0) -> int:
+    """Return how often `sampler` calls the model in `steps` steps, without the first `begin` of them.
+
+    Second-order samplers evaluate a step twice.
+    """
     match sampler:
         case "heun" | "kdpm2" | "kdpm2_ancestral":
-            return 2 * steps - 1
+            return 2 * (steps - begin) - 1
         case "pndm" if steps > 1:
-            return steps + 1
+            return steps + 1 - begin
         case _:
-            return steps
+            return steps - begin

@@ -9,7 +9,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ from models.errors import UnsupportedSampler, UnusableCheckpoint
 from models.families.base import Family
 from models.parameters import OWN_SAMPLER as OWN
 from models.sampling import HISTORY, NOT_LINEAR, TERMS, SamplerPlan, compile_plan
+from models.spec import ImageSpec
 
 USUAL = "dpmpp_2m"
 PROBED_STEPS = 5
+MAX_PLANS = 1000  # kept: 5 kB a plan of 100 steps
 COMPARED_STEPS = (PROBED_STEPS, 20)  # some options matter from 15 steps on
 NO_OTHER = "No other sampler fits its config."
 NO_OPTIONS: Mapping[str, Any] = {}
@@ -100,9 +102,15 @@ def _own_class(name: str) -> Any:
 
 
 def plan_for(
-    config: Mapping[str, Any], sampler: str, steps: int, timestep_options: Mapping[str, Any] = NO_OPTIONS
+    config: Mapping[str, Any],
+    sampler: str,
+    steps: int,
+    timestep_options: Mapping[str, Any] = NO_OPTIONS,
+    begin: int = 0,
 ) -> SamplerPlan:
     """Return the plan of `sampler` at `steps`, compiled at the first call (3–30 ms: not on the engine's thread).
+
+    The first `begin` steps are left out.
 
     `timestep_options` are those of the scheduler's `set_timesteps`, JSON values: see `Family.timestep_options`.
 
@@ -110,15 +118,14 @@ def plan_for(
         UnsupportedSampler: the scheduler refuses its config or this step count, is not linear, looks back too far, or
             is not finite.
     """
-    return _cached_plan(
-        json.dumps(dict(config), sort_keys=True), sampler, steps, json.dumps(dict(timestep_options), sort_keys=True)
-    )
+    texts = (json.dumps(dict(each), sort_keys=True) for each in (config, timestep_options))
+    return _cached_plan(*texts, sampler, steps, begin)
 
 
-@cache
-def _cached_plan(config: str, sampler: str, steps: int, timestep_options: str) -> SamplerPlan:
+@lru_cache(MAX_PLANS)
+def _cached_plan(config: str, timestep_options: str, sampler: str, steps: int, begin: int) -> SamplerPlan:
     try:
-        return compile_plan(new_scheduler(json.loads(config), sampler), steps, json.loads(timestep_options))
+        return compile_plan(new_scheduler(json.loads(config), sampler), steps, json.loads(timestep_options), begin)
     except UnsupportedSampler:
         raise
     except Exception as error:  # schedulers refuse configs and step counts by errors of any kind
@@ -178,7 +185,7 @@ class _OwnScheduler:
 
     def plan(self, sampler: str, steps: int) -> SamplerPlan:
         """Return the plan of a sampler. Raises UnsupportedSampler."""
-        return plan_for(self.config, sampler, steps, self._timestep_options(steps))
+        return plan_for(self.config, sampler, steps, self._timestep_options(sampler, steps))
 
     def started(self, steps: int) -> Any:
         """Return the scheduler itself with its timesteps set, once it has what the pipelines use of it."""
@@ -186,13 +193,25 @@ class _OwnScheduler:
         for name in self.family.scheduler_needs:
             if not hasattr(scheduler, name):
                 raise UnsupportedSampler(f"{self.config['_class_name']} has no {name}, which the pipeline needs.")
-        scheduler.set_timesteps(steps, **self._timestep_options(steps))
+        scheduler.set_timesteps(steps, **self._timestep_options(OWN, steps))
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler
 
-    def _timestep_options(self, steps: int) -> Mapping[str, Any]:
-        return self.family.timestep_options(self.width, self.height, steps)
+    def _timestep_options(self, sampler: str, steps: int) -> Mapping[str, Any]:
+        spec = ImageSpec(
+            model="",
+            prompt="",
+            negative_prompt="",
+            width=self.width,
+            height=self.height,
+            num_inference_steps=steps,
+            guidance_scale=1.0,
+            sampler=sampler,
+            seed=0,
+            output_format="png",
+        )
+        return self.family.timestep_options(spec)
 
 
 def _compile_all(own: _OwnScheduler) -> tuple[dict[str, SamplerPlan], dict[str, str]]:

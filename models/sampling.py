@@ -40,13 +40,16 @@ class SamplerPlan:
     pred_original_sample: tuple[tuple[float, float], ...]  # x·c[0] + out·c[1], in diffusers' word; empty: no previews
     draws_noise: tuple[bool, ...]
     init_noise_sigma: float
+    noised: tuple[tuple[float, float], ...]  # image·c[0] + noise·c[1] is as noisy as x[i], i = 0 … n; empty: unknown
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
 
-def compile_plan(scheduler: Any, steps: int, timestep_options: Mapping[str, Any]) -> SamplerPlan:
+def compile_plan(scheduler: Any, steps: int, timestep_options: Mapping[str, Any], begin: int = 0) -> SamplerPlan:
     """Run `scheduler` on basis vectors and solve for its weights. `timestep_options` are those of `set_timesteps`.
+
+    The first `begin` steps are left out. What looks back begins anew then, so this is no slice of the whole plan.
 
     Schedulers of flow matching neither scale the model's input nor the first noise, and have no names for it.
 
@@ -54,9 +57,10 @@ def compile_plan(scheduler: Any, steps: int, timestep_options: Mapping[str, Any]
     """
     _refuse_if_not_linear(scheduler)
     scheduler.set_timesteps(steps, **timestep_options)
+    first = begin * getattr(scheduler, "order", 1)
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # else it looks its first timestep up, and of two that are equal takes the second
-    timesteps = scheduler.timesteps
+        scheduler.set_begin_index(first)  # else it looks the timestep up, and of two that are equal takes the second
+    timesteps = scheduler.timesteps[first:]
     calls = len(timesteps)
     start, *others = torch.eye(1 + 2 * calls, dtype=torch.float64)
     outputs, noises = others[:calls], others[calls:]
@@ -64,6 +68,7 @@ def compile_plan(scheduler: Any, steps: int, timestep_options: Mapping[str, Any]
     weights = torch.zeros(calls, TERMS, dtype=torch.float64)
     scale = torch.ones(calls, dtype=torch.float64)
     draws: list[bool] = []
+    noised = [_noised(scheduler, timesteps[0])]
     for i, timestep in enumerate(timesteps):
         x = latents[i]
         if hasattr(scheduler, "scale_model_input"):
@@ -78,14 +83,25 @@ def compile_plan(scheduler: Any, steps: int, timestep_options: Mapping[str, Any]
         weights[i, -1] = noise_weight
         draws.append(drew)
         latents.append(stepped + noise_weight * noises[i])
+        noised.append(_noised(scheduler, timesteps[i + 1]) if i + 1 < calls else (1.0, 0.0))
     return SamplerPlan(
         timesteps=tuple(timesteps.double().tolist()),
         input_scale=tuple(scale.tolist()),
         weights=_by_slot(weights).float(),
-        pred_original_sample=_pred_original_sample(scheduler, timesteps, scale),
+        pred_original_sample=_pred_original_sample(scheduler, first, timesteps, scale),
         draws_noise=tuple(draws),
         init_noise_sigma=float(getattr(scheduler, "init_noise_sigma", 1.0)),
+        noised=tuple(noised) if hasattr(scheduler, "add_noise") else (),
     )
+
+
+def _noised(scheduler: Any, timestep: Tensor) -> tuple[float, float]:
+    """Return the weights of image and noise in what the scheduler's step at a timestep takes; after some steps, too."""
+    if not hasattr(scheduler, "add_noise"):
+        return 0.0, 0.0
+    image, noise = torch.eye(2, dtype=torch.float64).view(2, 1, 1, 1, 2)
+    weights = scheduler.add_noise(image, noise, timestep.view(1)).flatten()
+    return float(weights[0]), float(weights[1])
 
 
 def _by_slot(weights: Tensor) -> Tensor:
@@ -158,17 +174,22 @@ def _refuse_if_not_linear(scheduler: Any) -> None:
             raise UnsupportedSampler(f"{_name(scheduler)} is not linear with {option}.")
 
 
-def _pred_original_sample(scheduler: Any, timesteps: Tensor, scale: Tensor) -> tuple[tuple[float, float], ...]:
-    """Weights of x and out in the model's own guess of the finished latents, for previews; none where it is unknown."""
+def _pred_original_sample(
+    scheduler: Any, first: int, timesteps: Tensor, scale: Tensor
+) -> tuple[tuple[float, float], ...]:
+    """Weights of x and out in the model's own guess of the finished latents, for previews; none where it is unknown.
+
+    `first` is how many of the scheduler's timesteps come before these.
+    """
+    sigmas = getattr(scheduler, "sigmas", timesteps)[first : first + len(timesteps)].double()
     if hasattr(scheduler, "precondition_outputs"):  # EDM: Karras et al. 2022 (arXiv:2206.00364), table 1
-        sigma = scheduler.sigmas[: len(timesteps)].double()
         guess, one, zero = scheduler.precondition_outputs, torch.ones(()), torch.zeros(())
-        return tuple((float(guess(one, zero, s)), float(guess(zero, one, s))) for s in sigma)
+        return tuple((float(guess(one, zero, s)), float(guess(zero, one, s))) for s in sigmas)
     if _name(scheduler).startswith("FlowMatch"):  # Lipman et al. 2023 (arXiv:2210.02747): out is noise less sample
-        return tuple((1.0, -float(sigma)) for sigma in scheduler.sigmas[: len(timesteps)])
+        return tuple((1.0, -float(sigma)) for sigma in sigmas)
     prediction_type = scheduler.config.get("prediction_type")
     if prediction_type == "flow_prediction":
-        return tuple((float(s), -float(t)) for s, t in zip(scale, scheduler.sigmas, strict=False))
+        return tuple((float(s), -float(sigma)) for s, sigma in zip(scale, sigmas, strict=True))
     if not hasattr(scheduler, "alphas_cumprod"):
         return ()
     alpha = scheduler.alphas_cumprod.double()[timesteps.long()].sqrt().clamp(min=1e-3)

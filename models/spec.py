@@ -1,7 +1,8 @@
 """What travels to and from the models. No torch here: every process of the service imports this."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from pydantic import AfterValidator
 from models.errors import InvalidRequest
 from models.families.base import Segment
 from models.families.registry import FAMILIES
-from models.parameters import MAX_STEPS_BY_SAMPLER
+from models.hires import Hires, check_scale, check_shape, hires_size, of_pass
+from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER, Area, ResizeMode
 from models.validation import MAX_VALUE
 
 LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
@@ -25,13 +27,30 @@ def _known_family(name: str) -> str:
 class _Computed:
     """What an image computes once, as each step and each forecast reads it; no field, so nothing writes or sends it."""
 
-    __slots__ = ("_work",)
-    _work: tuple[int, int, float]  # a plain tuple of numbers, which Python's collector need not look at
+    __slots__ = ("_segments", "_work")  # plain tuples, which Python's collector need not look at
+    _segments: tuple[tuple[int, ...], ...]
+    _work: tuple[int, int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitImage:
+    """An image that another one begins with. `strength` is how much of it is made anew: 1 keeps nothing.
+
+    Where there is a mask, only what is white in it is made anew.
+    """
+
+    input: str  # id of a stored image; empty: the result of the pass before
+    strength: float
+    resize_mode: ResizeMode = "crop"
+    mask: str | None = None  # id of a stored image
+    mask_blur: int = 4  # pixels: how wide the seam is where the rest is pasted back
+    area: Area = "whole"  # masked: what lies around the mask is generated in the size of the image, and pasted back
+    paste_back: bool = False  # put the pixels outside the mask back after decoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec(_Computed):
-    """One image with nothing left open. Width and height are pixels."""
+    """One image with nothing left open. Width and height are pixels, and those of its first pass."""
 
     model: str
     prompt: str
@@ -47,6 +66,8 @@ class ImageSpec(_Computed):
     clip_skip: int = 0  # last layers of the text encoder that the prompt skips
     output_compression: int = 95  # quality of a JPEG or WebP file, 0 … 100
     embedded_guidance: bool = False  # the model takes the guidance scale as an input: see `ModelCard`
+    init: InitImage | None = None
+    hires: Hires | None = None
     family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
 
     @property
@@ -55,9 +76,29 @@ class ImageSpec(_Computed):
         return FAMILIES[self.family].is_guided(self)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the finished image, in pixels."""
+        return (self.hires.width, self.hires.height) if self.hires else (self.width, self.height)
+
+    @property
+    def passes(self) -> tuple["ImageSpec", ...]:
+        """What the denoiser does, one after another: each pass as an image of its own."""
+        if self.hires is None:
+            return (self,)
+        hires, first = self.hires, replace(self, hires=None)
+        init = replace(self.init or InitImage(input="", strength=1.0), strength=hires.strength)
+        second = replace(first, width=hires.width, height=hires.height, num_inference_steps=hires.steps, init=init)
+        return first, second
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
-        """The work of the image, as its family does it."""
-        return FAMILIES[self.family].segments(self)
+        """The work of the image, as its family does it: a segment for each pass."""
+        try:
+            segments = self._segments
+        except AttributeError:
+            segments = tuple(tuple(segment) for segment in FAMILIES[self.family].segments(self))
+            object.__setattr__(self, "_segments", segments)
+        return tuple(map(Segment._make, segments))
 
     @property
     def work(self) -> tuple[int, int, float]:
@@ -65,14 +106,19 @@ class ImageSpec(_Computed):
         try:
             return self._work
         except AttributeError:
-            rows = calls = cost = 0
-            for segment in self.segments:
-                rows = max(rows, segment.rows)
-                calls += segment.model_calls
-                cost += segment.rows * segment.model_calls * segment.width * segment.height
-            work = rows, calls, cost / 2**20
+            rows = max(segment.rows for segment in self.segments)
+            work = rows, sum(segment.model_calls for segment in self.segments), self.cost_after(0)
             object.__setattr__(self, "_work", work)
             return work
+
+    def cost_after(self, model_calls: int) -> float:
+        """Return what is left of the cost after so many model calls."""
+        cost = 0
+        for segment in self.segments:
+            left = max(0, segment.model_calls - model_calls)
+            cost += left * segment.rows * segment.width * segment.height
+            model_calls -= segment.model_calls - left
+        return cost / 2**20
 
     @property
     def rows(self) -> int:
@@ -112,6 +158,8 @@ class ModelCard:
     samplers: tuple[str, ...]  # those that work with its scheduler's config
     max_tokens: int  # the prompt's own, without start and end
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
+    member_defaults: Mapping[str, Any] = field(default_factory=dict)  # of nested objects, by path: `init.strength`
+    requires: tuple[str, ...] = ()  # paths without which there is no image: a model for inpainting needs `init.mask`
     min_steps: Mapping[str, int] = field(default_factory=dict)  # sampler -> steps below which an image is not finished
     warnings: tuple[str, ...] = ()  # what of the checkpoint is not used, or not as it says
     styles: tuple[str, ...] = ()  # style presets that mean something to the model; empty: all
@@ -127,20 +175,27 @@ class ModelCard:
         return (self.id, *self.aliases)
 
     def spec(self, **fields: Any) -> ImageSpec:
-        """Return the image that `fields` describe, checked.
+        """Return the image that `fields` describe, checked, with the size of its second pass.
 
         Raises:
             InvalidRequest: naming the field and the bound of this model that it breaks.
         """
-        return self.check(ImageSpec(**fields, family=self.family, embedded_guidance=self.embedded_guidance))
+        spec = ImageSpec(**fields, family=self.family, embedded_guidance=self.embedded_guidance)
+        if spec.hires is not None:
+            width, height = hires_size((spec.width, spec.height), spec.hires.scale, self.size_multiple)
+            spec = replace(spec, hires=replace(spec.hires, width=width, height=height))
+        return self.check(spec)
 
     def warnings_for(self, spec: ImageSpec) -> tuple[str, ...]:
         """Return the warnings of an allowed image, before it is generated."""
         found = []
-        least, steps = self.min_steps.get(spec.sampler, 1), spec.num_inference_steps
-        if steps < least:
-            needed = f"{spec.sampler} needs {least} or more with this model; {steps} leave noise."
-            found.append(f"num_inference_steps: {needed}")
+        least = self.min_steps.get(spec.sampler, 1)
+        steps_of = {"num_inference_steps": spec.num_inference_steps}
+        if spec.hires is not None:
+            steps_of["hires.steps"] = spec.hires.steps
+        for name, steps in steps_of.items():
+            if steps < least:
+                found.append(f"{name}: {spec.sampler} needs {least} or more with this model; {steps} leave noise.")
         if spec.guidance_rescale and not spec.guided:
             scale = f"{spec.guidance_scale:g}"
             found.append(f"guidance_rescale has no effect at guidance_scale {scale}; set guidance_scale above 1.")
@@ -155,6 +210,9 @@ class ModelCard:
         for name in self.bounded_fields:
             if problem := self.problem(name, getattr(spec, name), spec.sampler):
                 raise problem
+        self._check_init(spec)
+        if spec.hires is not None:
+            self._check_hires(spec, spec.hires)
         return spec
 
     @property
@@ -183,10 +241,51 @@ class ModelCard:
         choices = {"sampler": self.samplers, "style": self.styles}.get(name)
         return f"one of {', '.join(choices)} for {self.id}" if choices and value not in choices else None
 
+    def _check_init(self, spec: ImageSpec) -> None:
+        """Check that an image begins with another one where it must, and then has a step left."""
+        if "init.mask" in self.requires and (spec.init is None or spec.init.mask is None):
+            message = f"init.mask is required: {self.id} makes anew what a mask marks in an image, and nothing else."
+            raise InvalidRequest(message, "init.mask")
+        steps = spec.num_inference_steps
+        if spec.init is not None and FAMILIES[spec.family].begin(spec) == steps:
+            least = ceil(1000 / steps) / 1000
+            message = (
+                f"init.strength must be {least:g} or more: of {steps} steps {spec.init.strength:g} is less than one."
+            )
+            raise InvalidRequest(message, "init.strength")
+
+    def _check_hires(self, spec: ImageSpec, hires: Hires) -> None:
+        """Check that there is a second pass as a request asks for it."""
+        width, height = (min(MAX_SIDE, self.bounds.get(name, (0, MAX_SIDE))[1]) for name in ("width", "height"))
+        check_scale((spec.width, spec.height), hires.scale, self.size_multiple, (width, height), self.id)
+        if spec.init is not None and spec.init.area == "masked":  # both passes are of one part of the input
+            check_shape((spec.width, spec.height), hires.scale, self.size_multiple)
+        if "init.mask" in self.requires and hires.upscaler == "latent":
+            message = f"hires.upscaler must be lanczos for {self.id}, which reads pixels too; got latent."
+            raise InvalidRequest(message, "hires.upscaler")
+        try:
+            if problem := self.problem("num_inference_steps", hires.steps, spec.sampler):
+                raise problem
+            self._check_init(spec.passes[1])
+        except InvalidRequest as error:
+            raise of_pass(1, error) from None
+
 
 def find_card(cards: Sequence[ModelCard], name: str | None) -> ModelCard | None:
     """Return the card with this id or alias, the first card if `name` is None; None if there is no such card."""
     return next((card for card in cards if name is None or name in card.names), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedImage:
+    """An image as a VAE encodes it: the normal distribution of its latents, float32 [C, h, w], as the denoiser has
+    them."""
+
+    mean: np.ndarray = field(repr=False)
+    std: np.ndarray | None = field(repr=False)  # None: the latents are `mean`, and nothing is drawn
+    mask: np.ndarray | None = field(default=None, repr=False)  # bool [h, w]: which cells are made anew
+    masked: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)  # mean and std without those pixels
+    model_digest: str = ""  # of the weights that encoded it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +301,8 @@ class StepUpdate:
     step_s: float = 0.0  # what this step took
     cut: Mapping[str, str] = field(default_factory=dict)  # field of a request -> the end of it that was not read
     encode_s: float = 0.0
-    denoise_s: float = 0.0  # since the picture joined
+    denoise_s: float = 0.0  # since the picture joined; of all passes so far
+    upscale_s: float = 0.0  # between passes, so far
     model_digest: str = ""  # of the weights that made the step
     preview: bytes | None = field(default=None, repr=False)  # WebP
     latents: np.ndarray | None = field(default=None, repr=False)  # float32 [C, h, w], when finished

@@ -32,7 +32,7 @@ class Decoded(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The normal distribution of one image's latents, as the VAE has them: not scaled as its family's denoiser does."""
+    """The normal distribution of one image's latents, as its family's denoiser has them."""
 
     mean: Float32[np.ndarray, "C h w"]
     std: Float32[np.ndarray, "C h w"]
@@ -57,7 +57,7 @@ class Vae:
     ) -> None:
         self._vae = vae
         self._family = family
-        self._scale = scale  # pixels to a latent cell
+        self.scale = scale  # pixels to a latent cell
         self._device = device
         self._batch_invariant = batch_invariant
         self._memory_bytes = memory_bytes
@@ -77,7 +77,7 @@ class Vae:
 
     def warm_up(self, width: int, height: int) -> None:
         """Decode one image of so many pixels, so that the first one does not wait for what that sets up."""
-        shape = self.channels, height // self._scale, width // self._scale
+        shape = self.channels, height // self.scale, width // self.scale
         self.decode([np.zeros(shape, np.float32)])
 
     @torch.inference_mode()
@@ -90,24 +90,26 @@ class Vae:
 
     @torch.inference_mode()
     def encode(
-        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]]
     ) -> list[Encoded | InvalidRequest | NonFinite | OutOfMemory]:
         """Encode a batch of any shapes; those of one shape share a forward. An image that fails is an error.
+
+        Images of floats are from -1 to 1: see `init_image.without`.
 
         Never in tiles: encoding takes about half the memory of decoding.
 
         Source: diffusers `VaeImageProcessor.preprocess`.
         """
-        return self._in_batches(images, self._encode, MAX_CELLS_TOGETHER * self._scale**2 * 3)
+        return self._in_batches(images, self._encode, MAX_CELLS_TOGETHER * self.scale**2 * 3)
 
     def _in_batches(
         self, items: Sequence[np.ndarray], compute: Callable[[Tensor], Sequence[T]], max_size: int
     ) -> list[T]:
         """Compute items of one shape together, and those of more than `max_size` numbers alone."""
         outcomes: dict[int, T] = {}
-        shapes: dict[tuple[int, ...], list[int]] = {}
+        shapes: dict[tuple[Any, ...], list[int]] = {}
         for index, item in enumerate(items):
-            shapes.setdefault(item.shape, []).append(index)
+            shapes.setdefault((item.dtype, item.shape), []).append(index)
         for indices in shapes.values():
             alone = self._batch_invariant or items[indices[0]].size > max_size
             for group in [[index] for index in indices] if alone else [indices]:
@@ -117,7 +119,7 @@ class Vae:
 
     def _decode(self, latents: Tensor) -> Sequence[Decoded | NonFinite | OutOfMemory]:
         """Decode latents of one shape: whole, else one by one, else in tiles, as they fit into memory."""
-        height, width = (side * self._scale for side in latents.shape[2:])
+        height, width = (side * self.scale for side in latents.shape[2:])
         fits = self._fits(height * width * self._decode_bytes)
         if fits and (decoded := self._try(partial(self._decoded, latents), tiled=False)) is not None:
             return decoded
@@ -129,8 +131,8 @@ class Vae:
     def _encode(self, images: Tensor) -> Sequence[Encoded | InvalidRequest | NonFinite | OutOfMemory]:
         """Encode images of one shape: whole, else one by one, as they fit into memory."""
         height, width = images.shape[1:3]
-        if height % self._scale or width % self._scale:
-            message = f"An image's sides must be multiples of {self._scale} to be encoded; got {width}x{height}."
+        if height % self.scale or width % self.scale:
+            message = f"An image's sides must be multiples of {self.scale} to be encoded; got {width}x{height}."
             return [InvalidRequest(message)] * len(images)
         fits = self._fits(height * width * self._encode_bytes)
         if fits and (encoded := self._try(partial(self._encoded, images), tiled=False)) is not None:
@@ -162,9 +164,15 @@ class Vae:
         ]
 
     def _encoded(self, images: Tensor) -> Sequence[Encoded | NonFinite]:
-        pixels = 2 * (images.to(self._device).permute(0, 3, 1, 2).float() / 255) - 1
+        pixels = images.to(self._device).permute(0, 3, 1, 2)
+        if not pixels.is_floating_point():
+            pixels = 2 * (pixels.float() / 255) - 1
         posterior = self._vae.encode(pixels.to(self._vae.dtype), return_dict=False)[0]
-        mean, std = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        mean, zero, std = (
+            self._family.from_vae(each.float(), self._vae.config).cpu()
+            for each in (posterior.mean, torch.zeros_like(posterior.mean), posterior.std)
+        )
+        std -= zero  # the same factor, without the offset
         finite = (mean.isfinite() & std.isfinite()).flatten(1).all(1).tolist()
         return [
             Encoded(*each) if ok else _not_finite() for *each, ok in zip(mean.numpy(), std.numpy(), finite, strict=True)

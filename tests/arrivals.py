@@ -1,7 +1,7 @@
 """An engine with images that arrive, leave and fail, and what each of them is alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models.denoiser.state import DenoiseState
 from models.errors import DarkroomError
 from models.families.base import Batch
-from models.spec import ImageSpec
+from models.spec import EncodedImage, ImageSpec, InitImage
 from tests.stages import CPU, Stages, other
 
 MAX_ROWS = 6
@@ -36,7 +36,9 @@ class EngineHarness:
         self.stages = stages = Stages(folder, MAX_ROWS, device, batch_invariant=invariant)
         stages.model.predict = picky(stages.model.predict)
         self.invariant = invariant
-        self.alone: Callable[[ImageSpec], np.ndarray] = cache(stages.latents)
+        self.alone: Callable[[ImageSpec], np.ndarray] = cache(
+            lambda spec: stages.latents(spec, image=first_image(stages, spec))
+        )
 
     def run(self, arrivals: list[Arrival]) -> Iterator[tuple[Arrival, np.ndarray | DarkroomError | None]]:
         """Run the engine until all have gone; yield each arrival with its latents, its error, or None if it left."""
@@ -59,12 +61,28 @@ class EngineHarness:
         stages.published.clear()
 
     def _state(self, arrival: Arrival) -> DenoiseState:
-        state = self.stages.state(arrival.spec)
+        state = self.stages.state(arrival.spec, image=first_image(self.stages, arrival.spec))
         if arrival.poisonous:
             poisoned = state.conditioning[-1]["encoder_hidden_states"].clone()
             poisoned[0, 0] = POISON
             state.conditioning = [*state.conditioning[:-1], {"encoder_hidden_states": poisoned}]
         return state
+
+
+def first_image(stages: Stages, spec: ImageSpec) -> EncodedImage | None:
+    """What an image begins with, and of which half of it is made anew if there is a mask.
+
+    Those of odd seeds begin with latents that are given, as second passes do.
+    """
+    if spec.init is None:
+        return None
+    shape = spec.height, spec.width
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    mask = np.zeros(shape, bool) if spec.init.mask else None
+    if mask is not None:
+        mask[: spec.height // 2] = True
+    encoded = stages.encoded(pixels, mask)
+    return replace(encoded, std=None) if spec.seed % 2 else encoded
 
 
 def picky(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -80,6 +98,12 @@ def picky(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 def arrivals(stages: Stages) -> st.SearchStrategy[list[Arrival]]:
     base = stages.spec()
+    init = st.builds(
+        InitImage,
+        input=st.just("an image"),
+        strength=st.sampled_from([0.5, 0.75, 1.0]),
+        mask=st.none() | st.just("a mask"),
+    )
     spec = st.builds(
         other,
         st.just(base),
@@ -90,7 +114,8 @@ def arrivals(stages: Stages) -> st.SearchStrategy[list[Arrival]]:
         clip_skip=st.integers(0, 1),
         sampler=st.sampled_from(["ddim", "euler_ancestral", "heun", "dpmpp_2m", "lcm"]),
         width=st.sampled_from([base.width, base.width // 2]),
-    )
+        init=st.none() | init,
+    ).filter(lambda spec: stages.model.family.begin(spec) < spec.num_inference_steps)
     arrival = st.builds(
         Arrival,
         spec=spec,

@@ -87,6 +87,18 @@ def build_tiny_sdxl(folder: Path) -> Path:
     return folder
 
 
+def build_inpainting(folder: Path, pipeline: Any, text_to_image: Path) -> Path:
+    """Write a checkpoint for inpainting alone, whose UNet takes mask and masked image too; return its folder.
+
+    The rest is that of a `text_to_image` checkpoint; `pipeline` is the class that it is saved as.
+    """
+    torch.manual_seed(4)
+    config = UNet2DConditionModel.load_config(text_to_image / "unet")
+    unet = UNet2DConditionModel.from_config(config, in_channels=9)
+    pipeline.from_pretrained(text_to_image, unet=unet).save_pretrained(folder)
+    return folder
+
+
 def _text_config(tokenizer: CLIPTokenizer, **options: Any) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),

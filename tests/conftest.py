@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgresql import postgresql, postgresql_url  # noqa: F401
+from tests.postgresql import database_url, postgresql, postgresql_url  # noqa: F401
 
 # Nothing here imports torch at the top: it takes seconds of a core, and not every process of a run needs it.
 ROOT = Path(__file__).parents[1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,23 @@ from typing import Any
 from PIL import Image
 
 from deployments.autoscaling import Demand
-from deployments.config import QueueConfig
+from deployments.config import InputsConfig, QueueConfig
+from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.model_queue import Stages
 from deployments.dispatcher.queue_stats import Replicas
 from deployments.image_store import ImageStore
+from deployments.input_intake import InputIntake
+from deployments.input_store import InputStore
 from deployments.schema import ImageResult
 from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable, UnsupportedSampler
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 STEPS = 8
+INPUTS = InputsConfig()
 PATIENCE_S = 15  # until a test that waits for what does not happen fails; nothing takes this long
 CARD = ModelCard(
     id="shapes",
@@ -39,6 +44,7 @@ CARD = ModelCard(
         "sampler": "ddim",
         "output_format": "png",
     },
+    member_defaults={"init.strength": 0.75, "hires.strength": 0.7},
     bounds={"width": (64, 256), "height": (128, 128), "clip_skip": (0, 12)},
     size_multiple=64,
     samplers=("ddim", "euler"),
@@ -190,6 +196,7 @@ def a_dispatcher(
     keys: Path | None = None,
     aliases: Mapping[str, str] = {},
     clock: SteadyClock | None = None,
+    inputs: InputsConfig = INPUTS,
     **queue: Any,
 ) -> Dispatcher:
     """A Dispatcher whose writes take no time, and whose clock follows any jump unless one is given. Two guided pictures
@@ -199,6 +206,7 @@ def a_dispatcher(
     dispatcher = Dispatcher(
         models,
         config,
+        inputs=inputs,
         database_url=database_url,
         images=str(images),
         max_rows=max_rows,
@@ -209,6 +217,28 @@ def a_dispatcher(
     )
     dispatcher._writer._thread = Inline("inline")
     return dispatcher
+
+
+class Jumping:
+    """A system's clock that a test puts ahead, read by a Dispatcher's clock that has gone right for hours."""
+
+    def __init__(self) -> None:
+        self.ahead_s = self._hours_s = 0.0
+        self.clock = SteadyClock(
+            system=lambda: time.time() + self.ahead_s, monotonic=lambda: time.monotonic() + self._hours_s
+        )
+        self.later(2 * 3600)
+        assert self.clock.settled
+
+    def later(self, seconds: float) -> None:
+        """Let time pass in which nobody looks at a clock but this one."""
+        self.ahead_s += seconds
+        self._hours_s += seconds
+
+
+def an_intake(client: DispatcherClient, images: Path | str = "memory://darkroom") -> InputIntake:
+    """What takes uploaded images, into a folder that `a_dispatcher` looks in."""
+    return InputIntake(client, InputStore(images), INPUTS)
 
 
 class LocalCalls:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
-from models.spec import ImageSpec, StepUpdate
+from models.init_image import InitPixels, encode_init
+from models.spec import EncodedImage, ImageSpec, StepUpdate
 from models.text_encoder import load_text_encoder
+from models.upscaling import FirstPass, upscale
 from models.vae import Decoded, load_vae
 
 CPU = torch.device("cpu")
@@ -55,11 +58,18 @@ class Stages:
         chosen = {"model": "model", "prompt": prompt, "seed": 7, **self.card.defaults, **fields}
         return self.card.spec(**chosen)
 
-    def state(self, spec: ImageSpec, steps_off: int = 0) -> DenoiseState:
+    def state(self, spec: ImageSpec, steps_off: int = 0, image: EncodedImage | None = None) -> DenoiseState:
         """The picture at its first step; `steps_off` bends the plan, for negative controls."""
         [encoded] = self.text_encoder.encode([spec])
         plan = self.model.plan(replace(spec, num_inference_steps=spec.num_inference_steps + steps_off))
-        return new_state(spec, encoded, plan, self.model)
+        return new_state(spec, encoded, plan, self.model, image)
+
+    def encoded(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> EncodedImage:
+        """What a picture begins with: uint8 [H, W, 3], and which of it are made anew, bool [H, W]."""
+        requires_mask = "init.mask" in self.card.requires
+        [encoded] = encode_init(self.vae, [InitPixels(pixels, mask)], requires_mask=requires_mask)
+        assert isinstance(encoded, EncodedImage), encoded
+        return encoded
 
     @torch.inference_mode()
     def denoise(self, *states: DenoiseState) -> list[np.ndarray]:
@@ -72,13 +82,25 @@ class Stages:
         assert all(isinstance(outcome, StepUpdate) for outcome in last), last
         return [outcome.latents for outcome in last]
 
-    def latents(self, spec: ImageSpec, **options: int) -> np.ndarray:
+    def latents(self, spec: ImageSpec, **options: Any) -> np.ndarray:
         """Final latents of one picture alone, float32 [C, h, w]."""
         return self.denoise(self.state(spec, **options))[0]
 
     def picture(self, spec: ImageSpec) -> np.ndarray:
-        """One picture, uint8 [H, W, 3]."""
-        return self.pixels(self.latents(spec))[0]
+        """One picture that begins with noise, uint8 [H, W, 3]."""
+        first, *later = spec.passes
+        latents = self.latents(first)
+        for second in later:
+            latents = self.latents(second, image=self.upscaled(spec, latents))
+        return self.pixels(latents)[0]
+
+    def upscaled(self, spec: ImageSpec, latents: np.ndarray, mask: np.ndarray | None = None) -> EncodedImage:
+        """What the second pass of a picture begins with, and what of it is made anew, bool [H, W]."""
+        assert spec.hires is not None
+        requires_mask = "init.mask" in self.card.requires
+        [larger] = upscale(self.vae, [FirstPass(latents, spec.hires, mask)], requires_mask=requires_mask)
+        assert isinstance(larger, EncodedImage), larger
+        return larger
 
     def pixels(self, *latents: np.ndarray) -> list[np.ndarray]:
         """Decoded latents, uint8 [H, W, 3] each."""

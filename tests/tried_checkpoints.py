@@ -377,9 +377,9 @@ MODEL_CASES = [
         "is diffusers.AutoencoderTiny",
     ),
     Case(
-        "XL inpainting, refiner, image to image",
+        "XL refiner, image to image",
         "sdxl",
-        config(INDEX, _class_name="StableDiffusionXLInpaintPipeline"),
+        config(INDEX, _class_name="StableDiffusionXLImg2ImgPipeline"),
         "not served here",
     ),
     Case("FLUX", "sdxl", config(INDEX, _class_name="FluxPipeline"), "FluxPipeline is not served here"),

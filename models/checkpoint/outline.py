@@ -14,6 +14,7 @@ from models.spec import ModelCard
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # of models that were distilled for few steps
 TRAILING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 FEW_STEPS = {"num_inference_steps": 4, "guidance_scale": 1.0}
+MEMBER_DEFAULTS = {"init.strength": 0.75, "hires.strength": 0.7}
 
 
 def read_outline(folder: Path, name: str, operators: Mapping[str, Any] | None = None) -> ModelCard:
@@ -35,11 +36,13 @@ def read_outline(folder: Path, name: str, operators: Mapping[str, Any] | None = 
         family=family.name,
         digest="",
         defaults=_defaults(facts, scheduler) | chosen,
+        member_defaults=MEMBER_DEFAULTS,
         bounds=_bounds(facts) | own.bounds,
         size_multiple=own.size_multiple or facts.size_multiple,
         samplers=family.samplers,
         max_tokens=facts.max_tokens,
         embedded_guidance=facts.embedded_guidance,
+        requires=facts.requires,
         styles=own.styles,
         notice=own.notice,
         examples=own.examples,

@@ -56,12 +56,13 @@ class DenoiserModel:
         """Return how an image's sampler steps (3 to 30 ms the first time: not on the engine's thread).
 
         Raises:
-            UnsupportedSampler: its scheduler refuses this step count; the log has the reason.
+            UnsupportedSampler: its scheduler refuses this step count, and the log has the reason; or it cannot begin
+                with another image.
         """
         steps = spec.num_inference_steps
-        options = self.family.timestep_options(spec.width, spec.height, steps)
+        options, begin = self.family.timestep_options(spec), self.family.begin(spec)
         try:
-            return plan_for(self.scheduler_config, spec.sampler, steps, options)
+            plan = plan_for(self.scheduler_config, spec.sampler, steps, options, begin)
         except UnsupportedSampler as error:
             logger.warning("%s", error)
             message = (
@@ -69,22 +70,30 @@ class DenoiserModel:
                 f"{steps} steps. Another sampler may."
             )
             raise UnsupportedSampler(message, "num_inference_steps") from error
+        if spec.init is not None and not plan.noised:
+            raise UnsupportedSampler(f"sampler: {spec.sampler} cannot begin with an image.", "sampler")
+        return plan
 
     def condition(self, spec: ImageSpec, text: Conditioning) -> Conditioning:
         """Return all that steers a row of an image, on the device, in the model's dtype unless it holds integers."""
-        row = self.family.condition(self._model.config, spec, text)
-        return {
-            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-            for name, tensor in row.items()
-        }
+        return self._placed(self.family.condition(self._model.config, spec, text))
+
+    def condition_on_image(self, mask: Float[Tensor, "h w"], masked: Float[Tensor, "C h w"]) -> Conditioning:
+        """Return what else steers the rows of an image whose model requires a mask; see `Family`."""
+        return self._placed(self.family.condition_on_image(self._model.config, mask, masked))
 
     def key(self, spec: ImageSpec, row: Conditioning) -> BatchKey:
         """Return what an image must have in common with others to share a forward."""
-        return self._key(spec.width, spec.height, self.family.shared_shapes(row))
+        return self._key(self.latent_shape(spec.width, spec.height), self.family.shared_shapes(row))
 
     def expected_key(self, width: int, height: int, max_tokens: int) -> BatchKey:
         """Return the key of images of `width` x `height` pixels with a prompt of `max_tokens`."""
-        return self._key(width, height, self.family.expected_shapes(self._model.config, max_tokens))
+        latent_shape = self.latent_shape(width, height)
+        return self._key(latent_shape, self.family.expected_shapes(self._model.config, max_tokens, latent_shape))
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return the shape of an image's latents, [C, h, w]; width and height are pixels."""
+        return self.family.latent_channels(self._model.config), height // self.scale, width // self.scale
 
     def example(self, key: BatchKey, rows: int) -> Batch:
         """Return a batch of noise of one key, to measure and to prove with."""
@@ -99,10 +108,14 @@ class DenoiserModel:
             [{name: noise(*shape).to(self.dtype) for name, shape in key.shapes} for _ in range(rows)],
         )
 
-    def _key(self, width: int, height: int, shapes: Mapping[str, tuple[int, ...]]) -> BatchKey:
-        channels = self.family.latent_channels(self._model.config)
-        latent_shape = channels, height // self.scale, width // self.scale
+    def _key(self, latent_shape: tuple[int, int, int], shapes: Mapping[str, tuple[int, ...]]) -> BatchKey:
         return BatchKey(latent_shape, frozen_shapes(shapes), self.dtype)
+
+    def _placed(self, row: Conditioning) -> Conditioning:
+        return {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in row.items()
+        }
 
 
 def load_denoiser(folder: Path, family: str, device: torch.device, dtype: torch.dtype = torch.float32) -> DenoiserModel:

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.denoiser.model import DenoiserModel
+from models.denoiser.start import Kept, Start, begin_with, with_noise
 from models.families.base import Batch, BatchKey, Conditioning, Family
 from models.sampling import HISTORY, TERMS, SamplerPlan, initial_noise
-from models.spec import ImageSpec
+from models.spec import EncodedImage, ImageSpec
 from models.text_encoder import EncodedPrompt
 
 
@@ -24,6 +25,7 @@ class DenoiseState:
     conditioning: Sequence[Conditioning]  # of each row that it takes of a forward; the negative prompt's comes first
     history: Float[Tensor, "terms C h w"]  # what the plan's weights are of, each in its slot
     generator: torch.Generator
+    kept: Kept | None = None
     cut: Mapping[str, str] = field(default_factory=dict)  # see `EncodedPrompt`
     encode_s: float = 0.0
     index: int = 0  # model calls done
@@ -57,23 +59,36 @@ class DenoiseState:
         self.latents.copy_(latents)
 
 
-def new_state(spec: ImageSpec, encoded: EncodedPrompt, plan: SamplerPlan, model: DenoiserModel) -> DenoiseState:
-    """Return an image before its first step, on the model's device.
+def new_state(
+    spec: ImageSpec,
+    encoded: EncodedPrompt,
+    plan: SamplerPlan,
+    model: DenoiserModel,
+    image: EncodedImage | None = None,
+) -> DenoiseState:
+    """Return an image before its first step, on the model's device. It begins with `image`, else with noise.
 
-    The noise is drawn on the CPU by the image's own generator, so that it depends on nothing but the seed.
+    All is drawn on the CPU by the image's own generator, so that it depends on nothing but the seed.
     """
     generator = torch.Generator("cpu").manual_seed(spec.seed)
-    conditioning = [model.condition(spec, text) for text in encoded.rows]
-    key = model.key(spec, conditioning[0])
-    history = torch.zeros(TERMS, *key.latent_shape)
-    history[0] = initial_noise(plan, key.latent_shape, generator)
+    rows = [model.condition(spec, text) for text in encoded.rows]
+    if spec.init is None or image is None:
+        start = Start(initial_noise(plan, model.latent_shape(spec.width, spec.height), generator))
+    else:
+        start = begin_with(image, spec.init.strength, plan, generator)
+    if start.masked is not None:
+        masked = model.condition_on_image(*start.masked)
+        rows = [{**row, **masked} for row in rows]
+    history = torch.zeros(TERMS, *start.latents.shape)
+    history[0] = start.latents
     return DenoiseState(
         spec=spec,
         plan=plan,
-        key=key,
-        conditioning=conditioning,
+        key=model.key(spec, rows[0]),
+        conditioning=rows,
         history=history.to(model.device),
         generator=generator,
+        kept=start.kept and Kept(*(tensor.to(model.device) for tensor in start.kept)),
         cut=encoded.cut,
         encode_s=encoded.encode_s,
     )
@@ -115,7 +130,15 @@ def record_outputs(batch: Sequence[DenoiseState], outputs: Float[Tensor, "N C h 
 
 
 def next_latents(batch: Sequence[DenoiseState]) -> Float[Tensor, "N C h w"]:
-    """x[i+1] = Σ a_j·x[i−j] + Σ b_j·out[i−j] + d·noise: one sum for any mix of samplers."""
+    """x[i+1] = Σ a_j·x[i−j] + Σ b_j·out[i−j] + d·noise: one sum for any mix of samplers.
+
+    What is kept of an image replaces its part of the result.
+    """
     history = torch.stack([state.history for state in batch])
     weights = torch.stack([state.plan.weights[state.index] for state in batch])
-    return torch.einsum("nk,nkchw->nchw", weights.to(history.device), history)
+    latents = torch.einsum("nk,nkchw->nchw", weights.to(history.device), history)
+    for state, new in zip(batch, latents, strict=True):
+        if state.kept is not None:
+            image, noise, where = state.kept
+            new.copy_(torch.where(where, with_noise(state.plan, state.index + 1, image, noise), new))
+    return latents

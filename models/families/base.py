@@ -53,6 +53,7 @@ class Facts:
     max_clip_skip: int = 0  # last layers of the text encoders that a prompt may skip
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where its requests differ from other checkpoints'
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
+    requires: tuple[str, ...] = ()  # paths of a request without which there is no image, such as `init.mask`
 
 
 class Text(NamedTuple):
@@ -158,11 +159,22 @@ class Family(ABC):
         return (Text(spec.negative_prompt or None), prompt)
 
     def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
-        """Return the work of an image: the one source of its cost, its estimates and its demand."""
-        calls = model_calls(spec.sampler, spec.num_inference_steps)
-        return (Segment(spec.width, spec.height, len(self.texts(spec)), calls),)
+        """Return the work of each pass of an image: the one source of its cost, its estimates and its demand."""
+        rows = len(self.texts(spec))
+        return tuple(
+            Segment(one.width, one.height, rows, model_calls(one.sampler, one.num_inference_steps, self.begin(one)))
+            for one in spec.passes
+        )
 
-    def timestep_options(self, width: int, height: int, steps: int) -> dict[str, Any]:
+    def begin(self, spec: "ImageSpec") -> int:
+        """Return the first step of a pass that begins with an image; of others, and of pure noise, 0.
+
+        Source: diffusers `StableDiffusionImg2ImgPipeline.get_timesteps`.
+        """
+        steps = spec.num_inference_steps
+        return 0 if spec.init is None else steps - min(int(steps * spec.init.strength), steps)
+
+    def timestep_options(self, spec: "ImageSpec") -> dict[str, Any]:
         """Return what the scheduler's `set_timesteps` takes besides the number of steps, such as `mu`; JSON values."""
         return {}
 
@@ -183,8 +195,20 @@ class Family(ABC):
     def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
         """Return all that steers a row of an image: its text, and what else a denoiser of this config takes."""
 
+    def condition_on_image(self, config: Any, mask: "Tensor", masked: "Tensor") -> Conditioning:
+        """Return what steers the rows of an image whose model requires a mask.
+
+        Args:
+            config: of the denoiser.
+            mask: float [h, w], 1 where the image is made anew.
+            masked: latents [C, h, w] of the image with nothing where it is made anew.
+        """
+        return {}
+
     @abstractmethod
-    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+    def expected_shapes(
+        self, config: Any, max_tokens: int, latent_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a row's conditioning with a text of `max_tokens`, for forwards before the first text."""
 
     def shared_shapes(self, conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
@@ -223,6 +247,10 @@ class Family(ABC):
     @abstractmethod
     def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what a VAE of this config decodes, of latents [images, C, h, w]."""
+
+    @abstractmethod
+    def from_vae(self, latents: "Tensor", config: Any) -> "Tensor":
+        """Return the denoiser's latents, of those that a VAE of this config has encoded: the inverse of `to_vae`."""
 
 
 def rescale_guidance(guided: "Tensor", prompt: "Tensor", specs: Sequence["ImageSpec"]) -> None:

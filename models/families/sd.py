@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from models.spec import ImageSpec, Tokens
 
 UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
+MASKED = "masked_image"  # name of a row's conditioning: mask and masked latents, [1 + C, h, w]
 
 Fit = tuple[str, str, Any, Any, str]  # file, entry, what it is and must be, and why
 
@@ -29,16 +30,19 @@ class StableDiffusion(Family):
     """One text encoder, and nothing else besides it."""
 
     name = "sd"
-    pipelines = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    pipelines = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "LatentConsistencyModelPipeline")
     scheduler_needs = ("set_timesteps", "step", "scale_model_input", "init_noise_sigma")
-    scheduler_repairs = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}  # noqa: RUF012
+    scheduler_repairs = {  # noqa: RUF012
+        "StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False},
+        "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
+    }
     components = {"tokenizer": TOKENIZER, "text_encoder": TEXT_ENCODER, "unet": UNET, "vae": VAE}  # noqa: RUF012
     text_readers: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
     denoiser = "unet"
 
     def check(self, folder: Path, pipeline: str) -> None:
         """Check that the components fit each other. Raises UnusableCheckpoint, which names the entry that does not."""
-        for file, entry, found, wanted, reason in self._fits(folder):
+        for file, entry, found, wanted, reason in self._fits(folder, pipeline):
             if found != wanted:
                 raise UnusableCheckpoint(f"{folder / file}: {entry} is {found}, and must be {wanted}: {reason}.")
         if pipeline == "LatentConsistencyModelPipeline" and not _takes_guidance(folder):
@@ -66,7 +70,20 @@ class StableDiffusion(Family):
             max_clip_skip=self._max_clip_skip(folder),
             defaults=distilled if _takes_guidance(folder) else {},
             embedded_guidance=_takes_guidance(folder),
+            requires=("init.mask",) if _takes_mask(read_json(folder, UNET_CONFIG)) else (),
         )
+
+    def begin(self, spec: "ImageSpec") -> int:
+        """Return the first step. The method of latent consistency models does all steps, from less noise."""
+        return 0 if _is_consistency(spec) else super().begin(spec)
+
+    def timestep_options(self, spec: "ImageSpec") -> dict[str, Any]:
+        """Return the strength where it decides the timesteps.
+
+        Source: diffusers `LatentConsistencyModelImg2ImgPipeline`. It does not inpaint: there the steps are a slice, as
+        in `StableDiffusionInpaintPipeline`.
+        """
+        return {"strength": spec.init.strength} if _is_consistency(spec) and spec.init else {}
 
     def count_tokens(self, text: TextComponents, prompt: str) -> "Tokens":
         """Return how the first tokenizer reads a prompt; the others have the same limit."""
@@ -100,25 +117,47 @@ class StableDiffusion(Family):
         scale = get_timestep_embedding(weight, config.time_cond_proj_dim, downscale_freq_shift=1)[0]
         return {**text, "timestep_cond": scale}
 
-    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+    def condition_on_image(self, config: Any, mask: "Tensor", masked: "Tensor") -> Conditioning:
+        """Return mask and masked latents as the further channels of an inpainting UNet's input.
+
+        Source: Rombach et al. 2022 (arXiv:2112.10752); diffusers `StableDiffusionInpaintPipeline`.
+        """
+        import torch
+
+        return {MASKED: torch.cat([mask[None], masked])}
+
+    def expected_shapes(
+        self, config: Any, max_tokens: int, latent_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a row's conditioning; every text is padded to the full length."""
         shapes: dict[str, tuple[int, ...]] = {"encoder_hidden_states": (max_tokens + 2, config.cross_attention_dim)}
+        if _takes_mask(config):
+            channels, *sides = latent_shape
+            shapes[MASKED] = (1 + channels, *sides)
         if config.time_cond_proj_dim is not None:
             shapes["timestep_cond"] = (config.time_cond_proj_dim,)
         return shapes
 
     def latent_channels(self, config: Any) -> int:
-        """Return the UNet's own."""
-        return config.in_channels
+        """Return the channels of the UNet's output; its input may have more."""
+        return config.out_channels
 
     def predict(self, model: Any, batch: Batch) -> "Tensor":
         """Return the UNet's output: noise or velocity, as it was trained."""
-        inputs = {name: batch.stacked(name) for name in batch.conditioning[0]}
-        return model(batch.latents, batch.timesteps, return_dict=False, **self._arguments(inputs))[0]
+        inputs, latents = {name: batch.stacked(name) for name in batch.conditioning[0]}, batch.latents
+        if MASKED in inputs:
+            import torch
+
+            latents = torch.cat([latents, inputs.pop(MASKED)], 1)
+        return model(latents, batch.timesteps, return_dict=False, **self._arguments(inputs))[0]
 
     def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what the VAE decodes."""
         return latents / config.scaling_factor
+
+    def from_vae(self, latents: "Tensor", config: Any) -> "Tensor":
+        """Return what the VAE has encoded as the UNet has it."""
+        return latents * config.scaling_factor
 
     def _max_clip_skip(self, folder: Path) -> int:
         """Return how many layers a prompt may skip: the embeddings of its tokens are the last that can be read."""
@@ -130,12 +169,15 @@ class StableDiffusion(Family):
         """Return stacked conditioning as the UNet takes it."""
         return inputs
 
-    def _fits(self, folder: Path) -> Iterator[Fit]:
+    def _fits(self, folder: Path, pipeline: str) -> Iterator[Fit]:
         """Yield numbers of the configs that have to agree."""
         unet, vae = read_json(folder, UNET_CONFIG), read_json(folder, VAE_CONFIG)
         channels = vae.get("latent_channels", 4)
-        images = "an inpainting or image-editing UNet has more"
-        yield UNET_CONFIG, "in_channels", unet.get("in_channels", 4), channels, f"the VAE's latent_channels; {images}"
+        yield UNET_CONFIG, "out_channels", unet.get("out_channels", 4), channels, "the VAE's latent_channels"
+        inputs, reason = channels, "the VAE's latent_channels; a UNet for inpainting or editing images has more"
+        if "Inpaint" in pipeline and _takes_mask(unet):
+            inputs, reason = 2 * channels + 1, "the VAE's latent_channels twice, and a mask"
+        yield UNET_CONFIG, "in_channels", unet.get("in_channels", 4), inputs, reason
         for name in ("latents_mean", "latents_std"):
             if vae.get(name) is not None:
                 length = len(read_entry(folder, VAE_CONFIG, name, list))
@@ -166,6 +208,16 @@ class StableDiffusion(Family):
             yield file, "model_max_length", length, longest, reason
 
 
+def _is_consistency(spec: "ImageSpec") -> bool:
+    """Whether an image begins with another one in the way of latent consistency models."""
+    return spec.embedded_guidance and spec.sampler == "lcm" and spec.init is not None and spec.init.mask is None
+
+
+def _takes_mask(config: Any) -> bool:
+    """Whether a UNet of this config takes a mask and the masked latents beside the latents."""
+    return config.get("in_channels", 4) == 2 * config.get("out_channels", 4) + 1
+
+
 def _takes_guidance(folder: Path) -> bool:
     return read_json(folder, UNET_CONFIG).get("time_cond_proj_dim") is not None
 
@@ -183,4 +235,5 @@ def _sample_size(folder: Path, pipeline: str) -> int:
         raise UnusableCheckpoint(f"{folder / UNET_CONFIG}: _diffusers_version: {error}") from error
     if size < 1:
         raise UnusableCheckpoint(f"{folder / UNET_CONFIG}: sample_size must be 1 or more, got {size}.")
-    return 64 if is_old and pipeline == "StableDiffusionPipeline" and size < 64 else size
+    mends = pipeline in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+    return 64 if is_old and mends and size < 64 else size

@@ -24,7 +24,7 @@ class StableDiffusionXL(StableDiffusion):
     """The UNet of Stable Diffusion, with more to attend to."""
 
     name = "sdxl"
-    pipelines = ("StableDiffusionXLPipeline",)
+    pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
     last_text_layer = 2
     vae_upcasts = True  # as diffusers' AutoencoderKL says by default; the pipelines of `sd` do not ask it
     scheduler_repairs = {}  # noqa: RUF012
@@ -70,18 +70,28 @@ class StableDiffusionXL(StableDiffusion):
         sizes = [spec.height, spec.width, 0, 0, spec.height, spec.width]
         return {**super().condition(config, spec, text), "time_ids": torch.tensor(sizes, dtype=torch.float32)}
 
-    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+    def expected_shapes(
+        self, config: Any, max_tokens: int, latent_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a row's conditioning: the UNet's embedding of text and sizes is of both."""
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        return super().expected_shapes(config, max_tokens) | {"text_embeds": (pooled,), "time_ids": (6,)}
+        return super().expected_shapes(config, max_tokens, latent_shape) | {"text_embeds": (pooled,), "time_ids": (6,)}
 
     def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what the VAE decodes: with a mean and a deviation a channel, where its config has them."""
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        if mean is None or std is None:
-            return latents / config.scaling_factor
-        mean, std = (latents.new_tensor(each).view(1, -1, 1, 1) for each in (mean, std))
+        normal = _of_channels(latents, config)
+        if normal is None:
+            return super().to_vae(latents, config)
+        mean, std = normal
         return latents * std / config.scaling_factor + mean
+
+    def from_vae(self, latents: "Tensor", config: Any) -> "Tensor":
+        """Return what the VAE has encoded as the UNet has it."""
+        normal = _of_channels(latents, config)
+        if normal is None:
+            return super().from_vae(latents, config)
+        mean, std = normal
+        return (latents - mean) * config.scaling_factor / std
 
     def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         added = {name: inputs.pop(name) for name in ("text_embeds", "time_ids")}
@@ -95,3 +105,11 @@ class StableDiffusionXL(StableDiffusion):
         pooled = read_entry(folder, "text_encoder_2/config.json", "projection_dim", int) + sizes
         entry = "projection_class_embeddings_input_dim"
         yield UNET_CONFIG, entry, unet.get(entry), pooled, "the pooled text's width and six sizes"
+
+
+def _of_channels(latents: "Tensor", config: Any) -> "tuple[Tensor, Tensor] | None":
+    """Return mean and deviation of each channel, [1, C, 1, 1], where a VAE's config has them."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return None
+    return latents.new_tensor(mean).view(1, -1, 1, 1), latents.new_tensor(std).view(1, -1, 1, 1)

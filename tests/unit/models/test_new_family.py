@@ -119,8 +119,9 @@ class Toy(Family):
         words = (None, spec.negative_prompt, spec.prompt) if self.is_guided(spec) else (spec.prompt,)
         return tuple(map(Text, words))
 
-    def timestep_options(self, width: int, height: int, steps: int) -> dict[str, Any]:
-        return {"mu": math.log(1 + width * height / SIDE**2), "sigmas": np.linspace(1, 1 / steps, steps).tolist()}
+    def timestep_options(self, spec: ImageSpec) -> dict[str, Any]:
+        sigmas = np.linspace(1, 1 / spec.num_inference_steps, spec.num_inference_steps).tolist()
+        return {"mu": math.log(1 + spec.width * spec.height / SIDE**2), "sigmas": sigmas}
 
     def count_tokens(self, text: TextComponents, prompt: str) -> Tokens:
         read = text.loaded["tokenizer"](prompt, add_special_tokens=False, return_offsets_mapping=True)
@@ -135,7 +136,9 @@ class Toy(Family):
     def condition(self, config: Any, spec: ImageSpec, text: Conditioning) -> Conditioning:
         return text
 
-    def expected_shapes(self, config: Any, max_tokens: int) -> dict[str, tuple[int, ...]]:
+    def expected_shapes(
+        self, config: Any, max_tokens: int, latent_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[int, ...]]:
         return {"words": (MAX_TOKENS, config.text_width)}
 
     def shared_shapes(self, conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
@@ -161,6 +164,9 @@ class Toy(Family):
 
     def to_vae(self, latents: Tensor, config: Any) -> Tensor:
         return latents / config.scaling_factor + config.shift_factor
+
+    def from_vae(self, latents: Tensor, config: Any) -> Tensor:
+        return (latents - config.shift_factor) * config.scaling_factor
 
 
 # -- a checkpoint of it, and the plain loop

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionXLImg2ImgPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
@@ -60,10 +60,13 @@ def photograph(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def posterior_by_diffusers(vae: AutoencoderKL, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of an image's latents, times the factor by which the pipelines scale what is drawn of them."""
     with torch.inference_mode():
         pixels = VaeImageProcessor().preprocess(Image.fromarray(image))
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-    return posterior.mean[0].float().numpy(), posterior.std[0].float().numpy()
+    scaled = (vae.config.scaling_factor * each[0].float() for each in (posterior.mean, posterior.std))
+    mean, std = (each.numpy() for each in scaled)
+    return mean, std
 
 
 @pytest.mark.parametrize(("width", "height"), TRAINING_SIZES)
@@ -219,6 +222,21 @@ def test_an_image_is_encoded_to_the_posterior_of_diffusers(request, fixture, wid
 
 def assert_close(found: np.ndarray, reference: np.ndarray) -> None:
     assert np.linalg.norm(found - reference) <= 1e-5 * np.linalg.norm(reference)
+
+
+def test_a_vae_with_a_mean_and_a_deviation_a_channel_encodes_as_the_pipeline_of_xl_does(tiny_sdxl):
+    image, mean, std = photograph(64, 64), [0.3, -0.2, 0.1, 0.5], [2.0, 0.5, 1.5, 0.8]
+    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(tiny_sdxl)
+    pipeline.vae.register_to_config(latents_mean=mean, latents_std=std)
+    pixels, timestep = VaeImageProcessor().preprocess(Image.fromarray(image)), torch.tensor([0])
+    drawn = [
+        pipeline.prepare_latents(pixels, timestep, 1, 1, torch.float32, CPU, torch.Generator().manual_seed(seed), False)
+        for seed in (0, 1)
+    ]
+    [encoded] = Vae(pipeline.vae, XL, pipeline.vae_scale_factor, CPU).encode([image])
+    for seed, reference in enumerate(drawn):
+        noise = torch.randn(1, *encoded.mean.shape, generator=torch.Generator().manual_seed(seed))[0].numpy()
+        assert_close(encoded.mean + encoded.std * noise, reference[0].detach().numpy())
 
 
 def test_images_of_several_shapes_are_encoded_together_each_as_alone_and_in_order(tiny_sd, monkeypatch):
