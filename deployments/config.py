@@ -20,6 +20,7 @@ from deployments.schema import GenerationRequest
 from models.parameters import DtypeName
 from models.validation import Matching
 
+MAX_UPLOAD = 32 * 2**20  # bytes; `UPLOAD_TIMEOUT_S` of Serve's proxy is for two such files
 LEAST_ROWS = 2  # those of one guided picture
 WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
 ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
@@ -79,6 +80,22 @@ class QueueConfig(Settings):
         if self.deadline_s > self.max_deadline_s:
             raise ValueError(f"deadline_s must be at most max_deadline_s ({self.max_deadline_s:g})")
         return self
+
+
+class InputsConfig(Settings):
+    """Uploaded images: how large one may be, how many bytes are kept, and for how long."""
+
+    max_input_bytes: int = Field(default=20 * 2**20, ge=1, le=MAX_UPLOAD, description="Bytes of one image's file.")
+    max_input_pixels: int = Field(
+        default=32 * 2**20, ge=1, le=256 * 2**20, description="Pixels of one image: width x height."
+    )
+    input_ttl_s: float = Field(
+        default=86400, gt=0, description="How long an input is kept that no job needs, after its last upload, seconds."
+    )
+    max_owner_bytes: int = Field(
+        default=512 * 2**20, ge=1, description="How much the inputs of one owner may take; then a 429."
+    )
+    max_total_bytes: int = Field(default=10 * 2**30, ge=1, description="How much all inputs may take; then a 507.")
 
 
 class TextEncoderConfig(Settings):
@@ -237,6 +254,7 @@ class AppConfig(Settings):
         "nearest one is used, with a warning.",
     )
     queue: QueueConfig = QueueConfig()
+    inputs: InputsConfig = InputsConfig()
 
     @field_validator("models")
     @classmethod

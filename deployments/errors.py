@@ -2,13 +2,16 @@
 
 DarkroomError                 internal_error
 ├── InvalidRequest            invalid_value            names the field in `param`
+│   ├── InvalidImage          invalid_image            an image file that cannot be used
 │   ├── UnknownModel          model_not_found
+│   ├── InputNotFound         input_not_found          no such input, or it is somebody else's
 │   └── UnsupportedSampler    unsupported_sampler      a scheduler that no plan can express, or not in so many steps
 ├── Unauthorized              invalid_api_key          no key, or not one of ours
 ├── Forbidden                 forbidden                another site's page, or a host name that is not ours
 ├── NotFound                  not_found
 ├── RequestTimeout            request_timeout          the body did not arrive in time
 ├── JobEnded                  job_ended
+├── InputInUse                input_in_use             a job that has not ended needs the input
 ├── Gone                      gone                     the job's result has expired
 ├── TooLarge                  body_too_large
 ├── IdempotencyKeyReused      idempotency_key_reused
@@ -16,6 +19,7 @@ DarkroomError                 internal_error
 ├── QueueFull                 queue_full               carries `retry_after_s`
 │   ├── OwnerQueueFull        owner_queue_full         as many of the owner's images wait as may
 │   ├── QuotaExceeded         quota_exceeded           a key's work of the day is spent
+│   ├── InputQuotaExceeded    input_quota_exceeded     as many bytes of the owner's inputs are kept as may be
 │   └── TooManyRequests       too_many_requests        as many of the owner's requests are open as may be
 ├── Unavailable               unavailable              no replica can answer now
 │   ├── NoReplica             no_replica               no replica of a deployment runs
@@ -40,6 +44,18 @@ class UnknownModel(InvalidRequest):
     """No such model is served here."""
 
     code = "model_not_found"
+
+
+class InputNotFound(InvalidRequest):
+    """No such input, or it is somebody else's; `param` is the field that names it."""
+
+    code = "input_not_found"
+
+
+class InputInUse(DarkroomError):
+    """A job that has not ended needs the input."""
+
+    code = "input_in_use"
 
 
 class Unauthorized(DarkroomError):
@@ -120,6 +136,12 @@ class QuotaExceeded(QueueFull):
     """The owner's work of the day is spent; nothing was queued."""
 
     code = "quota_exceeded"
+
+
+class InputQuotaExceeded(QueueFull):
+    """As many bytes of the owner's inputs are kept as may be; nothing was stored."""
+
+    code = "input_quota_exceeded"
 
 
 class TooManyRequests(QueueFull):

@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.dispatcher.queue_stats import Allowance, QueueStats
 from deployments.errors import Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, UnreadableJob
+from deployments.input_store import StoredInput
 from deployments.schema import GenerationRequest, Job, Status
 from deployments.serve.ray_errors import translated
 from models.errors import DarkroomError, Unavailable
@@ -91,6 +92,10 @@ class DispatcherClient:
         """
         return await self._call("submit", request, owner, key or f"darkroom-{secrets.token_hex(16)}")
 
+    async def accepted(self, request: GenerationRequest, owner: str, key: str) -> Job | None:
+        """Return the job that a request with the same key got before, if any. Raises IdempotencyKeyReused, Gone."""
+        return await self._call("accepted", request, owner, key)
+
     async def job(self, job_id: str, owner: str | None = None, link: str = "") -> Job:
         """Return a job's present state, to its owner or who has its link. Raises: NotFound, Gone."""
         return await self._call("job", job_id, owner, link)
@@ -116,6 +121,34 @@ class DispatcherClient:
     async def cancel(self, job_id: str, owner: str | None = None) -> Job:
         """End a job. Raises: NotFound, JobEnded."""
         return await self._call("cancel", job_id, owner)
+
+    async def check_input_room(self, owner: str, size: int) -> None:
+        """Check whether an owner may keep `size` bytes more. Raises InputQuotaExceeded, StorageFull."""
+        await self._call("check_input_room", owner, size)
+
+    async def add_input(
+        self, owner: str, input_id: str, size: int, width: int, height: int, ttl_s: float | None = None
+    ) -> tuple[StoredInput, bool] | None:
+        """Add an input whose file is in the store, and return it and whether it is new; None if its file has gone.
+
+        Without a job it is kept for `ttl_s` seconds, by default those of the config.
+
+        Raises:
+            InputQuotaExceeded, StorageFull: there is no room, and the file was deleted.
+        """
+        return await self._call("add_input", owner, input_id, size, width, height, ttl_s)
+
+    async def input(self, input_id: str, owner: str) -> StoredInput:
+        """Return an input of an owner. Raises InputNotFound."""
+        return await self._call("input", input_id, owner)
+
+    async def inputs(self, owner: str, limit: int = 100, after: str | None = None) -> list[StoredInput]:
+        """Return an owner's inputs, newest first: those that come after the input `after`. Raises InputNotFound."""
+        return await self._call("inputs", owner, limit, after)
+
+    async def delete_input(self, input_id: str, owner: str) -> None:
+        """Delete an input of an owner. Raises InputNotFound, InputInUse."""
+        await self._call("delete_input", input_id, owner)
 
     async def problem(self) -> str | None:
         """Say what keeps jobs from being accepted, if anything does."""

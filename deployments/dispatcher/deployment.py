@@ -17,12 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deployments.config import QueueConfig
+from deployments.config import InputsConfig, QueueConfig
 from deployments.dispatcher import job_log
 from deployments.dispatcher.admission import check_backlog, check_cost, deadline_s, hash_of
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.durable_writer import DurableWriter
 from deployments.dispatcher.feed import Feed
+from deployments.dispatcher.inputs import Inputs
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.dispatcher.lease import Lease
@@ -33,9 +34,19 @@ from deployments.dispatcher.quota import DAY_S
 from deployments.dispatcher.replica_counts import ReplicaCounts
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.error_responses import is_server_error
-from deployments.errors import JobEnded, NotFound, ReplicaLost, StoreUnavailable, Superseded, Unauthorized, UnknownModel
+from deployments.errors import (
+    JobEnded,
+    NotFound,
+    ReplicaLost,
+    StoreUnavailable,
+    Superseded,
+    Unauthorized,
+    UnknownModel,
+)
 from deployments.image_store import ImageStore
+from deployments.input_store import InputStore, StoredInput
 from deployments.keys import OWNER, ApiKey, Keyring
+from deployments.named_inputs import named_inputs, with_inputs
 from deployments.request_warnings import request_warnings
 from deployments.schema import (
     GenerationRequest,
@@ -75,6 +86,7 @@ class Dispatcher:
         models: Mapping[str, Stages],
         config: QueueConfig,
         *,
+        inputs: InputsConfig,
         database_url: str,
         images: str,
         replicas: Callable[[], Mapping[str, Mapping[str, Replicas]]],
@@ -104,7 +116,9 @@ class Dispatcher:
         self._forecasting: asyncio.Task[None] | None = None
         self._in_charge = False
         self._beginning = asyncio.create_task(self._begin(store.epoch, unfinished))
-        sweeper = Sweeper(self._writer, ImageStore(images), config, self._clock, self._queue.forget)
+        results = ImageStore(images)
+        self._inputs = Inputs(self._writer, InputStore(images), results, inputs, self._clock, self._metrics)
+        sweeper = Sweeper(self._writer, results, self._inputs, config, self._clock, self._queue.forget)
         self._background = [
             asyncio.create_task(work)
             for work in (sweeper.keep_sweeping(), self._keep_confirming(), self._keep_meeting())
@@ -116,12 +130,11 @@ class Dispatcher:
         """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
 
         Raises:
-            Unauthorized, UnknownModel, Unavailable, InvalidRequest, QueueFull, IdempotencyKeyReused, StoreUnavailable:
-                nothing was queued.
+            Unauthorized, UnknownModel, Unavailable, InvalidRequest, InputNotFound, QueueFull, IdempotencyKeyReused,
+            StoreUnavailable: nothing was queued.
         """
         with self._metrics.refusals():
-            if self._keys is not None and not owner.startswith(OWNER):
-                raise Unauthorized
+            self._check_key(owner)
             await asyncio.shield(self._beginning)
             card = self._card_of(request.model)
             specs = resolve(request, card)
@@ -130,16 +143,30 @@ class Dispatcher:
             before = time.monotonic() + ACCEPT_WITHIN_S
             request_key = None if key is None else RequestKey(key, hash_of(request))
             plan_checks = self._models[card.id].plan_checks
-            if not plan_checks.has_passed(specs[0], card.digest):
-                # Before the check: a repeated request neither waits for it nor is refused.
+            if named_inputs(specs[0]) or not plan_checks.has_passed(specs[0], card.digest):
+                # Before these checks: a repeated request neither waits for them nor is refused.
                 earlier = await self._accepted_before(owner, request_key)
                 if earlier is not None and self._is_kept(earlier):
                     return earlier
                 await plan_checks.check(specs[0], card.digest)
+                inputs = await self._inputs.resolve(owner, named_inputs(specs[0]), self.job)
+                specs = [with_inputs(spec, inputs) for spec in specs]
             warnings = request_warnings(request, specs[0], card)
             job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
             return await asyncio.shield(self._accept(job, request_key, before))
+
+    async def accepted(self, request: GenerationRequest, owner: str, key: str) -> Job | None:
+        """Return the job that `submit` would return again; None where it would queue a new one.
+
+        Raises:
+            Unauthorized, IdempotencyKeyReused, Gone, StoreUnavailable
+        """
+        with self._metrics.refusals():
+            self._check_key(owner)
+            await asyncio.shield(self._beginning)
+            earlier = await self._accepted_before(owner, RequestKey(key, hash_of(request)))
+            return earlier if earlier is not None and self._is_kept(earlier) else None
 
     async def job(self, job_id: str, owner: str | None, link: str = "") -> Job:
         """Return a job's present state; `NotFound` if it is somebody else's and `link` is not its own."""
@@ -216,6 +243,30 @@ class Dispatcher:
         await self._writer.flushed(job_id)
         self._writer.check()  # else it was not for this Dispatcher to end
         return job
+
+    async def check_input_room(self, owner: str, size: int) -> None:
+        """Check whether an owner may keep `size` bytes more. Raises Unauthorized, InputQuotaExceeded, StorageFull."""
+        self._check_key(owner)
+        await self._inputs.check_room(owner, size)
+
+    async def add_input(
+        self, owner: str, input_id: str, size: int, width: int, height: int, ttl_s: float | None = None
+    ) -> tuple[StoredInput, bool] | None:
+        """Add an input whose file is in the store: see `Inputs.add`."""
+        self._check_key(owner)
+        return await asyncio.shield(self._inputs.add(owner, input_id, size, width, height, ttl_s))
+
+    async def input(self, input_id: str, owner: str) -> StoredInput:
+        """Return an input of an owner. Raises InputNotFound."""
+        return await self._inputs.find(input_id, owner)
+
+    async def inputs(self, owner: str, limit: int = 100, after: str | None = None) -> list[StoredInput]:
+        """Return an owner's inputs, newest first: those that come after the input `after`. Raises InputNotFound."""
+        return await self._inputs.newest(owner, limit, after)
+
+    async def delete_input(self, input_id: str, owner: str) -> None:
+        """Delete an input of an owner. Raises InputNotFound, InputInUse."""
+        await asyncio.shield(self._inputs.delete(input_id, owner))
 
     def check_health(self) -> None:
         """Let Serve replace a Dispatcher that another has taken over from, or of which a part has stopped."""
@@ -307,6 +358,11 @@ class Dispatcher:
     def _aliases_of(self, model: str) -> tuple[str, ...]:
         return tuple(alias for alias, name in self._aliases.items() if name == model)
 
+    def _check_key(self, owner: str) -> None:
+        """Raise Unauthorized where keys are on and an owner has none."""
+        if self._keys is not None and not owner.startswith(OWNER):
+            raise Unauthorized
+
     def _key_of(self, owner: str) -> ApiKey | None:
         return None if self._keys is None else self._keys.of_owner(owner)
 
@@ -341,13 +397,13 @@ class Dispatcher:
         return _is_final(job) or self._queue.is_open(job.id)
 
     async def _add(self, job: Job, model: ModelQueue, request_key: RequestKey | None, before: float) -> None:
-        """Put a job on disk, if there is room for it. Raises QueueFull, InvalidRequest, Unavailable."""
+        """Put a job on disk, if there is room for it. Raises QueueFull, InvalidRequest, InputNotFound, Unavailable."""
         check_backlog(model.drained_s(self._queue), self._config)
         key = self._key_of(job.owner)
         own_most, day_most = (key.max_waiting, key.max_cost_per_day) if key else (None, None)
         self._queue.check_room(job.owner, len(job.specs), model.retry_after_s, own_most)
         try:
-            await self._writer.add(job, request_key, day_most, before)
+            await self._writer.add(job, request_key, day_most, before, named_inputs(job.specs[0]))
         except NotConfirmed as error:
             self._go_and(self._withdraw(job))
             raise StoreUnavailable(error.reason) from error
@@ -412,6 +468,7 @@ class Dispatcher:
             store_problem=self._writer.problem is not None,
             owners=self._queue.owners_waiting,
             most_waiting=self._config.max_waiting,
+            input_bytes=self._inputs.kept_bytes,
         )
 
     async def _keep_meeting(self) -> None:
@@ -465,7 +522,7 @@ class Dispatcher:
                         last_at = time.monotonic()
                         self._changed(self._queue.progress(lease, word, _data_url(word.preview)))
                     else:
-                        model.forecaster.measure_decode(time.monotonic() - last_at, time.monotonic())
+                        model.forecaster.measure_decode(spec, time.monotonic() - last_at, time.monotonic())
                         ended = self._queue.finish(lease, word, self._clock.now())
         except Superseded:
             self._writer.step_down()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
@@ -48,18 +48,25 @@ class DurableWriter:
             raise
         return result
 
-    async def add(self, job: Job, key: RequestKey | None, max_cost_per_day: float | None, before: float) -> None:
+    async def add(
+        self,
+        job: Job,
+        key: RequestKey | None,
+        max_cost_per_day: float | None,
+        before: float,
+        inputs: Mapping[str, str] = {},
+    ) -> None:
         """Put a new job on disk; not after a moment of `time.monotonic`, when its caller has given up.
 
         Raises:
-            QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there.
+            InputNotFound, QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there.
             NotConfirmed: it may be.
         """
 
         def in_time() -> None:
             if time.monotonic() > before:
                 raise Unavailable("The database of jobs is too slow. Nothing was queued.")
-            self.store.add(job, key, max_cost_per_day)
+            self.store.add(job, key, max_cost_per_day, inputs)
 
         await self.call(in_time)
 

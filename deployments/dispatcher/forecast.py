@@ -12,12 +12,14 @@ Size = tuple[int, int]  # width and height, in pixels: images of one size share 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An image as the forecast sees it."""
+    """An image as the forecast sees it, or a pass of one."""
 
     rows: int
     size: Size
     steps: int  # still to do
     arrives_s: float = 0.0  # until it is queued: 0 for the queue's own; planning has arrivals
+    then: "Task | None" = None  # the next pass, in the same flight
+    pause_s: float = 0.0  # between this pass and the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Fleet:
     rows_in_flight: int  # no image leaves the queue while there are so many
     batch_rows: Callable[[Size], int]  # rows that share a forward
     step_s: Callable[[int, Size], float]  # rows, and their size -> seconds of one step
-    decode_s: float  # of an image after its last step
+    decode_s: Callable[[Size], float]  # of an image after its last step
     cold_start_s: float = 0.0  # until the first step can be made
 
 
@@ -49,7 +51,7 @@ def forecast(tasks: Sequence[Task], fleet: Fleet) -> list[Estimate]:
     """Return an estimate for each task, given in the order in which they are (or were) granted, and arrive.
 
     Images of one size share forwards, first come first served; each size gets the same share of the work, as in
-    `StepBatcher`; replicas share the rows evenly.
+    `StepBatcher`; replicas share the rows evenly. An image of several passes leaves the flight after the last one.
     """
     run = _Run(tasks, fleet)
     while run.unfinished:
@@ -78,14 +80,15 @@ class _Run:
         self.starts: list[float] = []
         self.ends = [0.0] * len(tasks)
         self.unfinished = len(tasks)
-        self._tasks = tasks
+        self._tasks = list(tasks)  # the present pass of each
         self._fleet = fleet
         self._step_s = cache(fleet.step_s)
-        self._most_rows = {size: fleet.replicas * fleet.batch_rows(size) for size in {task.size for task in tasks}}
+        self._most_rows = {size: fleet.replicas * fleet.batch_rows(size) for size in _sizes(tasks)}
         self._batches = {size: _Batch() for size in self._most_rows}
         self._now = 0.0
         self._in_flight = 0  # rows
-        self._decoding: deque[tuple[float, int]] = deque()  # when its rows leave the flight, and how many
+        self._pausing: list[tuple[float, int]] = []  # a heap: when an image goes on to its next pass
+        self._decoding: list[tuple[float, int]] = []  # a heap: when its rows leave the flight, and how many
 
     def grant(self) -> None:
         """Let images leave the queue while there is room."""
@@ -119,14 +122,17 @@ class _Run:
             return
         running = [batch for batch in self._batches.values() if batch.rows]
         next_end = min((self._now + (b.last_steps[0][0] - b.steps) / b.rate for b in running), default=inf)
-        left_at = self._decoding[0][0] if self._decoding else inf
-        moment = min(next_end, left_at, self._next_arrival())
+        left_at, goes_on_at = (heap[0][0] if heap else inf for heap in (self._decoding, self._pausing))
+        moment = min(next_end, left_at, goes_on_at, self._next_arrival())
         for batch in running:
             end = self._now + (batch.last_steps[0][0] - batch.steps) / batch.rate
             batch.steps = batch.last_steps[0][0] if end <= moment else batch.steps + (moment - self._now) * batch.rate
         self._now = moment
         if left_at == moment:
-            self._in_flight -= self._decoding.popleft()[1]
+            self._in_flight -= heappop(self._decoding)[1]
+        if goes_on_at == moment:
+            number = heappop(self._pausing)[1]
+            self._batches[self._tasks[number].size].behind.append(number)
         for batch in running:
             while batch.last_steps and batch.last_steps[0][0] <= batch.steps:
                 self._finish(heappop(batch.last_steps)[1], batch)
@@ -151,9 +157,23 @@ class _Run:
         return self._step_s(rows, size)
 
     def _finish(self, number: int, batch: _Batch) -> None:
-        rows = self._tasks[number].rows
-        self.ends[number] = self._now + self._fleet.decode_s
-        self.unfinished -= 1
-        batch.rows -= rows
+        task = self._tasks[number]
+        batch.rows -= task.rows
         batch.pictures -= 1
-        self._decoding.append((self.ends[number], rows))
+        if task.then is not None:
+            self._tasks[number] = task.then
+            heappush(self._pausing, (self._now + task.pause_s, number))
+            return
+        self.ends[number] = self._now + self._fleet.decode_s(task.size)
+        self.unfinished -= 1
+        heappush(self._decoding, (self.ends[number], task.rows))
+
+
+def _sizes(tasks: Sequence[Task]) -> set[Size]:
+    sizes = set[Size]()
+    for first in tasks:
+        task: Task | None = first
+        while task is not None:
+            sizes.add(task.size)
+            task = task.then
+    return sizes

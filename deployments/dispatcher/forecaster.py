@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 
 from deployments.dispatcher.forecast import Estimate, Fleet, Size, Task, forecast, rows_in_flight
 from deployments.dispatcher.lease import Lease, QueuedImage
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.denoiser.step_curve import StepCurve
+from models.families.base import Segment
 from models.spec import ImageSpec, StepUpdate
 
 DECODE_S = 0.03  # until an image was measured
@@ -59,7 +60,7 @@ class Forecaster:
         self._max_rows = max_rows  # of one forward, until a Denoiser has reported it
         self._curve = StepCurve()
         self._batch_rows: dict[Size, int] = {}  # rows that a forward may have
-        self._decode_s = DECODE_S
+        self._decodes: dict[Size, float] = {}  # size -> seconds
         self.cost_s = 0.0  # that a unit of cost takes of one Denoiser, in full batches; 0 until one has worked
         self._replicas = 1  # of the denoiser
         self._cold_start_s = COLD_START_S
@@ -76,14 +77,16 @@ class Forecaster:
     # -- measuring
 
     def measure_step(self, spec: ImageSpec, update: StepUpdate) -> None:
-        """Measure how long a step takes, and how many rows share it."""
-        self._batch_rows[spec.width, spec.height] = update.most_rows
-        self._curve.measure(update.batch_rows, spec.width * spec.height, update.step_s)
+        """Measure how long a step takes at the size of its pass, and how many rows share it."""
+        segment = _segment_at(spec, update.step)
+        self._batch_rows[segment.width, segment.height] = update.most_rows
+        self._curve.measure(update.batch_rows, segment.width * segment.height, update.step_s)
 
-    def measure_decode(self, seconds: float, now: float) -> None:
+    def measure_decode(self, spec: ImageSpec, seconds: float, now: float) -> None:
         """Measure how long an image takes after its last step."""
         if now - seconds >= self._awake_since:
-            self._decode_s += SMOOTHING * (seconds - self._decode_s)
+            known = self._decode_s(spec.size)
+            self._decodes[spec.size] = known + SMOOTHING * (seconds - known)
 
     def observe_replicas(self, counts: Mapping[str, int], running: Sequence[Running], now: float) -> None:
         """Note how many replicas each stage has; measure the cold start of a stage that is needed."""
@@ -127,8 +130,8 @@ class Forecaster:
         """
         near = list(islice(queued, HORIZON))
         fleet = self._fleet(now)
-        tasks = [(lease.job_id, _task(spec, update.step if update else 0)) for lease, spec, update in running]
-        tasks += [(one.lease.job_id, _task(one.spec)) for one in near]
+        tasks = [(lease.job_id, self._task(spec, update.step if update else 0)) for lease, spec, update in running]
+        tasks += [(one.lease.job_id, self._task(one.spec)) for one in near]
         estimates = forecast([task for _, task in tasks], fleet)
         starts = tuple(estimate.start_s for estimate in estimates[len(tasks) - len(near) :])
         jobs: dict[str, Estimate] = {}
@@ -171,6 +174,34 @@ class Forecaster:
             cold_start_s=cold_start_s,
         )
 
+    def _task(self, spec: ImageSpec, done: int = 0) -> Task:
+        """Return what is left of an image after `done` model calls."""
+        task: Task | None = None
+        end = spec.model_calls
+        for segment in reversed(spec.segments):
+            size, begin = (segment.width, segment.height), end - segment.model_calls
+            pause_s = 0.0 if task is None else self._upscale_s(spec, size)
+            task = Task(segment.rows, size, min(segment.model_calls, end - done), then=task, pause_s=pause_s)
+            if done > begin:
+                break
+            end = begin
+        assert task is not None  # an image has a segment
+        return task
+
+    def _decode_s(self, size: Size) -> float:
+        """Return the seconds of decoding; of a size that was not measured, by its pixels from the nearest one."""
+        if size in self._decodes:
+            return self._decodes[size]
+        pixels = {known: known[0] * known[1] for known in self._decodes}
+        nearest = min(pixels, key=lambda known: abs(pixels[known] - size[0] * size[1]), default=None)
+        return DECODE_S if nearest is None else self._decodes[nearest] * size[0] * size[1] / pixels[nearest]
+
+    def _upscale_s(self, spec: ImageSpec, size: Size) -> float:
+        """Return the seconds from a pass of a size to the next one: encoding takes no longer than decoding."""
+        if spec.hires is None or spec.hires.upscaler == "latent":
+            return 0.0
+        return self._decode_s(size) + self._decode_s(spec.size)
+
     def _remember(self, jobs: Mapping[str, Estimate], waiting: Set[str], now: float) -> None:
         """Keep the first forecast of each job that only waits; forget the others."""
         self._first = {
@@ -181,25 +212,33 @@ class Forecaster:
 def _needed(running: Iterable[Running]) -> set[str]:
     """Return the stages that images wait for."""
     needed = set[str]()
-    for _, _, update in running:
+    for _, spec, update in running:
         if update is None:
             needed |= {TEXT_ENCODER.key, DENOISER.key}
         else:
-            needed.add((VAE if update.step == update.steps else DENOISER).key)
+            if update.step < update.steps:
+                needed.add(DENOISER.key)
+            if update.step in accumulate(segment.model_calls for segment in spec.segments):
+                needed.add(VAE.key)
     return needed
 
 
-def _task(spec: ImageSpec, done: int = 0) -> Task:
-    rows, model_calls, _ = spec.work
-    return Task(rows, (spec.width, spec.height), model_calls - done)
+def _segment_at(spec: ImageSpec, step: int) -> Segment:
+    """Return the segment of an image that a step belongs to, counted from 1."""
+    *others, last = spec.segments
+    for segment in others:
+        if step <= segment.model_calls:
+            return segment
+        step -= segment.model_calls
+    return last
 
 
 def _pace_s(specs: Sequence[ImageSpec], fleet: Fleet) -> float:
     """Return the seconds that a unit of cost takes if every batch is full, for the images' own mixture."""
     seconds = 0.0
-    for task in map(_task, specs):
-        rows = fleet.batch_rows(task.size)
-        seconds += task.steps * task.rows / rows * fleet.step_s(rows, task.size) / fleet.replicas
+    for width, height, segment_rows, model_calls in (segment for spec in specs for segment in spec.segments):
+        rows = fleet.batch_rows((width, height))
+        seconds += model_calls * segment_rows / rows * fleet.step_s(rows, (width, height)) / fleet.replicas
     return seconds / sum(spec.cost for spec in specs) if specs else 0.0
 
 

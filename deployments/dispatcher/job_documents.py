@@ -60,7 +60,7 @@ def recorded_bytes(row: Any) -> int:
 
 def _check_specs(job: Job) -> None:
     """Check the numbers that cost is computed from. Raises ValueError if no request may have them."""
-    for spec in job.specs:
+    for spec in (one for each in job.specs for one in each.passes):
         sizes = {"width": MAX_SIDE, "height": MAX_SIDE, "num_inference_steps": MAX_STEPS}
         for name, most in sizes.items():
             if not 0 < getattr(spec, name) <= most:

@@ -37,13 +37,14 @@ def ended(job: Job) -> None:
 def _identity(job: Job) -> dict[str, object]:
     """A job's id, its request in figures, and the kind of its owner: the owner's name is not logged."""
     spec = job.specs[0]
+    width, height = spec.size
     return {
         "job": job.id,  # `job_id` is a word of Ray's, which Serve takes out of lines
         "owner_kind": job.owner.partition(":")[0],
         "model": spec.model,
         "pictures": len(job.specs),
-        "width": spec.width,
-        "height": spec.height,
+        "width": width,
+        "height": height,
         "steps": spec.num_inference_steps,
         "sampler": spec.sampler,
         "rows": sum(each.rows for each in job.specs),

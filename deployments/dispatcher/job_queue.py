@@ -153,9 +153,9 @@ class JobQueue:
         """Append a new job's images to its owner's queue."""
         drawn = {image.index for image in job.images}
         missing = [(index, spec) for index, spec in enumerate(job.specs) if index not in drawn]
-        self._queues[job.model].put(
-            job.owner, (QueuedImage(Lease(job.id, index, self._epoch), job.owner, spec) for index, spec in missing)
-        )
+        leases = {index: Lease(job.id, index, self._epoch, owner=job.owner) for index, _ in missing}
+        images = (QueuedImage(leases[index], job.owner, spec) for index, spec in missing)
+        self._queues[job.model].put(job.owner, images)
         self._jobs[job.id] = job
         if job.timestamps.deadline is not None:
             heappush(self._deadlines, (job.timestamps.deadline, job.id))

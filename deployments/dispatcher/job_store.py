@@ -4,23 +4,27 @@ A job is a document, with columns for what queries need (`job_tables`, `job_docu
 *epoch*. Each Dispatcher that begins raises it; from then on those before it can write nothing, wherever they still run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_hex
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import DDL, BigInteger, Connection, Float, cast, delete, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from deployments.dispatcher import quota
+from deployments.dispatcher import input_rows, quota
 from deployments.dispatcher.job_documents import read_job, readable_jobs, recorded_bytes, row_of
 from deployments.dispatcher.job_tables import create_job_engine, jobs, metadata, probe, service
 from deployments.errors import Gone, IdempotencyKeyReused, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import Job
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # SQLite keeps any value in any column: cast, what is not a number is 0.
 _ENDED = cast(jobs.c.ended, Float).label("ended")
@@ -93,13 +97,20 @@ class JobStore:
             raise IdempotencyKeyReused("Idempotency-Key: this key came with another request before.", "Idempotency-Key")
         return found.id
 
-    def add(self, job: Job, request_key: RequestKey | None = None, max_cost_per_day: float | None = None) -> None:
+    def add(
+        self,
+        job: Job,
+        request_key: RequestKey | None = None,
+        max_cost_per_day: float | None = None,
+        inputs: Mapping[str, str] = {},
+    ) -> None:
         """Write a new job, unless that would be more work of its owner in a day (UTC) than is allowed.
 
         A job that has ended and was accepted under the same key has no key from then on, and its work is not counted.
+        The `inputs` that its fields name are kept until it has ended: field -> id of an input of its owner.
 
         Raises:
-            QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
+            InputNotFound, QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
             NotConfirmed: it may have been.
         """
         row = row_of(job) | {"id": job.id, "owner": job.owner}
@@ -112,6 +123,7 @@ class JobStore:
                     _release_key(connection, job.owner, request_key.key)
                 if max_cost_per_day is not None:
                     quota.spend(connection, job, max_cost_per_day)
+                input_rows.pin(connection, job, inputs)
                 connection.execute(jobs.insert().values(row))
                 inserted = True
         except StoreUnavailable as error:
@@ -124,6 +136,7 @@ class JobStore:
         with self._in_charge() as connection:
             if connection.execute(delete(jobs).where(jobs.c.id == job.id, jobs.c.ended.is_(None))).rowcount:
                 quota.refund(connection, job)
+                input_rows.release(connection, job.id)
 
     def spent(self, owner: str, now: float) -> float:
         """Return the work that an owner's jobs of this day (UTC) are, of those that were counted."""
@@ -134,6 +147,13 @@ class JobStore:
         """Write what has become of a job. Raises Superseded where another Dispatcher has taken over."""
         with self._in_charge() as connection:
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(row_of(job)))
+            if job.ended:
+                input_rows.release(connection, job.id)
+
+    def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `work` returns, in one transaction that nobody can take over in. Raises Superseded."""
+        with self._in_charge() as connection:
+            return work(connection, *args, **kwargs)
 
     def confirm(self, *, by_writing: bool = False) -> None:
         """Raise Superseded if another Dispatcher has taken over; with `by_writing`, StoreUnavailable if no job could be
@@ -284,9 +304,11 @@ def _release_key(connection: Connection, owner: str, key: str) -> None:
 
 def _upgrade(connection: Connection) -> None:
     """Bring what an older Darkroom has written up to date."""
-    if connection.scalar(select(service.c.schema_version)) == 1:  # which had no column for the status
+    version = connection.scalar(select(service.c.schema_version))
+    if version == 1:  # which had no column for the status
         connection.execute(DDL("ALTER TABLE jobs ADD COLUMN status VARCHAR(16)"))
         documents = select(jobs.c.id, jobs.c.document).where(jobs.c.document.is_not(None))
         for job in readable_jobs(connection.execute(documents).all()):
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=job.status))
+    if version != SCHEMA_VERSION:  # tables that are new, as those of inputs in the third, are created with all others
         connection.execute(update(service).values(schema_version=SCHEMA_VERSION))

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    Index,
     Integer,
     MetaData,
     String,
@@ -54,6 +55,25 @@ usage = Table(
     Column("owner", String(200), primary_key=True),
     Column("day", Integer, primary_key=True),  # since 1970, UTC
     Column("cost", Float, nullable=False),  # of the jobs accepted, in `ImageSpec.cost`
+)
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("digest", String(64), primary_key=True),  # SHA-256 of its bytes
+    Column("size", BigInteger, nullable=False),  # bytes
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("created", Float, nullable=False),  # seconds since 1970
+    Column("expires", Float, nullable=False, index=True),
+)
+pins = Table(
+    "pins",  # inputs that jobs need which have not ended
+    metadata,
+    Column("job", String(40), primary_key=True),  # its id
+    Column("owner", String(200), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Index("pins_of_input", "owner", "digest"),
 )
 probe = Table(
     "probe",

@@ -1,6 +1,6 @@
 """The right to generate an image, and images in the queue."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.spec import ImageSpec
 
@@ -15,6 +15,7 @@ class Lease:
     index: int
     epoch: int = 0
     attempt: int = 1
+    owner: str = field(default="", compare=False)  # of the job, and so of its inputs
 
     @property
     def key(self) -> ImageKey:

@@ -64,6 +64,8 @@ class DispatcherMetrics:
         )
         self._epoch = Gauge("darkroom_epoch", description="Of the Dispatcher in charge: one more with each.")
         self._store_problem = Gauge("darkroom_store_problem", description="1 while the database cannot be used.")
+        self._inputs_expired = Counter("darkroom_inputs_expired", description="Uploaded images that have expired.")
+        self._input_bytes = Gauge("darkroom_input_bytes", description="Bytes of the uploaded images that are kept.")
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
@@ -122,12 +124,19 @@ class DispatcherMetrics:
         self._running.set(running, {"model": model})
         self._backlog.set(backlog_s, {"model": model})
 
-    def whole(self, *, epoch: int, store_problem: bool, owners: int, most_waiting: int) -> None:
-        """Say who is in charge, whether the database is as it should be, and who waits where so many may."""
+    def inputs_expired(self, count: int) -> None:
+        """Take in that inputs have expired."""
+        if count:
+            self._inputs_expired.inc(count)
+
+    def whole(self, *, epoch: int, store_problem: bool, owners: int, most_waiting: int, input_bytes: int) -> None:
+        """Say who is in charge, whether the database is as it should be, who waits where so many may, and how much
+        was uploaded."""
         self._epoch.set(epoch)
         self._store_problem.set(int(store_problem))
         self._owners.set(owners)
         self._most_waiting.set(most_waiting)
+        self._input_bytes.set(input_bytes)
 
 
 def _reason(error: BaseException) -> str:

@@ -64,7 +64,7 @@ class ModelQueue:
     def demand(self, queue: JobQueue) -> Demand:
         """Return the work that waits and arrives."""
         running = queue.running_of(self.name)
-        left = sum(spec.cost * (1 - update.step / update.steps if update else 1) for _, spec, update in running)
+        left = sum(spec.cost_after(update.step if update else 0) for _, spec, update in running)
         pictures_per_s, cost_per_s = self.arrivals.per_s(time.monotonic())
         return Demand(
             pictures=queue.waiting_for(self.name) + len(running),

@@ -9,6 +9,7 @@ from contextvars import Context
 
 from models.errors import DarkroomError, UnsupportedSampler
 from models.families.registry import FAMILIES
+from models.hires import of_pass
 from models.spec import ImageSpec
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -17,7 +18,7 @@ TIMEOUT_S = 1.0
 PAUSE_S = 10.0  # after a Denoiser did not answer: one that sleeps takes longer to wake
 MAX_KNOWN = 10_000  # plans
 
-Plan = tuple[str, str, int, str]  # the model's digest, sampler, steps, options of timesteps
+Plan = tuple[str, str, int, int, str]  # the model's digest, sampler, steps, the first one, options of timesteps
 
 
 class PlanChecks:
@@ -30,8 +31,8 @@ class PlanChecks:
         self._ask_after = 0.0  # of time.monotonic
 
     def has_passed(self, spec: ImageSpec, digest: str) -> bool:
-        """Return whether a Denoiser has compiled the plan of an image, so that `check` neither waits nor refuses."""
-        return self._known.get(_plan_of(spec, digest), ...) is None
+        """Return whether a Denoiser has compiled the plans of an image, so that `check` neither waits nor refuses."""
+        return all(self._known.get(_plan_of(one, digest), ...) is None for one in spec.passes)
 
     async def check(self, spec: ImageSpec, digest: str) -> None:
         """Check that the sampler of an image works in its steps, with the model of a digest.
@@ -41,12 +42,13 @@ class PlanChecks:
         Raises:
             UnsupportedSampler: no image of this sampler and number of steps can be generated.
         """
-        plan = _plan_of(spec, digest)
-        if plan not in self._known and time.monotonic() >= self._ask_after:
-            await self._answer(plan, spec)
-        refusal = self._known.get(plan)
-        if refusal is not None:
-            raise UnsupportedSampler(*refusal.args)
+        for number, one in enumerate(spec.passes):
+            plan = _plan_of(one, digest)
+            if plan not in self._known and time.monotonic() >= self._ask_after:
+                await self._answer(plan, one)
+            refusal = self._known.get(plan)
+            if refusal is not None:
+                raise of_pass(number, UnsupportedSampler(*refusal.args))
 
     async def _answer(self, plan: Plan, spec: ImageSpec) -> None:
         """Wait for the one call about a plan. It outlives each caller, so it runs in no request's context: with a
@@ -73,6 +75,6 @@ class PlanChecks:
 
 
 def _plan_of(spec: ImageSpec, digest: str) -> Plan:
-    steps = spec.num_inference_steps
-    options = FAMILIES[spec.family].timestep_options(spec.width, spec.height, steps)
-    return digest, spec.sampler, steps, json.dumps(options, sort_keys=True)
+    family = FAMILIES[spec.family]
+    options = json.dumps(family.timestep_options(spec), sort_keys=True)
+    return digest, spec.sampler, spec.num_inference_steps, family.begin(spec), options

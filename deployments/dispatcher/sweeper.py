@@ -1,4 +1,4 @@
-"""Deletes what is too old or too much: results, and the files of attempts that failed."""
+"""Deletes what is too old or too much: results, inputs, and the files of attempts that failed."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from deployments.config import QueueConfig
 from deployments.dispatcher.clock import SteadyClock
 from deployments.dispatcher.durable_writer import DurableWriter
+from deployments.dispatcher.inputs import Inputs
 from deployments.errors import Superseded
 from deployments.image_store import ImageStore
 
@@ -26,29 +27,32 @@ class Sweeper:
         self,
         writer: DurableWriter,
         images: ImageStore,
+        inputs: Inputs,
         config: QueueConfig,
         clock: SteadyClock,
         forget: Callable[[Iterable[str]], None],
     ) -> None:
         self._writer = writer
         self._images = images
+        self._inputs = inputs
         self._config = config
         self._clock = clock
         self._forget = forget  # jobs that the queue knows still
 
     async def keep_sweeping(self) -> None:
-        """Forget results that are too old or too many, and now and then orphans."""
+        """Forget results and inputs that are too old or too many, and now and then orphans."""
         orphans_due = time.monotonic()  # the first time, at once
         while not self._writer.superseded:
             try:
                 await self._sweep_results()
+                await self._inputs.expire(self._clock.now() if self._clock.settled else 0.0)
                 if time.monotonic() >= orphans_due:
                     orphans_due = time.monotonic() + ORPHAN_AGE_S
                     await self._sweep_orphans()
             except Superseded:
                 break
             except Exception:  # each filesystem has its own
-                logger.exception("old results could not be swept")
+                logger.exception("old results and inputs could not be swept")
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _sweep_results(self) -> None:
@@ -62,6 +66,7 @@ class Sweeper:
 
     async def _sweep_orphans(self) -> None:
         now = min(time.time(), self._clock.now())  # files have the system's time, by a clock that may have jumped since
+        await self._inputs.sweep_orphans(now - ORPHAN_AGE_S)
         names = await asyncio.to_thread(self._images.names, now - ORPHAN_AGE_S)
         for start in range(0, len(names), ORPHAN_BATCH):  # other writes come in between
             orphans = await self._writer.call(self._writer.store.orphans, names[start : start + ORPHAN_BATCH])

@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.limits import MAX_BODY
+from deployments.config import MAX_UPLOAD
 from deployments.error_responses import respond
 from deployments.errors import HeadersTooLarge, NotFound, RequestTimeout
 from deployments.foreign_routes import why_missing
@@ -21,9 +22,9 @@ from deployments.proxy.error_rewriter import PREFIX, ErrorRewriter
 from models.errors import DarkroomError, InvalidRequest, Unavailable
 
 BODY_TIMEOUT_S = 30.0  # for its first `MAX_BODY` bytes; uvicorn has no timeout
-UPLOAD_TIMEOUT_S = 300.0  # for the whole body: 32 MiB at 1 Mbit/s
-MAX_HELD_BYTES = 256 * 2**20  # of all bodies that are held at a time
-MAX_DRAINED_BYTES = 32 * 2**20  # of a body that nobody wants
+UPLOAD_TIMEOUT_S = 600.0  # for the whole body: two files of `MAX_UPLOAD` at 1 Mbit/s
+MAX_HELD_BYTES = 256 * 2**20  # of all bodies at a time: Serve's proxy keeps what is passed on until a replica takes it
+MAX_DRAINED_BYTES = MAX_UPLOAD  # of a body that nobody wants
 MAX_HEADERS = 16 * 1024  # bytes, as they are sent
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # it goes into logs
 STRIPPED_HEADERS = (
@@ -99,7 +100,7 @@ class _Body:
         self._is_whole = False
         self._until = asyncio.get_running_loop().time() + UPLOAD_TIMEOUT_S
         self.held = 0  # bytes
-        self.problem: RequestTimeout | None = None  # why it broke off
+        self.problem: DarkroomError | None = None  # why it broke off
 
     async def begin(self) -> None:
         """Read a body to its end, or until it exceeds `MAX_BODY`: the application refuses a body that is too large.
@@ -111,38 +112,50 @@ class _Body:
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 while not self._is_whole and self.held <= MAX_BODY:
-                    message = await self._next()
-                    self.held += len(message.get("body", b""))
-                    self._hold(len(message.get("body", b"")))
-                    self._messages.append(message)
+                    self._messages.append(await self._next_held())
         except TimeoutError:
             raise RequestTimeout(f"The body must arrive within {BODY_TIMEOUT_S:g} s.") from None
 
     async def receive(self) -> Message:
-        """Return the next part, or a disconnect if it does not arrive in time; after the end, the server's messages."""
+        """Return the next part; after the end, the server's messages.
+
+        A disconnect, with the `problem`, if a part does not arrive in time or all bodies together are too large.
+        """
         if self._messages:
             return self._messages.popleft()
         if self._is_whole:
             return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._until):
-                return await self._next()
-        except TimeoutError:
-            self.problem = RequestTimeout(f"An upload must arrive within {UPLOAD_TIMEOUT_S:g} s.")
-            return {"type": "http.disconnect"}
+        return await self._within_time(self._next_held)
 
     async def drain(self) -> bool:
         """Read what is left, and return whether that was all: beyond `MAX_DRAINED_BYTES` it is not worth its traffic.
 
         A client that still sends when the connection closes may not see its answer.
         """
-        drained = 0
+        drained = self.held
+        self._messages.clear()
         while not self._is_whole and drained < MAX_DRAINED_BYTES:
-            message = await self.receive()
+            message = await self._within_time(self._next)
             if message["type"] == "http.disconnect":
                 break
             drained += len(message.get("body", b""))
         return self._is_whole
+
+    async def _within_time(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await receive()
+        except TimeoutError:
+            self.problem = RequestTimeout(f"An upload must arrive within {UPLOAD_TIMEOUT_S:g} s.")
+        except Unavailable as error:
+            self.problem = error
+        return {"type": "http.disconnect"}
+
+    async def _next_held(self) -> Message:
+        message = await self._next()
+        self.held += len(message.get("body", b""))
+        self._hold(len(message.get("body", b"")))
+        return message
 
     async def _next(self) -> Message:
         message = await self._receive()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from deployments import image_store
+from deployments import file_store
 from deployments.errors import NotFound, StorageFull
 from deployments.image_store import ImageStore
 
@@ -35,7 +36,9 @@ def test_a_picture_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", fsync)
     store.put(NAME, b"12345")
-    assert synced == [(f"{tmp_path}/.{NAME}.partial", False), (str(tmp_path), True)]
+    [(partial, had_name), folder] = synced
+    assert re.fullmatch(rf"{re.escape(f'{tmp_path}/.{NAME}')}\.[0-9a-f]{{8}}\.partial", partial)
+    assert (had_name, folder) == (False, (str(tmp_path), True))
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +56,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path, monkeypat
 
 def test_pictures_leave_room_for_the_database_on_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ImageStore(tmp_path)
-    free = image_store.RESERVED_BYTES + 4
+    free = file_store.RESERVED_BYTES + 4
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     store.put(NAME, b"1234")
     with pytest.raises(StorageFull, match="less than 64 MiB would be left"):
@@ -73,12 +76,14 @@ def test_files_are_listed_by_age_half_written_ones_too(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     store.put(NAME, b"12345")
     store.put(OTHER, b"12345")
-    (tmp_path / f".{OTHER}.partial").write_bytes(b"12")
+    partials = [f".{OTHER}.0123abcd.partial", f".{OTHER}.partial"]  # the second is how versions before named them
+    for partial in partials:
+        (tmp_path / partial).write_bytes(b"12")
+        os.utime(tmp_path / partial, (0, 2000.0))
     os.utime(tmp_path / NAME, (0, 1000.0))
-    os.utime(tmp_path / f".{OTHER}.partial", (0, 2000.0))
     assert store.names(before=1000.0) == []
     assert store.names(before=1000.5) == [NAME]
-    assert sorted(store.names(before=2000.5)) == [f".{OTHER}.partial", NAME]
+    assert sorted(store.names(before=2000.5)) == [*partials, NAME]
 
 
 def test_a_store_elsewhere_keeps_pictures_too() -> None:

@@ -23,14 +23,6 @@ from tests.unit.deployments.test_job_queue import a_job
 KEY = RequestKey("key", "hash")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgresql_url")
-    return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-
-
 @pytest.fixture
 def begin(database_url: str) -> Callable[[], tuple[JobStore, list[Job]]]:
     """Begin as another process would, on the same database."""
@@ -297,7 +289,7 @@ def test_an_orphan_is_a_file_of_a_job_that_has_ended_which_is_not_its_picture(st
     store.add(unfinished := a_job())
     [gone], *pictures = ([image.name for image in job.images] for job in jobs)
     known = [name for names in pictures for name in names]
-    orphans = [gone, known[0].replace("-0-0-1.", "-0-0-2."), f".{known[1]}.partial"]
+    orphans = [gone, known[0].replace("-0-0-1.", "-0-0-2."), f".{known[1]}.0123abcd.partial"]
     elsewhere = [f"{unfinished.id}-0-1-1.png", f"job_{'f' * 32}-0-1-1.png"]  # still made; of another database
     assert store.orphans([*orphans, *known, *elsewhere]) == orphans
     assert store.orphans([]) == []
@@ -362,6 +354,7 @@ BROKEN = {
     "no width": "#width=0",
     "a width beyond any": "#width=100000",
     "steps beyond any": "#num_inference_steps=1000000000",
+    "a second pass beyond any": '#hires={"scale":2,"strength":1,"steps":8,"width":100000,"height":64}',
     "a family of another version": '#family="flux9"',
     "no number": "#guidance_scale=NaN",
     "no end": "#guidance_scale=Infinity",

@@ -148,8 +148,9 @@ def test_an_event_stream_is_not_held_back(edge: Edge) -> None:
         assert "data: second" in list(lines)
 
 
-def test_a_picture_for_the_page_passes(edge: Edge) -> None:
-    assert httpx.post(f"{edge.url}/gradio_api/upload?upload_id=1", content=b"x" * 2**21).status_code == 200
+@pytest.mark.parametrize("path", ["/gradio_api/upload?upload_id=1", "/v1/inputs"])
+def test_an_image_that_is_uploaded_passes(edge: Edge, path: str) -> None:
+    assert httpx.post(f"{edge.url}{path}", content=b"x" * 2**21).status_code == 200
 
 
 def test_no_log_holds_a_secret_of_what_is_answered_of_what_is_refused_or_of_what_goes_wrong_behind(edge: Edge) -> None:

@@ -216,10 +216,10 @@ async def test_a_connection_ends_whose_body_is_not_worth_reading(
 ) -> None:
     monkeypatch.setattr(request_guard, "MAX_DRAINED_BYTES", 2 * MAX_BODY)
     reader, writer = await server.connect()
-    writer.write(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
+    writer.write(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
     writer.write(b"x" * (2 * MAX_BODY))
     async with asyncio.timeout(WITHIN_S / 2):  # long before the bound on the rest of a body
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 404")
-    assert b"does not edit images" in answer
+    assert b"does not generate videos" in answer
     writer.close()

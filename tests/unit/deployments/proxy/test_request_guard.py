@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.api.limits import MAX_BODY
+from deployments.config import MAX_UPLOAD
 from deployments.proxy import request_guard
 from deployments.proxy.request_guard import RequestGuard
 from ops.proxy import middlewares
@@ -254,6 +255,38 @@ async def test_all_bodies_together_are_bounded_and_given_back(
         assert (await caller.post("/v1/jobs", content=b"x" * MAX_BODY)).status_code == 200
 
 
+async def test_an_upload_that_would_be_too_much_with_all_others_breaks_off_and_is_a_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_guard, "MAX_HELD_BYTES", 3 * MAX_BODY)
+    seen: list[str] = []
+
+    async def reader(scope: Scope, receive: Receive, send: Send) -> None:
+        while seen[-1:] != ["http.disconnect"]:
+            seen.append((await receive())["type"])
+
+    app = RequestGuard(reader)
+    sender = Sender(*[b"x" * MAX_BODY] * 5)
+    await sender.to(app)
+    assert seen == ["http.request"] * 3 + ["http.disconnect"]
+    assert sender.sent[0]["status"] == 503
+    assert b"Too many bodies are being read" in sender.sent[1]["body"]
+    assert app._held == 0
+
+
+async def test_what_is_drained_counts_only_while_it_is_held(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_guard, "MAX_HELD_BYTES", 2 * MAX_BODY)
+    sender = Sender(*[b"x" * MAX_BODY] * 4, b"")
+    draining = asyncio.create_task(sender.to(RequestGuard(behind), "/v1/videos"))
+    await asyncio.sleep(0.05)
+    assert sender._parts == []
+    draining.cancel()
+
+
+def test_the_largest_upload_that_a_config_allows_arrives_in_time_at_1_mbit_a_second() -> None:
+    assert 2 * MAX_UPLOAD / (10**6 / 8) < request_guard.UPLOAD_TIMEOUT_S
+
+
 async def test_a_path_and_a_query_count_with_the_headers(behind: Behind, caller: httpx.AsyncClient) -> None:
     for path in ("/v1/" + "a" * request_guard.MAX_HEADERS, "/v1/queue?" + "a" * request_guard.MAX_HEADERS):
         assert problem(await caller.get(path), 431)["code"] == "headers_too_large"
@@ -290,7 +323,7 @@ async def test_errors_of_the_applications_pass(behind: Behind, caller: httpx.Asy
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/v1/images/edits", "does not edit images"),
+        ("/v1/videos", "does not generate videos"),
         ("/images/generations", "did you mean /v1/images/generations?"),
         ("/sdapi/v1/txt2img", "AUTOMATIC1111"),
     ],
@@ -318,7 +351,7 @@ async def test_no_more_of_a_body_is_read_for_a_path_of_another_service_than_is_w
 ) -> None:
     monkeypatch.setattr(request_guard, "MAX_DRAINED_BYTES", 3 * MAX_BODY)
     sender = Sender(*[b"x" * MAX_BODY] * 9)
-    await sender.to(RequestGuard(behind), "/v1/images/edits")
+    await sender.to(RequestGuard(behind), "/v1/videos")
     assert len(sender._parts) == 6
     assert sender.sent[0]["status"] == 404
     assert (b"connection", b"close") in sender.sent[0]["headers"]
