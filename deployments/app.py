@@ -27,6 +27,7 @@ def build(config: AppConfig) -> Application:
     dispatcher = serve.deployment(Dispatcher).bind(
         {name: Pipeline(name, config.images) for name in config.models},
         config.queue,
+        inputs=config.inputs,
         database_url=config.database,
         images=config.images,
         replicas=stage_replicas,
@@ -37,6 +38,7 @@ def build(config: AppConfig) -> Application:
         dispatcher,
         config.models,
         config.images,
+        config.inputs,
         config.keys_path,
         config.allowed_hosts,
         config.cors_origins,

@@ -4,12 +4,9 @@ import re
 
 API = "/v1"
 IMAGES = f"use POST {API}/images/generations."
-NO_EDITS = f"This server does not edit images; it generates them from text: {IMAGES}"
 NO_TEXT = f"This server generates images, and no text, embeddings or sound: {IMAGES}"
 NO_COMFYUI = f"This server does not have ComfyUI's API; {IMAGES}"
 REASONS = {  # of a path below the base URL of a client, and of all below it
-    "/images/edits": NO_EDITS,
-    "/images/variations": NO_EDITS,
     "/chat": NO_TEXT,
     "/completions": NO_TEXT,
     "/responses": NO_TEXT,
@@ -22,14 +19,20 @@ REASONS = {  # of a path below the base URL of a client, and of all below it
     "/object_info": NO_COMFYUI,
 }
 API_PATHS = (  # the paths of the API, as OpenAPI has them
-    *("/files/{name}", "/health", "/hf/models/{model_id}", "/hf/models/{model_id}/health", "/images/generations"),
+    *("/files/{name}", "/health", "/hf/models/{model_id}", "/hf/models/{model_id}/health"),
+    *("/images/edits", "/images/generations", "/images/variations"),
+    *("/inputs", "/inputs/{input_id}", "/inputs/{input_id}/content", "/inputs/{input_id}/extend"),
     *("/jobs", "/jobs/{job_id}", "/jobs/{job_id}/cancel", "/jobs/{job_id}/watch", "/models", "/models/{model_id}"),
     *("/queue", "/ready", "/tokenize"),
 )
 API_PATH = re.compile(
-    "|".join(API_PATHS).replace("{model_id}", ".+").replace("{job_id}", "[^/]+").replace("{name}", "[^/]+")
+    "|".join(API_PATHS)
+    .replace("{model_id}", ".+")
+    .replace("{job_id}", "[^/]+")
+    .replace("{input_id}", "[^/]+")
+    .replace("{name}", "[^/]+")
 )
-IMAGE_TO_IMAGE = f"This server does not offer image-to-image; POST a text prompt to {API}/hf/models/MODEL."
+IMAGE_TO_IMAGE = f"A task has no path of its own: POST the image to {API}/hf/models/MODEL."
 
 
 def why_missing(path: str) -> str | None:

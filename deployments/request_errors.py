@@ -1,6 +1,7 @@
 """What is wrong with a request or with a model's defaults, by the bounds of the model where its card is known."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,14 +12,16 @@ from models.spec import ModelCard
 from models.validation import OUT_OF_BOUNDS, first_problem, plain
 
 
-def read_request(values: Mapping[str, Any], card: ModelCard | None = None) -> GenerationRequest:
-    """Return the request that some values are; its errors have the bounds of `card`, if given.
+def read_request(
+    values: Mapping[str, Any], card: ModelCard | None = None, kind: type[GenerationRequest] = GenerationRequest
+) -> GenerationRequest:
+    """Return the request of a kind that some values are; its errors have the bounds of `card`, if given.
 
     Raises:
         InvalidRequest: with the path to the value and its bound.
     """
     try:
-        return GenerationRequest.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise request_error(error.errors()[0], card, values.get("sampler")) from None
 
@@ -62,7 +65,7 @@ def default_problems(card: ModelCard) -> list[InvalidRequest]:
             found += filter(None, [card.problem(name, card.defaults[name], sampler)])
     if request and not found:
         try:
-            resolve(request, card)
+            resolve(request, replace(card, requires=()))  # which no default can give
         except InvalidRequest as error:
             found.append(error)
     return found

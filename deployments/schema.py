@@ -9,14 +9,17 @@ members have the same names. The dataclass may have more, such as a digest.
 
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
+from deployments.nested_requests import HiresRequest, InitRequest
 from deployments.request_body import RequestBody
 from deployments.stages import Phase
 from deployments.styles import StyleName
@@ -79,6 +82,8 @@ class GenerationRequest(RequestBody):
         description="Last layers of the text encoder that the prompt skips: 0 for none, where AUTOMATIC1111 writes 1.",
     )
     sampler: Sampler | None = of_model(description="The method that removes the noise.")
+    init: InitRequest | None = Field(None, description="An image to begin with.")
+    hires: HiresRequest | None = Field(None, description="A second pass at a higher resolution.")
     seed: int | None = Field(
         None,
         ge=RANDOM_SEED,
@@ -123,6 +128,18 @@ class GenerationRequest(RequestBody):
         return text
 
 
+class VariationRequest(GenerationRequest):
+    """Another version of an image: what to draw without a word."""
+
+    prompt: Literal[""] = ""
+    init: InitRequest
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        return text
+
+
 def fields_but(*others: str) -> dict[str, Any]:
     """Return the fields of a request as `create_model` takes them, but those that a dialect has in another way."""
     return {
@@ -153,9 +170,9 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
         InvalidRequest: a field is beyond what the model allows, or the last seed beyond the greatest one.
     """
     sent = request.model_dump(exclude={"style", "seed", "num_images", "deadline_s"})
-    chosen = dict(card.defaults) | {
-        name: _spec_value(name, value) for name, value in sent.items() if name in request.model_fields_set
-    }
+    chosen = dict(card.defaults)
+    chosen |= {name: value for name, value in sent.items() if name in request.model_fields_set}
+    chosen |= {name: _spec_value(name, chosen, card) for name in sent.keys() & chosen.keys()}
     chosen["model"] = card.id
     chosen["prompt"], chosen["negative_prompt"] = words(request, card)
     lossy = "output_compression" in request.model_fields_set and request.output_compression < 100
@@ -199,10 +216,24 @@ def _request_value(annotation: Any, value: Any) -> Any:
     return {name: _request_value(of.annotation, getattr(value, name)) for name, of in kind.model_fields.items()}
 
 
-def _spec_value(name: str, value: Any) -> Any:
-    if nested_type(GenerationRequest.model_fields[name].annotation) is None:
+def _spec_value(name: str, chosen: Mapping[str, Any], card: ModelCard) -> Any:
+    """Return a field as a spec has it. Members of a nested object that were left out are the model's, or those of the
+    field that they say."""
+    value = chosen[name]
+    kind = nested_type(GenerationRequest.model_fields[name].annotation)
+    if kind is None:
         return value
+    if isinstance(value, dict):
+        value = {
+            each: _default(f"{name}.{each}", kind.model_fields[each], chosen, card) if sent is None else sent
+            for each, sent in value.items()
+        }
     return _spec_type(name).validate_python(value)
+
+
+def _default(path: str, member: FieldInfo, chosen: Mapping[str, Any], card: ModelCard) -> Any:
+    extra = member.json_schema_extra if isinstance(member.json_schema_extra, dict) else {}
+    return card.member_defaults.get(path, chosen.get(str(extra.get("default_of"))))
 
 
 @cache
@@ -222,7 +253,7 @@ class ImageResult:
     model_digest: str
     encode_s: float
     denoise_s: float
-    decode_s: float
+    decode_s: float  # with what the Vae took between passes
     batch_rows: int  # rows of its last forward
     attempts: int
     size: int = 0  # bytes

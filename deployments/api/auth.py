@@ -22,11 +22,11 @@ UNKNOWN_KEY = "This API key is not known here. Ask the operator of the service f
 class AuthMiddleware:
     """Puts the owner into a request's state, or answers 401 if keys are on and none was given.
 
-    With keys, the owner is the key's. A key is sent as `Authorization: Bearer …`; for reading, the page's cookie serves
-    too, so that pages can show images. A file whose address has a job's link needs no key. Without keys the owner is
-    the page's browser, else the caller's address, and a request is answered 403 if its `Host` is not allowed, or if
-    another site's page sent it to change something. With keys that check is needless: a browser adds no `Authorization`
-    header to such a page's requests.
+    With keys, the owner is the key's. A key is sent as `Authorization: Bearer …`. The page's cookie serves too for
+    reading, so that the page can show images, and for uploading one. A file whose address has a job's link needs no
+    key. Without keys the owner is the page's browser, else the caller's address, and a request is answered 403 if its
+    `Host` is not allowed. It is answered 403 as well if another site's page sent it to change something by a cookie or
+    an address: a browser adds no `Authorization` header to such a page's requests.
 
     An owner with too many open requests is answered 429, and can still end jobs. Streams end once their key is removed.
     """
@@ -73,7 +73,9 @@ class AuthMiddleware:
             key = self._keys.find(secret)
             return key.owner if key else None, secret
         if scope["method"] not in SAFE:
-            return None, cookie
+            if not _uploads(scope):
+                return None, cookie
+            check_origin(headers, scope["method"])
         return owner_of_cookie(cookie, self._keys) or _visitor(scope), cookie
 
 
@@ -81,6 +83,11 @@ def _visitor(scope: Scope) -> str | None:
     """Return an owner without jobs for a caller who fetches a file by a link, which its route checks; else None."""
     is_by_link = path_of(scope).startswith("/files/") and QueryParams(scope["query_string"]).get("link")
     return f"link:{peer_of(scope)}" if is_by_link else None
+
+
+def _uploads(scope: Scope) -> bool:
+    path = path_of(scope)
+    return scope["method"] == "POST" and (path == "/inputs" or path.startswith("/inputs/"))
 
 
 def _ends_a_job(scope: Scope, path: str) -> bool:

@@ -1,10 +1,11 @@
 """The HTTP API: stateless, so as many replicas as wanted. Routes are relative to the application's prefix, /v1."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Security
+from fastapi import Depends, FastAPI, Security
 from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -12,17 +13,39 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from deployments.access import AccessPolicy
-from deployments.api import huggingface, jobs, openai, status
+from deployments.api import huggingface, inputs, jobs, status
 from deployments.api.auth import AuthMiddleware
 from deployments.api.docs import add_docs
 from deployments.api.errors import SHAPES, add_error_handlers
 from deployments.api.head import HeadAsGet
 from deployments.api.headers import EXPOSED_HEADERS
-from deployments.api.limits import BodyLimit
-from deployments.config import Sizes
+from deployments.api.limits import FORM_BYTES, MAX_BODY, BodyLimit
+from deployments.api.openai import edits, generations
+from deployments.api.openai.answers import Answers
+from deployments.api.openai.fields import DIALECT, EDITS
+from deployments.api.query import check_query
+from deployments.config import InputsConfig, Sizes
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
+from deployments.input_intake import InputIntake
+from deployments.input_store import InputStore
 from deployments.serve.replicas import ApplicationState, applications
+
+DIALECTS = {  # of the paths that begin so
+    "/hf/": huggingface.DIALECT,
+    "/images/generations": DIALECT,
+    "/images/": EDITS,
+}
+
+
+def _body_limits(max_image: int) -> dict[str, int]:
+    """Return how many bytes a body may have by its path (see `BodyLimit`), by those of the largest image."""
+    return {
+        "/inputs": max_image + FORM_BYTES,
+        "/images/variations": max_image + FORM_BYTES,
+        "/images/edits": 2 * max_image + FORM_BYTES,
+        "/hf/": MAX_BODY + ceil(max_image / 3) * 4,  # in base64
+    }
 
 
 class Api(FastAPI):
@@ -49,6 +72,7 @@ class Api(FastAPI):
 def create_api(
     client: DispatcherClient,
     images: ImageStore,
+    intake: InputIntake,
     applications: Callable[[], Mapping[str, ApplicationState]],
     models: Sequence[str],
     access: AccessPolicy,
@@ -56,23 +80,28 @@ def create_api(
     public_url: str | None = None,
     sizes: Sizes = "exact",
 ) -> FastAPI:
-    """Return the API over a client, a store of images, and Serve's applications, of which `models` serve a model each;
-    `app_name` is its own. Absolute addresses begin with `public_url`, if given, else as the request's did. `sizes` is
-    as in `AppConfig`."""
-    app = Api(  # whose dependency is for OpenAPI alone: `AuthMiddleware` checks keys
+    """Return the API over a client, a store of images, an intake of inputs, and Serve's applications.
+
+    `models` serve a model each; `app_name` is the API's own application. Absolute addresses begin with `public_url`, if
+    given, else as the request's did. `sizes` is as in `AppConfig`.
+    """
+    app = Api(
         title="Darkroom",
         summary="Text to image: pictures by prompt, a queue that can be seen.",
         version="1",
         servers=[{"url": "/v1"}],
         root_path_in_servers=False,
-        dependencies=[Security(HTTPBearer(auto_error=False, description="With keys on."))],
+        dependencies=[
+            Security(HTTPBearer(auto_error=False, description="With keys on.")),  # for OpenAPI: `AuthMiddleware` checks
+            Depends(check_query),
+        ],
         docs_url=None,  # FastAPI's own page loads its files from another host
         openapi_url="/openapi.json",
         redoc_url=None,
     )
-    add_error_handlers(app, client, {"/hf/": huggingface.DIALECT, "/images/": openai.DIALECT})
+    add_error_handlers(app, client, DIALECTS)
     add_docs(app)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, limits=_body_limits(intake.config.max_input_bytes))
     # It answers before anything is read, inside of what every answer needs.
     app.add_middleware(AuthMiddleware, access=access)
     app.add_middleware(HeadAsGet)
@@ -85,9 +114,12 @@ def create_api(
             expose_headers=EXPOSED_HEADERS,
             allow_private_network=True,  # browsers ask for it where a public page calls a server of a private address
         )
-    app.include_router(openai.router(client, images, public_url, sizes))
+    answers = Answers(client, images, public_url)
+    app.include_router(generations.router(client, answers, sizes))
+    app.include_router(edits.router(client, intake, answers, sizes))
     app.include_router(jobs.router(client, images))
-    app.include_router(huggingface.router(client, images))
+    app.include_router(inputs.router(client, intake))
+    app.include_router(huggingface.router(client, images, intake))
     app.include_router(status.router(client, applications, models, app_name))
     return app
 
@@ -102,6 +134,7 @@ class ApiIngress:
         dispatcher: DeploymentHandle,
         models: Sequence[str],
         images: str,
+        inputs: InputsConfig,
         keys: Path | None = None,
         allowed_hosts: Collection[str] = (),
         cors_origins: Collection[str] = (),
@@ -112,6 +145,7 @@ class ApiIngress:
         self._sizes: Sizes = sizes
         self._client = DispatcherClient(ServeCalls(lambda: dispatcher))
         self._images = ImageStore(images)
+        self._intake = InputIntake(self._client, InputStore(images), inputs)
         self._access = AccessPolicy.of_replica(keys, allowed_hosts, cors_origins)
         self._public_url = public_url
 
@@ -122,6 +156,7 @@ class ApiIngress:
         return create_api(
             self._client,
             self._images,
+            self._intake,
             applications,
             self._models,
             self._access,

@@ -14,7 +14,8 @@ from models.validation import field_of
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`names` has the fields of `GenerationRequest` that callers of the dialect know by another name, and that name."""
+    """`names` has what callers of the dialect know by another name than `GenerationRequest`: its fields, and members of
+    its objects by their paths, as `init.strength`."""
 
     names: Mapping[str, str]
 
@@ -22,19 +23,19 @@ class Dialect:
         """Return the fields that the dialect has as they are, but `others`, as `create_model` takes them."""
         return fields_but(*self.names, *others)
 
-    def read(self, values: Mapping[str, Any]) -> GenerationRequest:
+    def read(self, values: Mapping[str, Any], kind: type[GenerationRequest] = GenerationRequest) -> GenerationRequest:
         """Return the request that some values are, by the names of `GenerationRequest`.
 
         Raises:
             InvalidRequest: in the dialect's names.
         """
         with self.errors():
-            return read_request(values)
+            return read_request(values, kind=kind)
 
     def request_error(self, problem: Any, card: ModelCard, sampler: Any) -> InvalidRequest:
         """Return our error for one of pydantic's about a bound of a body's field, by the bound of the model."""
         fields = {known: field for field, known in self.names.items()}
-        location = [fields.get(part, part) for part in problem["loc"]]
+        location = [each for part in problem["loc"] for each in _parts(fields.get(part, part))]
         return self._translate(request_error({**problem, "loc": location}, card, sampler))
 
     def sampler_of(self, body: Mapping[str, Any]) -> Any:
@@ -52,9 +53,13 @@ class Dialect:
     def _translate(self, error: InvalidRequest) -> InvalidRequest:
         """Rename the field of an error, with which its message begins."""
         path = error.param or ""
-        field = field_of(path)
-        if field not in self.names:
+        known = path if path in self.names else field_of(path)
+        if known not in self.names:
             return error
-        named = self.names[field] + path.removeprefix(field)
+        named = self.names[known] + path.removeprefix(known)
         message = named + error.message.removeprefix(path) if error.message.startswith(path) else error.message
         return type(error)(message, named)
+
+
+def _parts(name: Any) -> list[Any]:
+    return name.split(".") if isinstance(name, str) else [name]

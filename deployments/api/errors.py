@@ -58,22 +58,24 @@ SHAPES = (ErrorDetail, ErrorBody, HFError)
 def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of the errors that a route has beside those of every route; `SHAPES` are known there."""
     words = {
-        400: "A field is beyond its bound: `param` names it. Or the body cannot be read, the sampler gives no image in "
-        "so many steps (`unsupported_sampler`), or the operator refuses the image (`image_refused`).",
+        400: "A field is beyond its bound, or a query parameter is unknown: `param` names it. Or the body cannot be "
+        "read, the sampler gives no image in so many steps (`unsupported_sampler`), the image that you sent cannot be "
+        "used (`invalid_image`), or the operator refuses the image (`image_refused`).",
         401: "With keys on: no key, or not one of ours.",
         403: "Without keys: a host name that is not allowed, or a page of another site.",
         404: "There is no such thing, or it is somebody else's.",
-        409: "It has ended already.",
+        409: "It has ended already, or a job needs it.",
         410: "It was there; its result has expired.",
         413: "The body is larger than is read.",
         422: "The `Idempotency-Key` came with another request before.",
-        429: "The queue is full, a key's caps are reached, or too many of your requests are open: nothing was queued. "
+        429: "The queue is full, a key's caps are reached, your inputs take as much as they may, or too many of your "
+        "requests are open: nothing was queued or stored. "
         "`Retry-After` says when to come back.",
         431: "The headers are larger than is read.",
         500: "It failed on our side.",
         503: "Nobody can answer now.",
         504: "The job's time was over before it was done.",
-        507: "A picture could not be stored.",
+        507: "A picture or an input could not be stored.",
     }
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape.__name__}"}}}
     described = sorted({*OF_EVERY_ROUTE, *statuses})
@@ -86,7 +88,9 @@ def invalid(errors: Sequence[Any], content_type: str | None = None) -> InvalidRe
     if name == "body" and content_type is not None and "json" not in content_type:
         body = errors[0].get("input")
         is_image = content_type.startswith("image/") or (isinstance(body, bytes) and body.startswith(IMAGE_SIGNATURES))
-        remedy = ": the body is a text prompt, as image-to-image is not offered" if is_image else ""
+        remedy = (
+            ": POST /v1/inputs takes images as PNG, JPEG or WebP, and /v1/images/edits in a form" if is_image else ""
+        )
         message = f"Content-Type must be application/json, got {content_type[:100] or 'none'}{remedy}."
         return InvalidRequest(message, "Content-Type")
     if errors[0]["type"] == "json_invalid":
@@ -151,8 +155,10 @@ def add_error_handlers(app: FastAPI, client: DispatcherClient, dialects: Mapping
         return respond(DarkroomError(), _path(request))
 
 
-def _unreadable(reason: BaseException | None) -> InvalidRequest:
+def _unreadable(reason: BaseException | None) -> DarkroomError:
     """Return our error for a body that could not be parsed."""
+    if isinstance(reason, DarkroomError):
+        return reason
     if isinstance(reason, UnicodeDecodeError):
         return InvalidRequest("The body must be JSON in UTF-8.")
     return InvalidRequest("The body cannot be read: it is nested too deeply, or a number in it has too many digits.")

@@ -4,11 +4,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
+from deployments.input_store import StoredInput
 from deployments.schema import ImageResult, Job, QueuePlace, Timestamps, job_body
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import ImageSpec, Tokens
 
 AN_ID = "job_0123456789abcdef0123456789abcdef"
+AN_INPUT = "input_8b72cafae5b01dcd6cd3a20b8d7d6a1b7b1ab7e2a4c5d7c3b7b2f0a9e8d7c6b5"
 A_FILE = f"{AN_ID}-0-1-1.png"
 
 _spec = ImageSpec(
@@ -58,6 +60,9 @@ _done = replace(
 QUEUED = job_body(_queued)
 DONE = job_body(_done)
 JOBS = {"object": "list", "data": [DONE], "has_more": False, "last_id": AN_ID}
+INPUT = asdict(StoredInput(id=AN_INPUT, width=128, height=128, bytes=9120, created=1790000000.0, expires=1790086400.0))
+EXTENDED = {"input": INPUT, "mask": INPUT}
+INPUTS = {"object": "list", "data": [INPUT], "has_more": False, "last_id": AN_INPUT}
 PICTURES = {
     "created": 1790000013,
     "data": [{"b64_json": "iVBORw0KGgo…", "seed": 7}],

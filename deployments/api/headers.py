@@ -31,6 +31,11 @@ Prefer = Annotated[
 ]
 
 
+def kept_forever(name: str) -> dict[str, str]:
+    """Return the headers of what never changes under its name."""
+    return {"ETag": f'"{name}"', "Cache-Control": "private, max-age=31536000, immutable"}
+
+
 def wait_s(prefer: str | None) -> int | None:
     """Return the seconds of a `Prefer: wait=N` (RFC 7240); other preferences are not ours.
 

@@ -14,7 +14,7 @@ from deployments.api.auth import owner_of
 from deployments.api.errors import documented
 from deployments.api.event_stream import encode_event, event_stream
 from deployments.api.examples import A_FILE, AN_ID, DONE, JOBS, QUEUED, answer
-from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, wait_s
+from deployments.api.headers import IdempotencyKey, Prefer, allowance_headers, kept_forever, wait_s
 from deployments.api.json_body import Utf8Route
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import BY_CODE, Gone, JobEnded, NotFound
@@ -227,7 +227,7 @@ def _add_files(routes: APIRouter, client: DispatcherClient, images: ImageStore) 
         job = await client.job(job_id, owner_of(request), link)
         if name not in (image.name for image in job.images):
             raise NotFound(f"There is no file {name}.")
-        headers = {"ETag": f'"{name}"', "Cache-Control": "private, max-age=31536000, immutable"}
+        headers = kept_forever(name)
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         content = await asyncio.to_thread(images.get, name)

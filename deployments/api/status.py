@@ -84,14 +84,16 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.get(
         "/models",
         summary="The models served, and what each allows",
-        responses={200: answer(ModelList, MODELS), **documented(503)},
+        responses={200: answer(ModelList, MODELS), **documented(400, 503)},
     )
     async def models() -> JSONResponse:
         served = [model_body(card, name) for card in await client.models() for name in card.names]
         return JSONResponse({"object": "list", "data": served})
 
     @routes.get(
-        "/models/{model_id:path}", summary="One model", responses={200: answer(Model, MODEL), **documented(404, 503)}
+        "/models/{model_id:path}",
+        summary="One model",
+        responses={200: answer(Model, MODEL), **documented(400, 404, 503)},
     )
     async def model(model_id: ModelId) -> JSONResponse:
         card = find_card(await client.models(), model_id)
@@ -112,7 +114,9 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
 
 def _add_state(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.get(
-        "/queue", summary="The whole queue at a glance", responses={200: answer(QueueStats, QUEUE), **documented(503)}
+        "/queue",
+        summary="The whole queue at a glance",
+        responses={200: answer(QueueStats, QUEUE), **documented(400, 503)},
     )
     async def queue() -> JSONResponse:
         return JSONResponse(asdict(await client.queue()))

@@ -26,7 +26,7 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
 from models.parameters import MAX_STEPS, SAMPLERS, model_calls
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import EncodedImage, ImageSpec, ModelCard, StepUpdate
 from models.text_encoder import EncodedPrompt
 
 MOST_MODEL_CALLS = max(model_calls(sampler, MAX_STEPS) for sampler in SAMPLERS)
@@ -79,22 +79,29 @@ class Denoiser:
         warn_of_cuts(longest_s=MOST_MODEL_CALLS * step_s)
 
     async def denoise(
-        self, spec: ImageSpec, encoded: EncodedPrompt, epoch: int, dispatcher: str
+        self,
+        spec: ImageSpec,
+        encoded: EncodedPrompt,
+        epoch: int,
+        dispatcher: str,
+        image: EncodedImage | None = None,
     ) -> AsyncIterator[StepUpdate]:
         """Yield the newest step at most every 0.1 s, and last the one with the finished latents.
+
+        It begins with `image`, if the spec begins with one.
 
         Leaving the iteration takes the picture out of the engine within one step, and so does the death of the replica
         of the name `dispatcher`: Serve does not end what a dead caller asked for.
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
-            WeightsMismatch: the conditioning is of another checkpoint.
+            WeightsMismatch: the conditioning or the image is of another checkpoint.
             Superseded: the Dispatcher that asked is not in charge any more.
         """
         self._loop = asyncio.get_running_loop()
-        if encoded.model_digest != self._digest:
+        if any(each.model_digest != self._digest for each in (encoded, image) if each is not None):
             raise WeightsMismatch
-        state = await self._thread.run(self._start, spec, encoded)
+        state = await self._thread.run(self._start, spec, encoded, image)
         self._work_for(epoch, dispatcher)
         mailbox = self._mailboxes[state] = Mailbox(epoch)
         self._engine.submit(state)
@@ -157,8 +164,8 @@ class Denoiser:
                 state.cancelled = True  # here, as nobody may be reading its mailbox any more
                 mailbox.put(Superseded())
 
-    def _start(self, spec: ImageSpec, encoded: EncodedPrompt) -> DenoiseState:
-        return new_state(spec, encoded, self._model.plan(spec), self._model)
+    def _start(self, spec: ImageSpec, encoded: EncodedPrompt, image: EncodedImage | None) -> DenoiseState:
+        return new_state(spec, encoded, self._model.plan(spec), self._model, image)
 
     def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         """Hand a step's outcomes to the event loop, in one call."""

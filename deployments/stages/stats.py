@@ -15,6 +15,7 @@ class StageStats:
     batches: int = 0
     largest: int = 0  # pictures of the largest batch
     picture_s: float = 0.0  # of this replica that a picture takes, of late; 0 until one has been made
+    _spent_s: float = 0.0  # since the last batch of pictures
 
     def count(self, pictures: int) -> None:
         """Take in one batch."""
@@ -22,7 +23,11 @@ class StageStats:
         self.batches += 1
         self.largest = max(self.largest, pictures)
 
+    def spent(self, seconds: float) -> None:
+        """Take in what pictures took before the batch that they end in."""
+        self._spent_s += seconds
+
     def took(self, pictures: int, seconds: float) -> None:
         """Take in how long a batch took."""
-        share = seconds / pictures
+        share, self._spent_s = (self._spent_s + seconds) / pictures, 0.0
         self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (share - self.picture_s)

@@ -66,9 +66,8 @@ schema.GenerationRequest = create_model(
     start=(StartRequest | None, Field(None, description="Where to start.")),
 )
 
-from deployments.access import AccessPolicy
-from deployments.api import huggingface, openai
-from deployments.api.deployment import create_api
+from deployments.api import huggingface
+from deployments.api.openai import fields as openai
 from deployments.dispatcher.client import DispatcherClient
 from deployments.request_errors import read_request
 from deployments.schema import Job, resolve
@@ -79,6 +78,7 @@ from models.errors import InvalidRequest
 from models.settings_text import settings_text
 from models.image_file import encode_image
 from models.vae import Decoded
+from ops.openapi import description
 from tests.fakes import CARD, a_result
 from deployments.dispatcher.lease import Lease
 import numpy as np
@@ -106,7 +106,7 @@ def refusal(**values):
 job = schema.new_job([spec], "me", 0.0)
 picture = encode_image(Decoded(np.zeros((4, 4, 3), np.uint8), False), spec, "d" * 64)
 text = settings_text(spec)
-openapi = create_api(None, None, dict, [], AccessPolicy()).openapi()["components"]["schemas"]
+openapi = description()["components"]["schemas"]
 hf = huggingface.HFBody.model_validate({"inputs": "a circle", "parameters": SENT})
 code = receipt.snippets(spec, "http://a")
 page = Page(DispatcherClient(None))

@@ -16,9 +16,9 @@ def step_s(rows: int, size: Size) -> float:
     return (1 + rows) * 0.1 * size[0] * size[1] / 64**2
 
 
-def a_fleet(replicas: int = 1, max_rows: int = 4, flight: int | None = None, **changes) -> Fleet:
+def a_fleet(replicas: int = 1, max_rows: int = 4, flight: int | None = None, decode_s: float = 0.0, **changes) -> Fleet:
     """Denoisers that are given no more rows than they draw at a time, unless `flight` says so."""
-    known = {"batch_rows": lambda _: max_rows, "step_s": step_s, "decode_s": 0.0}
+    known = {"batch_rows": lambda _: max_rows, "step_s": step_s, "decode_s": lambda _: decode_s}
     in_flight = replicas * max_rows if flight is None else flight
     return Fleet(replicas=replicas, rows_in_flight=in_flight, **known | changes)
 
@@ -119,9 +119,36 @@ def test_a_picture_of_more_rows_than_fit_is_drawn_all_the_same() -> None:
     assert foretold(Task(2, SMALL, 10), max_rows=1) == [(0, 3.0)]
 
 
+def test_an_image_of_two_passes_makes_one_after_the_other_at_their_sizes() -> None:
+    second = Task(2, LARGE, 5)
+    assert foretold(Task(2, SMALL, 10, then=second, pause_s=0.5), decode_s=0.25) == [(0, 3.0 + 0.5 + 5 * 1.2 + 0.25)]
+    assert foretold(Task(2, SMALL, 0, then=second)) == foretold(second)
+
+
+def test_it_stays_in_flight_between_its_passes_and_leaves_its_place_in_the_batch_to_others() -> None:
+    tasks = Task(2, SMALL, 10, then=Task(2, LARGE, 5), pause_s=3.0), Task(2, SMALL, 10), Task(2, SMALL, 10)
+    assert foretold(*tasks, max_rows=2, flight=2) == [(0, 12.0), (12.0, 15.0), (15.0, 18.0)]
+    assert foretold(*tasks[:2], max_rows=2, flight=4) == [(0, 12.0), (0, 6.0)]
+
+
+def a_task(rows: int, passes: list[tuple[Size, int, float]]) -> Task:
+    """A task of some passes: size, steps, and the pause after each."""
+    task: Task | None = None
+    for size, steps, pause_s in reversed(passes):
+        task = Task(rows, size, steps, then=task, pause_s=pause_s)
+    assert task is not None
+    return task
+
+
+def alone_s(task: Task) -> float:
+    """Seconds of a task that shares no forwards, without decoding."""
+    own_s = task.steps * step_s(task.rows, task.size)
+    return own_s if task.then is None else own_s + task.pause_s + alone_s(task.then)
+
+
+passes = st.tuples(st.sampled_from([SMALL, LARGE]), st.integers(0, 20), st.sampled_from([0.0, 0.7]))
 tasks_of_all_kinds = st.lists(
-    st.builds(Task, rows=st.sampled_from([1, 2]), size=st.sampled_from([SMALL, LARGE]), steps=st.integers(0, 20)),
-    max_size=12,
+    st.builds(a_task, st.sampled_from([1, 2]), st.lists(passes, min_size=1, max_size=2)), max_size=12
 )
 
 
@@ -141,8 +168,7 @@ def test_every_picture_starts_in_order_and_before_it_ends(
     assert len(estimates) == len(tasks)
     assert all(before.start_s <= after.start_s for before, after in itertools.pairwise(estimates))
     for task, estimate in zip(tasks, estimates, strict=True):
-        alone_s = task.steps * step_s(task.rows, task.size)
-        assert estimate.end_s - estimate.start_s >= alone_s + decode_s - 1e-9
+        assert estimate.end_s - estimate.start_s >= alone_s(task) + decode_s - 1e-9
         assert estimate.end_s >= cold_start_s
 
 

@@ -1,12 +1,15 @@
 """What is learnt from what happens, and what the jobs in the queue are told."""
 
+from dataclasses import replace
+
 import pytest
 
 from deployments.dispatcher import forecaster as module
 from deployments.dispatcher.forecaster import Forecaster, QueueForecast
 from deployments.dispatcher.job_queue import JobQueue, Limits
 from deployments.schema import Job, new_job
-from models.spec import StepUpdate
+from models.hires import Hires
+from models.spec import ImageSpec, StepUpdate
 from tests.fakes import STEPS, a_spec
 
 STEP_S = 0.25  # of a batch that is full: two guided pictures
@@ -19,7 +22,7 @@ def forecaster() -> Forecaster:
     forecaster = Forecaster(max_rows=4)
     forecaster.measure_step(SPEC, StepUpdate(step=1, steps=STEPS, batch_rows=4, most_rows=4, step_s=STEP_S))
     for _ in range(40):
-        forecaster.measure_decode(0.0, 1.0)
+        forecaster.measure_decode(SPEC, 0.0, 1.0)
     return forecaster
 
 
@@ -165,10 +168,10 @@ def test_a_decode_that_waited_for_its_stage_to_wake_is_no_measure_of_decoding(fo
     queue.progress(lease, StepUpdate(step=STEPS, steps=STEPS))
     forecaster.observe_replicas({"vae": 0}, queue.running, 10.0)
     forecaster.observe_replicas({"vae": 1}, queue.running, 30.0)
-    forecaster.measure_decode(21.0, 30.5)
+    forecaster.measure_decode(SPEC, 21.0, 30.5)
     queue, [job] = a_queue(1)
     assert forecast_of(forecaster, queue).jobs[job.id].end_s == before
-    forecaster.measure_decode(1.0, 40.0)
+    forecaster.measure_decode(SPEC, 1.0, 40.0)
     assert forecast_of(forecaster, queue).jobs[job.id].end_s > before + 0.1
 
 
@@ -208,3 +211,88 @@ def test_how_far_off_estimates_are_is_learnt_from_the_first_picture_of_a_job_alo
 def test_a_job_that_was_never_told_a_time_teaches_nothing(forecaster: Forecaster) -> None:
     forecaster.started("job_unknown", 5.0)
     assert forecast_of(forecaster, a_queue(1)[0]).relative_error == module.INITIAL_ERROR
+
+
+HIRES = Hires(scale=2.0, strength=0.5, steps=STEPS, width=256, height=256)
+TWO_PASSES = a_spec(hires=HIRES)
+SECOND_STEP_S = 0.8  # of two guided images
+
+
+@pytest.fixture
+def of_two_sizes(forecaster: Forecaster) -> Forecaster:
+    """One that has seen both passes of images."""
+    update = StepUpdate(step=STEPS + 1, steps=STEPS + STEPS // 2, batch_rows=4, most_rows=4, step_s=SECOND_STEP_S)
+    forecaster.measure_step(TWO_PASSES, update)
+    return forecaster
+
+
+def end_s(forecaster: Forecaster, spec: ImageSpec, done: int = 0) -> float:
+    """When two images of a kind end, of each of which some model calls are done."""
+    queue = JobQueue(Limits(waiting=10))
+    job = queue.submit(new_job([spec] * 2, "ada", 0.0))
+    while (granted := queue.grant("shapes", 0.0)) is not None:
+        if done:
+            queue.progress(granted[0], StepUpdate(step=done, steps=spec.model_calls))
+    return forecast_of(forecaster, queue).jobs[job.id].end_s
+
+
+def test_steps_of_a_second_pass_are_measured_and_forecast_at_its_size(of_two_sizes: Forecaster) -> None:
+    first_s, second_s = STEPS * STEP_S, STEPS // 2 * SECOND_STEP_S
+    assert end_s(of_two_sizes, SPEC) == pytest.approx(first_s, abs=0.01)
+    assert end_s(of_two_sizes, TWO_PASSES) == pytest.approx(first_s + second_s, abs=0.01)
+    assert end_s(of_two_sizes, TWO_PASSES, done=2) == pytest.approx(first_s - 2 * STEP_S + second_s, abs=0.01)
+    assert end_s(of_two_sizes, TWO_PASSES, done=STEPS) == pytest.approx(second_s, abs=0.01)
+    assert end_s(of_two_sizes, TWO_PASSES, done=STEPS + 1) == pytest.approx(second_s - SECOND_STEP_S, abs=0.01)
+
+
+def test_what_is_far_from_the_front_is_forecast_by_the_work_of_both_passes(
+    of_two_sizes: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = JobQueue(Limits(waiting=100))
+    for _ in range(40):
+        queue.submit(new_job([TWO_PASSES], "ada", 0.0))
+    whole = forecast_of(of_two_sizes, queue).drained_s
+    assert whole == pytest.approx(20 * (STEPS * STEP_S + STEPS // 2 * SECOND_STEP_S), rel=0.15)
+    monkeypatch.setattr(module, "HORIZON", 10)
+    assert forecast_of(of_two_sizes, queue).drained_s == pytest.approx(whole, rel=0.15)
+
+
+def test_pixels_that_are_scaled_up_take_the_time_of_decoding_and_encoding(of_two_sizes: Forecaster) -> None:
+    pixels = replace(TWO_PASSES, hires=replace(HIRES, upscaler="lanczos"))
+    before = end_s(of_two_sizes, TWO_PASSES)
+    assert end_s(of_two_sizes, pixels) == pytest.approx(before, abs=0.01)
+    for _ in range(40):
+        of_two_sizes.measure_decode(SPEC, 0.1, 1.0)
+        of_two_sizes.measure_decode(TWO_PASSES, 0.3, 1.0)
+    assert end_s(of_two_sizes, TWO_PASSES) == pytest.approx(before + 0.3, abs=0.01)
+    assert end_s(of_two_sizes, pixels) == pytest.approx(before + 0.3 + 0.1 + 0.3, abs=0.01)
+
+
+def test_decoding_a_size_that_was_not_measured_takes_what_its_pixels_do() -> None:
+    forecaster = Forecaster(4)
+    for _ in range(40):
+        forecaster.measure_decode(SPEC, 0.1, 1.0)
+    more_pixels = replace(SPEC, width=256, height=256)
+    work = {spec: end_s(forecaster, spec) - STEPS * module.StepCurve().step_s(4, 1) for spec in (SPEC, more_pixels)}
+    assert list(work.values()) == pytest.approx([0.1, 0.4], abs=0.01)
+
+
+def test_between_passes_a_stage_that_sleeps_is_waited_for(forecaster: Forecaster) -> None:
+    queue = JobQueue(Limits(waiting=10))
+    queue.submit(new_job([TWO_PASSES], "ada", 0.0))
+    granted = queue.grant("shapes", 0.0)
+    assert granted is not None
+    for step, waiting in ((STEPS - 1, False), (STEPS, True), (STEPS + 1, False), (TWO_PASSES.model_calls, True)):
+        queue.progress(granted[0], StepUpdate(step=step, steps=TWO_PASSES.model_calls))
+        forecaster.observe_replicas({"denoiser": 1, "vae": 0}, queue.running, 50.0 + step)
+        assert (forecast_of(forecaster, queue, now=50.0 + step).cold_start_s > 0) == waiting
+        forecaster.reset()
+
+
+def test_the_work_that_is_left_of_an_image_is_that_of_its_passes() -> None:
+    first, second = (segment.rows * segment.width * segment.height / 2**20 for segment in TWO_PASSES.segments)
+    calls = STEPS // 2
+    assert TWO_PASSES.cost_after(0) == TWO_PASSES.cost == STEPS * first + calls * second
+    assert TWO_PASSES.cost_after(3) == (STEPS - 3) * first + calls * second
+    assert TWO_PASSES.cost_after(STEPS + 1) == (calls - 1) * second
+    assert TWO_PASSES.cost_after(STEPS + calls) == 0

@@ -1,14 +1,17 @@
 """What the Dispatcher records while it works, seen where it is handed to Ray."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ray.util.metrics import Metric
 
+from deployments.dispatcher import deployment, sweeper
 from deployments.errors import ReplicaLost, UnknownModel
+from deployments.input_store import InputStore, file_name, id_of
 from deployments.schema import GenerationRequest, Job
 from models.errors import NonFinite
-from tests.fakes import STEPS, FakePipeline, a_dispatcher, settled, until
+from tests.fakes import STEPS, FakePipeline, Jumping, a_dispatcher, settled, until
 
 REQUEST = GenerationRequest(prompt="a circle", seed=7)
 Records = list[tuple[str, float, dict[str, str]]]
@@ -52,6 +55,24 @@ async def test_a_job_that_succeeds_is_counted_once_with_its_wait_its_time_and_it
         assert 0 <= seconds < 15
         assert tags == {"model": "shapes"}
     assert of(records, "wasted_steps", "retries", "rejects") == []
+
+
+async def test_inputs_are_counted_as_they_expire_and_their_bytes_while_they_are_kept(
+    records: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sweeper, "SWEEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(deployment, "CONFIRM_INTERVAL_S", 0.0)
+    jumping, files = Jumping(), InputStore(tmp_path)
+    dispatcher = a_dispatcher(FakePipeline(), images=tmp_path, clock=jumping.clock)
+    for content in (b"one", b"three"):
+        files.put(file_name("ada", id_of(content)), content)
+        await dispatcher.add_input("ada", id_of(content), len(content), 4, 3)
+    await until(lambda: ("input_bytes", 8, {}) in records)
+    assert of(records, "inputs_expired") == []
+    jumping.later(86401)
+    await until(lambda: of(records, "inputs_expired"))
+    assert of(records, "inputs_expired") == [("inputs_expired", 2, {})]
+    await until(lambda: of(records, "input_bytes")[-1][1] == 0)
 
 
 async def test_a_lost_replica_is_a_retry_and_its_steps_are_wasted(records: Records) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from ray.serve.handle import DeploymentID
 
 from deployments import pipeline as pipeline_module
 from deployments.dispatcher.lease import Lease
+from deployments.errors import ReplicaLost
 from deployments.image_store import StoredImage
 from deployments.pipeline import Pipeline
-from models.errors import NonFinite, UnsupportedSampler
-from models.spec import StepUpdate
+from models.errors import InvalidRequest, NonFinite, UnsupportedSampler
+from models.hires import Hires
+from models.spec import ImageSpec, StepUpdate
 from tests.fakes import a_spec
 
 LEASE = Lease("job_x", 0)
@@ -138,3 +141,118 @@ class Call:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+
+HIRES = Hires(scale=2.0, strength=0.5, steps=4, width=256, height=256)
+TWO_PASSES = a_spec(num_inference_steps=3, hires=HIRES)
+
+
+class Deployments:
+    """All stages of a model: they record their calls, and answer as they do for an image of two passes."""
+
+    def __init__(self, **failures: list[Exception | None]) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.cancelled = 0
+        self._failures = failures
+
+    def options(self, stream: bool) -> "Deployments":
+        return self
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *args: self._call(method, args))
+
+    def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        self.calls.append((method, args))
+        failures = self._failures.get(method)
+        failure = failures.pop(0) if failures else None
+        if method == "denoise":
+            return Steps(self, args[0].model_calls, failure)
+        answers = {"upscale": "a larger image", "decode": StoredImage(123, tiled=False)}
+        return "a conditioning" if method == "encode" else _answered(answers[method], failure)
+
+
+class Steps:
+    """What a Denoiser says of one pass."""
+
+    def __init__(self, deployments: Deployments, calls: int, failure: Exception | None) -> None:
+        self._deployments, self._calls, self._failure = deployments, calls, failure
+
+    async def __aiter__(self) -> AsyncIterator[StepUpdate]:
+        for step in range(1, self._calls + 1):
+            if self._failure is not None and step == self._calls:
+                raise self._failure
+            latents = np.full((4, 2, 2), self._calls, np.float32) if step == self._calls else None
+            yield StepUpdate(step=step, steps=self._calls, denoise_s=float(step), encode_s=0.5, latents=latents)
+
+    def cancel(self) -> None:
+        self._deployments.cancelled += 1
+
+
+async def generated(deployments: Deployments, monkeypatch: pytest.MonkeyPatch, spec: ImageSpec = TWO_PASSES) -> Any:
+    monkeypatch.setattr(pipeline_module, "AGAIN_S", 0)
+    monkeypatch.setattr(pipeline_module, "own_name", lambda: "dispatcher")
+    monkeypatch.setattr(Pipeline, "_handle", lambda *_: deployments)
+    async with asyncio.timeout(15):
+        return [word async for word in Pipeline("shapes", "images").generate(spec, LEASE)]
+
+
+async def test_an_image_of_two_passes_has_one_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployments = Deployments()
+    *updates, result = await generated(deployments, monkeypatch)
+    assert [(update.step, update.steps) for update in updates] == [(step, 5) for step in (1, 2, 3, 4, 5)]
+    assert [update.denoise_s for update in updates] == [1, 2, 3, 4, 5]
+    assert all(update.latents is None for update in updates)
+    assert (result.denoise_s, result.encode_s, result.spec) == (5, 0.5, TWO_PASSES)
+    assert deployments.cancelled == 2, "each stream is ended"
+
+
+async def test_each_pass_is_an_image_of_its_own_and_the_second_begins_with_the_first_scaled_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployments = Deployments()
+    await generated(deployments, monkeypatch)
+    assert [method for method, _ in deployments.calls] == ["encode", "denoise", "upscale", "denoise", "decode"]
+    first, upscaled, second, decoded = (args for _, args in deployments.calls[1:])
+    assert (first[0], second[0]) == TWO_PASSES.passes
+    assert (first[1], second[1]) == ("a conditioning", "a conditioning")
+    assert (first[-1], second[-1]) == (None, "a larger image")
+    assert (upscaled[0], decoded[0]) == (TWO_PASSES, TWO_PASSES)
+    assert (upscaled[1].max(), decoded[1].max()) == (3, 2), "the latents of the first pass, and of the second"
+
+
+async def test_a_first_pass_is_not_made_again_where_its_result_is_scaled_up_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployments = Deployments(upscale=[ReplicaLost("It died."), away("Vae"), ReplicaLost("It died.")])
+    *_, result = await generated(deployments, monkeypatch)
+    methods = [method for method, _ in deployments.calls]
+    assert methods == ["encode", "denoise", *["upscale"] * 4, "denoise", "decode"]
+    assert len({id(args[1]) for method, args in deployments.calls if method == "upscale"}) == 1
+    assert result.size == 123
+    with pytest.raises(ReplicaLost):
+        await generated(Deployments(upscale=[ReplicaLost("It died.")] * 3), monkeypatch)
+
+
+@pytest.mark.parametrize(("passes_before", "field"), [(0, "width"), (1, "hires.scale")])
+async def test_an_error_names_the_field_that_the_caller_sent_for_its_pass(
+    monkeypatch: pytest.MonkeyPatch, passes_before: int, field: str
+) -> None:
+    error = InvalidRequest("width: batch_invariant cannot be kept at 256x256; request another size.", "width")
+    deployments = Deployments(denoise=[*[None] * passes_before, error])
+    with pytest.raises(InvalidRequest) as caught:
+        await generated(deployments, monkeypatch)
+    assert (caught.value.param, caught.value.message.partition(":")[0]) == (field, field)
+
+
+async def test_a_second_pass_that_nobody_waits_for_any_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployments = Deployments()
+    monkeypatch.setattr(pipeline_module, "own_name", lambda: "dispatcher")
+    monkeypatch.setattr(Pipeline, "_handle", lambda *_: deployments)
+    words = Pipeline("shapes", "images").generate(TWO_PASSES, LEASE)
+    for step in (1, 2, 3, 4):  # the last one of these is the second pass's first
+        update = await anext(words)
+        assert isinstance(update, StepUpdate)
+        assert update.step == step
+    await words.aclose()
+    assert deployments.cancelled == 2
+    assert deployments.calls[-1][0] == "denoise", "nothing is decoded"

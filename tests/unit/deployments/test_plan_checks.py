@@ -12,6 +12,7 @@ from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.plan_checks import PlanChecks
 from deployments.request_errors import read_request
 from models.errors import DarkroomError, Unavailable, UnsupportedSampler
+from models.hires import Hires
 from models.spec import ImageSpec
 from tests.fakes import STEPS, FakePipeline, a_dispatcher, a_spec
 from tests.unit.deployments.api.caller import Api, problem
@@ -145,3 +146,16 @@ async def test_plans_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyP
 @pytest.fixture
 async def api(tmp_path: Path) -> Api:
     return Api(tmp_path)
+
+
+async def test_each_pass_of_an_image_has_a_plan_whose_refusal_names_the_field_of_that_pass() -> None:
+    refusal = UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps")
+    denoiser = Denoiser(None, refusal)
+    checks = PlanChecks(denoiser.compile_plan)
+    spec = a_spec(hires=Hires(scale=2.0, strength=0.5, steps=4, width=256, height=256))
+    with pytest.raises(UnsupportedSampler, match=r"^hires\.steps must be another number") as caught:
+        await checks.check(spec, "d")
+    assert caught.value.param == "hires.steps"
+    assert tuple(denoiser.asked) == spec.passes
+    assert not checks.has_passed(spec, "d")
+    assert checks.has_passed(a_spec(), "d")

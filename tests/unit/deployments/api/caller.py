@@ -12,12 +12,14 @@ from PIL import Image
 
 from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
-from deployments.config import Sizes
+from deployments.config import InputsConfig, Sizes
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
+from deployments.input_intake import InputIntake
+from deployments.input_store import InputStore
 from deployments.keys import Keyring
 from deployments.serve.replicas import ApplicationState, DeploymentState
-from tests.fakes import FakePipeline, LocalCalls, a_dispatcher
+from tests.fakes import INPUTS, FakePipeline, LocalCalls, a_dispatcher
 
 RUNS = DeploymentState(status="HEALTHY", running=1, wanted=1)
 STARTS = DeploymentState(status="UPDATING", running=0, wanted=1)
@@ -37,16 +39,25 @@ class Api:
         public_url: str | None = None,
         aliases: Mapping[str, str] = {},
         sizes: Sizes = "exact",
+        inputs: InputsConfig = INPUTS,
         **queue: Any,
     ) -> None:
         images = ImageStore(root)
         self.pipeline = FakePipeline(images)
-        self.dispatcher = a_dispatcher(self.pipeline, keys=keys, aliases=aliases, **queue)
+        self.dispatcher = a_dispatcher(self.pipeline, keys=keys, aliases=aliases, images=root, inputs=inputs, **queue)
         self.applications = {"generation": GENERATION, "shapes": ApplicationState("RUNNING", STAGES_RUN)}
         client = DispatcherClient(LocalCalls(self.dispatcher))
         access = AccessPolicy(keys=keys and Keyring(keys), cors_origins=cors_origins)
+        self.intake = InputIntake(client, InputStore(root), inputs)
         self.app = create_api(
-            client, images, lambda: self.applications, ["shapes"], access, public_url=public_url, sizes=sizes
+            client,
+            images,
+            self.intake,
+            lambda: self.applications,
+            ["shapes"],
+            access,
+            public_url=public_url,
+            sizes=sizes,
         )
         self.http = self.caller("127.0.0.1")
 

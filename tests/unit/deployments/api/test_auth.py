@@ -15,6 +15,7 @@ from deployments.errors import StoreUnavailable
 from deployments.keys import KEYS, ApiKey, Keyring, UnusableKeys, new_key, read_keys
 from ops import keys as command
 from tests.unit.deployments.api.caller import Api, problem
+from tests.unit.deployments.api.test_inputs import an_image
 
 ROUTES = [
     ("GET", "/jobs"),
@@ -105,6 +106,22 @@ async def test_the_pages_cookie_shows_pictures_and_changes_nothing(keyed: Keyed)
     assert (await keyed.api.http.get(url, headers=cookie)).status_code == 200
     assert (await keyed.api.http.post("/jobs", json={"prompt": "a"}, headers=cookie)).status_code == 401
     assert (await keyed.api.http.get(url, headers={"Cookie": "darkroom=wrong"})).status_code == 401
+
+
+async def test_the_pages_cookie_uploads_images_from_the_page_itself(keyed: Keyed) -> None:
+    async def status(secret: str, site: str) -> int:
+        headers = {"Cookie": f"darkroom={secret}", "Sec-Fetch-Site": site, "Content-Type": "image/png"}
+        return (await keyed.api.http.post("/inputs", content=an_image(), headers=headers)).status_code
+
+    assert await status(keyed.ada, "same-origin") == 201
+    assert len((await keyed.call(keyed.ada, "GET", "/inputs")).json()["data"]) == 1
+    assert await status(keyed.ada, "cross-site") == 403
+    assert await status("wrong", "same-origin") == 401
+    cookie = {"Cookie": f"darkroom={keyed.ada}", "Sec-Fetch-Site": "same-origin"}
+    [image] = (await keyed.call(keyed.ada, "GET", "/inputs")).json()["data"]
+    extended = await keyed.api.http.post(f"/inputs/{image['id']}/extend", json={"left": 1}, headers=cookie)
+    assert extended.status_code == 201
+    assert (await keyed.api.http.delete(f"/inputs/{image['id']}", headers=cookie)).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["darkroom", "another"])

@@ -10,14 +10,25 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic.fields import FieldInfo
 
-from deployments.access import AccessPolicy
-from deployments.api import huggingface, jobs, openai, status
-from deployments.api.deployment import create_api
+from deployments.api import huggingface, jobs, status
+from deployments.api.openai import fields as openai
+from deployments.api.openai import generations
+from deployments.nested_requests import InitRequest
 from deployments.request_body import RequestBody, plain_type
 from deployments.schema import GenerationRequest, nested_type
+from models.validation import field_of
+from ops.openapi import description
+from tests.image_files import photo, saved
 from tests.unit.deployments.api.caller import Api
 
+IMAGE = saved(photo(), "PNG")
 PROMPTS = {"prompt": "a circle", "inputs": "a circle"}  # what is required, by its name in a dialect
+REQUIRED = {  # of nested objects
+    "init": {"input": "input_" + "0" * 64},
+    "hires": {"scale": 2.0},
+    "target_size": {"width": 128, "height": 128},
+}
+FORMS: dict[str, Any] = {"/images/edits": openai.EditBody, "/images/variations": openai.VariationBody}
 HF = "/hf/models/shapes"
 PYDANTIC = re.compile(
     r"(?i)input should|should have|should match|value error|valid (string|integer|number|boolean|list|dictionary)|"
@@ -55,18 +66,23 @@ class Field(NamedTuple):
         body: dict[str, Any] = {required: PROMPTS[required]}
         inner = body
         for name in self.around:
-            inner = inner.setdefault(name, {})
+            inner = inner.setdefault(name, dict(REQUIRED.get(name, {})))
         inner[self.name] = value
         return body
+
+    @property
+    def path(self) -> str:
+        """The field as errors name it."""
+        return ".".join((*(name for name in self.around if name != "parameters"), self.name))
 
 
 def bodies() -> dict[str, type[Any]]:
     """The body of each route that has one, by its path."""
     client: Any = None
     routers = (
-        openai.router(client, client),
+        generations.router(client, client),
         jobs.router(client, client),
-        huggingface.router(client, client),
+        huggingface.router(client, client, client),
         status.router(client, dict, [], ""),
     )
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
@@ -86,6 +102,7 @@ def fields_of(route: str, kind: type[Any], around: tuple[str, ...] = ()) -> Iter
 
 
 BODIES = bodies()
+OTHER_BODIES = {"/inputs/{input_id}/extend"}  # that ask for no image
 FIELDS = [field for route, kind in BODIES.items() for field in fields_of(route, kind)]
 OPTIONAL = [field for field in FIELDS if not field.info.is_required()]
 NUMBERS = [field for field in FIELDS if plain_type(field.info.annotation) in (int, float)]
@@ -95,10 +112,14 @@ def named(field: Field) -> str:
     return "-".join((field.route, *field.around, field.name))
 
 
+def takes_json(operation: dict[str, Any]) -> bool:
+    return "application/json" in operation.get("requestBody", {}).get("content", {})
+
+
 def test_each_route_with_a_body_is_here_and_each_object_is_a_request_body() -> None:
-    paths = create_api(None, None, dict, [], AccessPolicy()).openapi()["paths"]  # type: ignore[arg-type]
-    with_body = {path for path, methods in paths.items() if any("requestBody" in each for each in methods.values())}
-    assert {path.replace("{model_id}", "shapes") for path in with_body} == set(BODIES)
+    paths = description()["paths"]
+    with_body = {path for path, methods in paths.items() if any(map(takes_json, methods.values()))}
+    assert {path.replace("{model_id}", "shapes") for path in with_body} - OTHER_BODIES == set(BODIES)
     kinds = [*BODIES.values(), *(found for field in FIELDS if (found := nested_type(field.info.annotation)))]
     assert [kind for kind in kinds if not issubclass(kind, RequestBody)] == []
     assert len(NUMBERS) > 20
@@ -111,7 +132,7 @@ def test_null_is_the_same_as_leaving_a_field_out(field: Field) -> None:
     body = kind.model_validate(field.body(None))
     for name in field.around:
         body = getattr(body, name)
-        left_out = type(body)()
+        left_out = type(body)(**REQUIRED.get(name, {}))
     assert getattr(body, field.name) == getattr(left_out, field.name)
     assert field.name not in body.model_fields_set
 
@@ -127,7 +148,7 @@ async def test_a_request_in_which_all_that_is_optional_is_null_gives_an_image(ap
 
 
 def test_openapi_allows_null_in_each_optional_field_and_in_no_other() -> None:
-    schemas = create_api(None, None, dict, [], AccessPolicy()).openapi()["components"]["schemas"]  # type: ignore[arg-type]
+    schemas = description()["components"]["schemas"]
     for field in FIELDS:
         kind = BODIES[field.route]
         for name in field.around:
@@ -145,8 +166,8 @@ async def test_a_boolean_is_no_number(api: Api, field: Field) -> None:
         assert answer.status_code == 400
         error = answer.json()["error"]
         message = error if field.route == HF else error["message"]
-        assert message == f"{field.name} must be {kind}, got {json.dumps(value)}."
-        assert field.route == HF or error["param"] == field.name
+        assert message == f"{field.path} must be {kind}, got {json.dumps(value)}."
+        assert field.route == HF or error["param"] == field.path
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/images/generations", HF])
@@ -182,13 +203,44 @@ async def test_no_error_has_a_phrase_of_pydantics_or_a_regular_expression(field:
     own_names |= {"prompt", "sampler"} if field.route == HF else set()
     for message in messages:
         assert not PYDANTIC.search(message), message
-        assert not own_names & {message.split()[0]}, message
+        assert field.name in own_names or not own_names & {message.split()[0]}, message
         assert message.endswith((".", "?")), message
 
 
-@pytest.mark.parametrize(("dialect", "kind"), [(openai.DIALECT, openai.ImagesBody), (huggingface.DIALECT, None)])
+@pytest.mark.parametrize("route", FORMS)
+async def test_no_error_of_a_form_has_a_phrase_of_pydantics_or_a_name_of_our_own(route: str, tmp_path: Path) -> None:
+    api = Api(tmp_path, max_waiting=1000)
+    required = {"prompt": "a circle"} if route == "/images/edits" else {}
+    for name in FORMS[route].model_fields:
+        refused = 0
+        for value in ("", "wrong", "x" * 5000, "a\0b", "-1000000000", "1e400", "0.5", "NaN", "true", "[]", "{}"):
+            files = {"image": ("a.png", IMAGE)}
+            answer = await api.http.post(route, data={**required, name: value}, files=files)
+            assert answer.status_code in (200, 400, 404), answer.text
+            if answer.status_code >= 400:
+                refused += 1
+                error = answer.json()["error"]
+                assert not PYDANTIC.search(error["message"]), error
+                assert field_of(error["param"]) == name, error
+                assert error["message"].endswith((".", "?")), error
+        assert refused, f"{name}: none of the values was wrong"
+
+
+DIALECTS = [
+    (openai.DIALECT, openai.ImagesBody),
+    (openai.EDITS, openai.EditBody),
+    (openai.EDITS, openai.VariationBody),
+    (huggingface.DIALECT, huggingface.HFBody),
+    (huggingface.OF_IMAGE, huggingface.HFBody),
+]
+
+
+@pytest.mark.parametrize(("dialect", "kind"), DIALECTS)
 def test_a_dialect_renames_fields_that_exist_and_has_none_of_them_by_both_names(dialect: Any, kind: Any) -> None:
-    assert set(dialect.names) <= set(GenerationRequest.model_fields)
-    has = set(kind.model_fields) if kind else {*huggingface.HFBody.model_fields, *huggingface.HFParameters.model_fields}
-    assert set(dialect.names.values()) <= has
+    members = {f"init.{name}" for name in InitRequest.model_fields}
+    assert set(dialect.names) <= {*GenerationRequest.model_fields, *members}
+    has = set(kind.model_fields)
+    if kind is huggingface.HFBody:
+        has |= set(huggingface.HFParameters.model_fields) - {"prompt"}  # of an image alone
+    assert set(dialect.names.values()) <= {*has, "image", "mask"}  # two are files
     assert not set(dialect.names) & has

@@ -1,13 +1,19 @@
 """Hugging Face's dialect."""
 
 import base64
+import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
+from deployments.api.limits import MAX_BODY
+from deployments.input_store import id_of
 from models.errors import InvalidRequest, NonFinite
 from tests.fakes import STEPS
+from tests.image_files import photo, saved
 from tests.unit.deployments.api.caller import Api, size_of
 
 
@@ -146,21 +152,141 @@ async def test_the_same_key_gives_the_same_image_and_draws_once(api: Api) -> Non
     assert (refused.status_code, "Idempotency-Key" in refused.json()["error"]) == (422, True)
 
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 9000).decode()
+# -- image to image
+
+
+IMAGE = saved(photo(192, 128), "PNG")
+ENCODED = base64.b64encode(IMAGE).decode()
+SIZE = {"width": 128, "height": 128}
+KINDS = ("PNG", "JPEG", "WEBP")
+
+
+async def ask_image(api: Api, inputs: str = ENCODED, headers: Any = None, **parameters: Any) -> httpx.Response:
+    """Ask as `InferenceClient.image_to_image` does."""
+    body = {"inputs": inputs, "parameters": parameters}
+    return await api.http.post("/hf/models/shapes", json=body, headers=headers)
+
+
+async def test_an_image_and_a_prompt_give_an_image(api: Api) -> None:
+    target = {"width": 128, "height": 128}
+    answer = await ask_image(
+        api,
+        prompt="a circle",
+        negative_prompt="square",
+        guidance_scale=2.5,
+        num_inference_steps=4,
+        strength=0.5,
+        target_size=target,
+        scheduler="euler",
+        resize_mode="fit",
+        seed=7,
+    )
+    assert (answer.status_code, answer.headers["x-seed"], size_of(answer.content)) == (200, "7", (4, 4))
+    [spec] = api.pipeline.specs
+    assert (spec.prompt, spec.negative_prompt, spec.sampler, spec.guidance_scale) == (
+        "a circle",
+        "square",
+        "euler",
+        2.5,
+    )
+    assert (spec.init.input, spec.init.strength, spec.init.resize_mode) == (id_of(IMAGE), 0.5, "fit")
+    assert (spec.width, spec.height) == (128, 128)
+
+
+async def test_without_a_size_and_a_prompt_the_image_has_the_shape_of_the_one_that_was_sent(api: Api) -> None:
+    assert (await ask_image(api)).status_code == 200
+    [spec] = api.pipeline.specs
+    assert (spec.prompt, spec.width, spec.init.strength) == ("", 192, 0.75)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,"])
+async def test_an_image_is_known_in_each_format_and_as_a_data_url(api: Api, kind: str, start: str) -> None:
+    content = saved(photo(192, 128), kind)
+    assert (await ask_image(api, start + base64.b64encode(content).decode(), prompt="a")).status_code == 200
+    assert api.pipeline.specs[0].init.input == id_of(content)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "image/png"}, {"Content-Type": "application/octet-stream"}])
+async def test_an_image_may_be_the_body_itself(api: Api, kind: str, headers: dict[str, str]) -> None:
+    content = saved(photo(192, 128), kind)
+    answer = await api.http.post("/hf/models/shapes", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert api.pipeline.specs[0].init.input == id_of(content)
+
+
+@pytest.mark.parametrize("prompt", ["/9j/ is how it begins", "iVBOR is a word", "R", "data: image", "UklGR/ but long"])
+async def test_a_prompt_that_begins_as_an_image_does_is_a_prompt(api: Api, prompt: str) -> None:
+    assert (await api.http.post("/hf/models/shapes", json={"inputs": prompt})).status_code == 200
+    assert (api.pipeline.specs[0].prompt, api.pipeline.specs[0].init) == (prompt, None)
+
+
+async def test_an_image_may_be_larger_than_other_bodies_and_what_is_beside_it_may_not(api: Api) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (700, 700, 3), np.uint8))
+    large = base64.b64encode(saved(noise, "PNG")).decode()
+    assert len(large) > MAX_BODY
+    assert (await ask_image(api, large, prompt="a")).status_code == 200
+    escaped = json.dumps({"inputs": large}).replace("/", "\\/").encode()  # as PHP writes it
+    headers = {"Content-Type": "application/json"}
+    assert (await api.http.post("/hf/models/shapes", content=escaped, headers=headers)).status_code == 200
+    for body in ({"inputs": "a " * MAX_BODY}, {"inputs": large, "options": {"a": "b" * MAX_BODY}}):
+        answer = await api.http.post("/hf/models/shapes", json=body)
+        assert (answer.status_code, "beside an image" in answer.json()["error"]) == (413, True)
+    nested = {"parameters": {"inputs": large}, "inputs": "a"}
+    assert "inputs is not a known field" in (await api.http.post("/hf/models/shapes", json=nested)).json()["error"]
+    assert {spec.init.input for spec in api.pipeline.specs} == {id_of(base64.b64decode(large))}
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("inputs", "parameters", "words"),
     [
-        {"json": {"inputs": PNG}},
-        {"json": {"inputs": PNG[:200], "parameters": {"prompt": "a circle"}}},
-        {"json": {"inputs": "a circle", "parameters": {"target_size": {"width": 128, "height": 128}}}},
-        {"content": b"\x89PNG\r\n\x1a\n", "headers": {"Content-Type": "image/png"}},
-        {"content": b"\x89PNG\r\n\x1a\n\xff"},
+        ("a circle", {"prompt": "a"}, "parameters.prompt is for image to image: inputs must be an image in base64."),
+        ("a circle", {"target_size": {"width": 128, "height": 128}}, "parameters.target_size is for image to image"),
+        ("a circle", {"strength": 0.5}, "parameters.strength is for image to image"),
+        (ENCODED, {"init": {"input": "a"}}, "init must be left out where inputs is an image."),
+        (
+            ENCODED,
+            {"target_size": SIZE, "width": 64},
+            "target_size must be left out beside width.",
+        ),
+        (
+            ENCODED,
+            {"target_size": SIZE | {"height": 512}},
+            "target_size.height must be 128 for shapes, got 512.",
+        ),
+        (ENCODED, {"target_size": {"width": 128}}, "target_size.height is required."),
+        (ENCODED, {"width": 100}, "width must be a multiple of 64 for shapes, got 100."),
+        (ENCODED, {"strength": 2}, "strength must be 1 or less, got 2."),
+        (ENCODED, {"strength": 0.01}, "strength must be 0.125 or more"),
+        (ENCODED, {"scheduler": "lcm"}, "scheduler must be one of ddim, euler for shapes, got lcm."),
+        (ENCODED, {"mask_image": ENCODED}, "mask_image is not a known field."),
+        (ENCODED[:200], {}, "inputs: "),
+        (ENCODED[:201], {}, "inputs must be a whole image in base64."),
+        ("data:image/png,abc", {}, "inputs must be a whole image in base64."),
+        (base64.b64encode(saved(photo(), "GIF")).decode(), {}, "inputs: "),
     ],
 )
-async def test_image_to_image_is_said_not_to_be_offered(api: Api, sent: dict[str, Any]) -> None:
-    answer = await api.http.post("/hf/models/shapes", **sent)
-    assert (answer.status_code, "image-to-image is not offered" in answer.json()["error"]) == (400, True)
-    assert PNG[:50] not in answer.text
+async def test_bad_images_and_parameters_are_refused_in_the_names_of_hugging_face(
+    api: Api, inputs: str, parameters: dict[str, Any], words: str
+) -> None:
+    answer = await ask_image(api, inputs, **parameters)
+    assert (answer.status_code, answer.json()["error"].startswith(words)) == (400, True), answer.text
+    assert ENCODED[:50] not in answer.text
+    assert (await api.http.get("/inputs")).json()["data"] == []
     await api.assert_idle()
+
+
+async def test_a_body_that_is_neither_json_nor_an_image_is_refused(api: Api) -> None:
+    answer = await api.http.post("/hf/models/shapes", content=b"heic", headers={"Content-Type": "image/heic"})
+    assert (answer.status_code, "takes images as PNG, JPEG or WebP" in answer.json()["error"]) == (400, True)
+
+
+async def test_the_same_key_and_image_give_the_same_job_after_the_input_has_gone(api: Api) -> None:
+    headers = {"Idempotency-Key": "order-17"}
+    first = await ask_image(api, headers=headers, prompt="a")
+    assert (await api.http.delete(f"/inputs/{id_of(IMAGE)}")).status_code == 204
+    again = await ask_image(api, headers=headers, prompt="a")
+    assert (again.headers["x-job-id"], again.content) == (first.headers["x-job-id"], first.content)
+    assert (await ask_image(api, headers=headers, prompt="b")).status_code == 422
+    assert (len(api.pipeline.started), (await api.http.get("/inputs")).json()["data"]) == (1, [])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.api.openai import ImagesBody, to_request
+from deployments.api.openai.fields import ImagesBody, to_request
 from deployments.dispatcher import client as client_module
 from deployments.schema import resolve
 from models.errors import InvalidRequest, NonFinite, Refused

@@ -25,7 +25,7 @@ def stored(shapes: Path, images: Path, *names: str, prompts: tuple[str, ...]) ->
     vae = Vae(config, read_card(str(shapes)))
     latents = np.random.default_rng(0).standard_normal((8, 16, 16)).astype(np.float32)
     return vae._decode_and_store(
-        [(a_spec(prompt=prompt), latents, str(images), f"{number}.png") for number, prompt in enumerate(prompts)]
+        [(a_spec(prompt=prompt), latents, str(images), f"{number}.png", "me") for number, prompt in enumerate(prompts)]
     )
 
 

@@ -1,0 +1,48 @@
+"""Requests that carry their images: each image is kept as an input before its job is accepted."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from deployments.dispatcher.client import DispatcherClient
+from deployments.errors import InputNotFound
+from deployments.input_intake import InputIntake, Upload
+from deployments.input_store import BRIEF_TTL_S
+from deployments.schema import GenerationRequest, Job
+from models.errors import DarkroomError
+
+MAX_TRIES = 3  # while refused requests with the same image delete it
+
+
+async def submit_with_images(
+    client: DispatcherClient,
+    intake: InputIntake,
+    request: GenerationRequest,
+    uploads: Sequence[Upload],
+    owner: str,
+    key: str | None,
+) -> Job:
+    """Queue a request that names some uploads, which are kept for it; the same key and request give the same job.
+
+    Raises:
+        DarkroomError: nothing was queued, and what was kept is deleted, unless a job needs it.
+    """
+    if key is not None and (earlier := await client.accepted(request, owner, key)) is not None:
+        return earlier
+    for tries_left in reversed(range(MAX_TRIES)):
+        added: list[str] = []
+        try:
+            for upload in uploads:
+                image, is_new = await intake.keep(owner, upload, BRIEF_TTL_S)
+                added += [image.id] if is_new else []
+            return await client.submit(request, owner, key)
+        except DarkroomError as error:
+            await _release(client, owner, added)
+            if not (isinstance(error, InputNotFound) and tries_left):
+                raise
+    raise AssertionError
+
+
+async def _release(client: DispatcherClient, owner: str, input_ids: Iterable[str]) -> None:
+    for input_id in input_ids:
+        with suppress(DarkroomError):  # a job needs it; else it expires
+            await client.delete_input(input_id, owner)

@@ -1,0 +1,1 @@
+"""OpenAI's Images dialect: its fields, its answers, and a module for the routes of each kind."""

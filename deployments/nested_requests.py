@@ -1,0 +1,85 @@
+"""The objects that a request may hold: `GenerationRequest` has them as fields, `ImageSpec` as dataclasses."""
+
+from typing import Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from deployments.request_body import RequestBody
+from models.parameters import MAX_HIRES_SCALE, MAX_STEPS, Area, ResizeMode, Upscaler
+
+IMAGE = "The `id` of an input, or the `name` of a finished picture."
+IMAGE_FORMAT = {"format": "image-id"}  # of a text that names an image: the page takes one there
+MAX_IMAGE_ID = 200  # characters
+UNMASKED = ("strength", "resize_mode")  # what an image without a mask has
+MAX_MASK_BLUR = 64  # pixels
+
+
+class InitRequest(RequestBody):
+    """An image to begin with. A mask says which part of it is made anew: what is white in it."""
+
+    input: str = Field(min_length=1, max_length=MAX_IMAGE_ID, description=IMAGE, json_schema_extra={**IMAGE_FORMAT})
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the image is made anew: 1 keeps nothing.",
+        json_schema_extra={"default_of": "model", "step": 0.05},
+    )
+    resize_mode: ResizeMode = Field(
+        "crop", description="How an image of another shape becomes one of this size: cropped, filled up, or stretched."
+    )
+    mask: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_IMAGE_ID,
+        description=f"Black keeps. {IMAGE}",
+        json_schema_extra={**IMAGE_FORMAT},
+    )
+    mask_blur: int = Field(
+        4, ge=0, le=MAX_MASK_BLUR, description="Pixels over which `paste_back` goes from the old image to the new one."
+    )
+    area: Area = Field(
+        "whole",
+        description="With `masked` only what lies around the mask is generated, at the full size, and pasted back: the "
+        "result is as large as the input.",
+    )
+    paste_back: bool = Field(
+        False, description="Put the pixels outside the mask back: without it they change a little on their way."
+    )
+
+    @field_validator("mask_blur", "area", "paste_back")
+    @classmethod
+    def _only_with_a_mask(cls, value: Any, info: ValidationInfo) -> Any:
+        default = cls.model_fields[str(info.field_name)].default  # which receipts and their code say, mask or not
+        if value != default and "mask" in info.data and info.data["mask"] is None:
+            raise ValueError("must be left out without a mask")
+        return value
+
+
+class HiresRequest(RequestBody):
+    """A second pass at a higher resolution, which begins with the result of the first one, scaled up."""
+
+    scale: float = Field(
+        gt=1,
+        le=MAX_HIRES_SCALE,
+        allow_inf_nan=False,
+        description="How many times as wide and as high the image becomes, rounded down to sizes that the model has.",
+        json_schema_extra={"step": 0.25},
+    )
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much of the first pass's result is made anew: 1 keeps nothing.",
+        json_schema_extra={"default_of": "model", "step": 0.05},
+    )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_STEPS,
+        description="Denoising steps of the second pass, of which `strength` says how many are made.",
+        json_schema_extra={"default_of": "num_inference_steps"},
+    )
+    upscaler: Upscaler = Field("latent", description="What is scaled up: the latents, or the decoded image.")

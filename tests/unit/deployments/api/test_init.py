@@ -1,0 +1,108 @@
+"""Jobs that begin with an image, over HTTP."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.deployments.api.caller import Api, problem
+from tests.unit.deployments.api.test_inputs import ID, an_image, sent_raw
+
+MASK = an_image(color="white")
+
+
+async def uploaded(api: Api, content: bytes) -> str:
+    return (await sent_raw(api, content)).json()["id"]
+
+
+async def test_a_job_begins_with_an_input_and_says_so(api: Api) -> None:
+    image, mask = await uploaded(api, an_image()), await uploaded(api, MASK)
+    job = await api.submit(init={"input": image, "mask": mask, "strength": 0.5, "mask_blur": 2, "paste_back": True})
+    assert job["specs"][0]["init"] == {
+        "input": image,
+        "strength": 0.5,
+        "resize_mode": "crop",
+        "mask": mask,
+        "mask_blur": 2,
+        "area": "whole",
+        "paste_back": True,
+    }
+    assert (await api.ended(job))["status"] == "succeeded"
+
+
+async def test_a_strength_that_is_left_out_is_the_models(api: Api) -> None:
+    job = await api.submit(init={"input": await uploaded(api, an_image())})
+    assert job["specs"][0]["init"]["strength"] == 0.75
+
+
+async def test_fewer_steps_cost_less(api: Api) -> None:
+    image = await uploaded(api, an_image())
+    half, whole = [
+        await api.submit(num_inference_steps=8, init={"input": image, "strength": strength}) for strength in (0.5, 1)
+    ]
+    assert [(await api.ended(job))["status"] for job in (half, whole)] == ["succeeded"] * 2
+    assert [spec.model_calls for spec in api.pipeline.specs] == [4, 8]
+
+
+async def test_a_job_begins_with_the_result_of_another_by_its_name(api: Api) -> None:
+    first = await api.ended(await api.submit())
+    job = await api.submit(init={"input": first["images"][0]["name"]})
+    assert job["specs"][0]["init"]["input"].startswith("input_")
+    assert (await api.ended(job))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("name", [ID, "job_" + "0" * 32 + "-0-1-1.png", "photo.png", "https://example.org/a.png"])
+async def test_an_image_that_is_not_there_is_refused_in_the_field_that_names_it(api: Api, name: str) -> None:
+    known = await uploaded(api, MASK)
+    for field, init in (("init.input", {"input": name}), ("init.mask", {"input": known, "mask": name})):
+        answer = await api.http.post("/jobs", json={"prompt": "a circle", "init": init})
+        error = problem(answer, 404)
+        assert (error["param"], error["code"]) == (field, "input_not_found")
+    await api.assert_idle()
+
+
+async def test_an_input_of_somebody_else_is_not_there(api: Api) -> None:
+    image = await uploaded(api, an_image())
+    answer = await api.caller("10.0.0.9").post("/jobs", json={"prompt": "a circle", "init": {"input": image}})
+    assert problem(answer, 404)["code"] == "input_not_found"
+
+
+async def test_an_input_is_kept_until_the_job_that_needs_it_has_ended(api: Api) -> None:
+    image = await uploaded(api, an_image())
+    api.pipeline.hold()
+    job = await api.submit(init={"input": image})
+    refused = await api.http.delete(f"/inputs/{image}")
+    assert job["id"] in problem(refused, 409)["message"]
+    api.pipeline.let_go()
+    assert (await api.ended(job))["status"] == "succeeded"
+    assert (await api.http.delete(f"/inputs/{image}")).status_code == 204
+
+
+async def test_a_retry_with_the_same_key_gives_the_same_job_when_its_input_is_gone(api: Api) -> None:
+    image = await uploaded(api, an_image())
+    body = {"prompt": "a circle", "init": {"input": image}}
+    key = {"Idempotency-Key": "one"}
+    job = (await api.http.post("/jobs", json=body, headers=key)).json()
+    await api.ended(job)
+    assert (await api.http.delete(f"/inputs/{image}")).status_code == 204
+    again = await api.http.post("/jobs", json=body, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, job["id"])
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({}, "init.input is required."),
+        ({"strength": 0.01}, "init.strength must be 0.125 or more: of 8 steps 0.01 is less than one."),
+        ({"strength": 0}, "init.strength must be more than 0, got 0."),
+        ({"strength": 1.5}, "init.strength must be 1 or less, got 1.5."),
+        ({"paste_back": True}, "init.paste_back must be left out without a mask, got true."),
+        ({"mask_blur": 5}, "init.mask_blur must be left out without a mask, got 5."),
+        ({"resize_mode": "tile"}, "init.resize_mode must be 'crop', 'fit' or 'stretch', got 'tile'."),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_its_path(api: Api, init: dict[str, Any], message: str) -> None:
+    body = {"prompt": "a", "num_inference_steps": 8, "init": {"input": await uploaded(api, an_image())} | init}
+    if not init:
+        body["init"] = {}
+    answer = await api.http.post("/jobs", json=body)
+    assert problem(answer, 400)["message"] == message
