@@ -26,7 +26,7 @@ from gradio_ingress.uploads import MAX_UPLOAD, UploadRoom, require_uploads, use_
 FOLDER = Path(__file__).parent
 PICTURE = "/gradio_api/file={link}/job_{name}"
 CANCEL = "/gradio_api/cancel"
-SCRIPTS = ("event_stream.js", "page.js")
+SCRIPTS = ("event_stream.js", "page.js", "image_input.js", "mask_painter.js")
 EVENTS = 1000  # that Gradio runs at once, no thread each: a page takes one while its jobs go on
 SESSIONS = 500  # that Gradio keeps in memory, 0.2 MB each, also when their page is closed; ours hold nothing there
 

@@ -6,6 +6,7 @@ goes by field, as the API has it.
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,11 +17,13 @@ from pydantic.fields import FieldInfo
 
 from deployments import styles
 from deployments.request_errors import read_request
-from deployments.schema import GenerationRequest, resolve, words
+from deployments.schema import GenerationRequest, nested_type, resolve, words
 from gradio_ingress import scalar_controls
-from gradio_ingress.nested_controls import NestedControl, nested_control
-from gradio_ingress.scalar_controls import OPEN, bounds, kind, label, schema_extra
+from gradio_ingress.nested_control import NestedControl
+from gradio_ingress.nested_controls import CONTROLS, nested_control
+from gradio_ingress.scalar_controls import OPEN, bounds, kind, schema_extra
 from models.errors import InvalidRequest
+from models.parameters import SAMPLER_NAMES
 from models.spec import ModelCard
 from models.validation import field_of
 
@@ -30,6 +33,15 @@ FIELDS: Mapping[str, FieldInfo] = {
     name: field for name, field in GenerationRequest.model_fields.items() if schema_extra(field).get("page", True)
 }
 SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16))  # width to height
+
+
+PAGE_NAMES = {name: scalar_controls.label(name) for name in FIELDS if "_" in name} | {
+    name: shown
+    for name, shown in SAMPLER_NAMES.items()
+    if name != "default"  # which is a word of any message
+}
+NAMED = re.compile(rf"“[^”]*”|\"[^\"]*\"|\b(?:{'|'.join(sorted(PAGE_NAMES, key=len, reverse=True))})\b")
+WARNED = re.compile(r"[\w.\[\]]+(?=: | has no effect )")
 
 
 def check_controls() -> None:
@@ -44,6 +56,25 @@ def check_controls() -> None:
 
 
 check_controls()  # at start, and not when somebody opens the page
+
+
+def label(path: str) -> str:
+    """Return what people read in place of a path."""
+    nested = _nested(field_of(path)) if field_of(path) in FIELDS else None
+    return nested.label(path) if nested else scalar_controls.label(path)
+
+
+def is_section(name: str) -> bool:
+    """Return whether a field has a section of its own on the page: a person designed its control."""
+    return nested_type(FIELDS[name].annotation) in CONTROLS
+
+
+def section(name: str, card: ModelCard) -> dict[str, Any]:
+    """Return the update of a field's section: hidden if it means nothing to a model, opened if the model needs it."""
+    nested = _nested(name)
+    assert nested is not None, "sections are of nested fields"
+    shown = gr.update(visible=nested.is_offered(card))
+    return shown | {"open": True} if nested.is_needed(card) else shown
 
 
 def create(name: str, **looks: Any) -> dict[str, Component]:
@@ -117,9 +148,10 @@ def chosen(data: Mapping[str, Any], card: ModelCard, served: Sequence[ModelCard]
         try:
             resolve(to_request({"prompt": "anything", name: value}), card)
         except InvalidRequest as error:
-            refused.append(in_page_words(error.message, error.param))
-        else:
-            kept.append(name)
+            if error.param not in card.requires:  # which the form may have
+                refused.append(in_page_words(error.message, error.param))
+                continue
+        kept.append(name)
     return kept, refused
 
 
@@ -164,15 +196,14 @@ def to_request(data: Mapping[str, Any], card: ModelCard | None = None) -> Genera
         InvalidRequest: naming the control and its bound.
     """
     given = {name: value for name, value in data.items() if value is not None and not _is_open(name, value)}
+    for name, value in given.items():  # first, so that there is one bound of each on the page
+        most = schema_extra(FIELDS[name]).get("page_maximum") if name in FIELDS else None
+        if most is not None and isinstance(value, int | float) and value > most:
+            raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
     try:
-        request = read_request(given, card)
+        return read_request(given, card)
     except InvalidRequest as error:
         raise InvalidRequest(in_page_words(error.message, error.param), error.param) from None
-    for name, field in FIELDS.items():
-        most, value = schema_extra(field).get("page_maximum"), getattr(request, name)
-        if most is not None and value > most:
-            raise InvalidRequest(f"{label(name)} must be {most} or less on this page, got {value}.", name)
-    return request
 
 
 def usable(data: Mapping[str, Any], card: ModelCard) -> tuple[dict[str, Any], list[str]]:
@@ -182,8 +213,10 @@ def usable(data: Mapping[str, Any], card: ModelCard) -> tuple[dict[str, Any], li
         try:
             resolve(to_request({"prompt": "anything"} | kept, card), card)
         except InvalidRequest as error:
-            refused.append(in_page_words(error.message, error.param))
             field = field_of(error.param or "")
+            if error.param in card.requires and field not in kept:
+                return kept, refused  # the form says what it needs
+            refused.append(in_page_words(error.message, error.param))
             if field not in kept:  # the model's own value does not go with one that is kept
                 return kept, refused
             del kept[field]
@@ -192,10 +225,18 @@ def usable(data: Mapping[str, Any], card: ModelCard) -> tuple[dict[str, Any], li
 
 
 def in_page_words(message: str, path: str | None) -> str:
-    """Return a message that begins with the path of a value with the label of its control instead."""
-    if path is None or field_of(path) not in FIELDS or not message.startswith(path):
-        return message
-    return label(path) + message.removeprefix(path)
+    """Return a message with labels in place of the path of a value, with which it begins, and of fields and samplers
+    that it names. What it quotes stays.
+    """
+    begins = path is not None and field_of(path) in FIELDS and message.startswith(path)
+    said, rest = (label(path), message.removeprefix(path)) if path and begins else ("", message)
+    return said + NAMED.sub(lambda found: PAGE_NAMES.get(found[0], found[0]), rest)
+
+
+def warning_in_page_words(warning: str) -> str:
+    """Return a warning, which may begin with the path of a value, as `in_page_words` returns a message."""
+    path = WARNED.match(warning)
+    return in_page_words(warning, path[0] if path else None)
 
 
 def _nested(name: str) -> NestedControl | None:

@@ -2,7 +2,8 @@
 // it believes the stream open, and waits on it for ever. Here a stream that is cut, or has gone silent, ends with the
 // messages that make the client notice, and a request without an answer fails. Events that were pending fail with them,
 // on which Gradio loads the page again as soon as the service answers; the next event opens a new stream.
-// The page is told how the connection is, as a "connection" event: "answers", "slow" or "lost".
+// The page is told how the connection is, as a "connection" event: "answers", "slow", "lost", or "refused" from an event
+// that was not accepted until one is.
 (() => {
   const SILENCE_MS = 45_000; // a heartbeat comes every 15 s
   const ANSWER_MS = 10_000; // within which an event is accepted, and then something comes of it
@@ -11,6 +12,7 @@
   const CLOSED = '"msg":"close_stream"'; // in a prompt its quotes are escaped
   const request = window.fetch;
   let expectEvent = () => {}; // of the stream that was opened last
+  let isRefused = false; // the last event; an open stream goes on without it
 
   window.fetch = async (resource, options) => {
     const path = new URL(resource.url ?? resource, location.href).pathname;
@@ -27,7 +29,8 @@
     try {
       const signal = AbortSignal.any([patience.signal, options?.signal].filter(Boolean));
       const response = await request(resource, { ...options, signal });
-      tell("answers");
+      isRefused = !response.ok; // as while the service stops
+      tell(isRefused ? "refused" : "answers");
       if (response.ok) expectEvent();
       return response;
     } catch (error) {
@@ -63,7 +66,7 @@
         const { done, value } = await reader.read().catch(() => ({ done: true })); // it was cut
         if (!done) {
           expect(SILENCE_MS);
-          tell("answers");
+          if (!isRefused) tell("answers");
           end = (end + decoder.decode(value, { stream: true })).slice(-200);
           controller.enqueue(value);
           return;

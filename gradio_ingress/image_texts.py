@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngStream
 from models.errors import InvalidRequest
 
 STEPS = "Steps: "  # begins AUTOMATIC1111's line of settings
+FORMATS = ("PNG", "JPEG", "WEBP")
 PNG_SIGNATURE_BYTES = 8
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 COMMENT_CODES = (b"ASCII\0\0\0", b"UNICODE\0", b"JIS\0\0\0\0\0", bytes(8))  # of EXIF: how a comment is encoded
@@ -24,13 +25,19 @@ def read_texts(content: bytes) -> dict[str, str]:
         InvalidRequest: not such a file.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.format == "PNG":
                 return _png_texts(content)
             exif = image.getexif()
             return {"parameters": _user_comment(exif)} | _tagged_texts(exif)
     except BROKEN:
         raise InvalidRequest("This is not a PNG, JPEG or WebP picture that can be read.") from None
+
+
+def format_of(content: bytes) -> str:
+    """Return the format of a file whose texts were read, as requests name it."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return str(image.format).lower()
 
 
 def _png_texts(content: bytes) -> dict[str, str]:

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
-from deployments.schema import Job
+from deployments.schema import RANDOM_SEED, Job
 from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import LISTED_JOBS, PageState
 from gradio_ingress.scalar_controls import element_id
@@ -23,7 +23,16 @@ CONNECTION = {
     "answers": "",
     "slow": status.note(status.UNANSWERED, "starting"),
     "lost": status.note(status.DISCONNECTED, "problem"),
+    "refused": status.note(status.REFUSED, "problem"),
 }
+HEARD = """
+let last;
+addEventListener("connection", ({ detail }) => {
+  props.value = WORDS[detail];
+  if (last === "refused" && detail === "answers") trigger("input");
+  last = detail;
+});
+"""
 BESIDE = ("style", "num_images")  # what people choose often; the rest of the schema is in "Advanced"
 LIST_INTERVAL_S = 15  # between two looks at the clock of the list of jobs
 CLICKED = """
@@ -39,6 +48,7 @@ class Layout:
 
     def __init__(self) -> None:
         self.controls: dict[str, Component] = {}  # by path
+        self.sections: dict[str, BlockContext] = {}  # by the field that has one
         with gr.Column(elem_id="page"):
             with gr.Column(elem_id="masthead"):
                 gr.HTML(status.masthead(), padding=False, js_on_load=None)
@@ -59,8 +69,8 @@ class Layout:
         self.examples = gr.HTML("", elem_id="examples", padding=False, js_on_load=CLICKED)
 
     def _selected_job(self) -> None:
-        told = f"addEventListener('connection', (event) => (props.value = {json.dumps(CONNECTION)}[event.detail]));"
-        gr.HTML("", elem_id="connection", padding=False, js_on_load=told)
+        told = HEARD.replace("WORDS", json.dumps(CONNECTION))
+        self.connection = gr.HTML("", elem_id="connection", padding=False, js_on_load=told)
         changed = f"{CLICKED} watch('value', () => darkroom.messageChanged(element));"
         self.message = gr.HTML("", elem_id="message", padding=False, js_on_load=changed)
         shown = "watch('value', () => darkroom.shown(element));"
@@ -81,10 +91,13 @@ class Layout:
             for name in BESIDE:
                 self._control(name)
         self.aspects = gr.HTML("", elem_id="aspects", padding=False, js_on_load=CLICKED)
+        for name in filter(controls.is_section, controls.FIELDS):
+            with gr.Accordion(controls.label(name), open=False, elem_id=f"section-{name}") as self.sections[name]:
+                self._control(name)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self._seed()
             for name in controls.FIELDS:
-                if name not in self.controls:  # by path, so a nested field never is
+                if name not in self.controls and name not in self.sections:  # by path, so most nested fields are not
                     self._control(name)
         with gr.Accordion("PNG info", open=False, elem_id="png-info"):
             self.picture = gr.File(
@@ -119,10 +132,14 @@ class Layout:
         """The ids of the form's elements, in its order, as JavaScript."""
         return json.dumps([control.elem_id for control in self.form])
 
+    def values(self, given: Update) -> dict[str, Any]:
+        """Return what stands in the form, by the ids of its elements."""
+        return {str(control.elem_id): given[control] for control in self.form}
+
     @property
-    def of_model(self) -> list[Component]:
+    def of_model(self) -> list[Component | BlockContext]:
         """What depends on the model, and what is said of values that it does not allow."""
-        return [*self.form, self.notice, self.examples, self.aspects, self.message]
+        return [*self.form, self.notice, self.examples, self.aspects, *self.sections.values(), self.message]
 
     @property
     def of_jobs(self) -> list[Component | BlockContext]:
@@ -141,7 +158,8 @@ class Layout:
         }
         shapes = status.aspects(controls.aspects(card))
         examples = status.examples([example["prompt"] for example in controls.examples(card)])
-        return fitted | {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
+        fitted |= {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
+        return fitted | {box: controls.section(name, card) for name, box in self.sections.items()}
 
     def refitted(self, cards: list[ModelCard], given: Update) -> Update:
         """Return the form fitted to the model that is chosen in it. What somebody chose stays if that model allows it,
@@ -162,9 +180,23 @@ class Layout:
         kept = {name: value for name, value in data.items() if name not in ("model", "seed")}
         filled: Update = {self.controls[path]: value for path, value in controls.write(kept).items()}
         if data.get("seed") is not None:
-            filled |= {self.controls["seed"]: data["seed"], self.randomize: False}
+            filled |= {self.controls["seed"]: data["seed"], self.randomize: data["seed"] == RANDOM_SEED}
         both = {control: fitted.get(control, gr.update()) | {"value": value} for control, value in filled.items()}
-        return fitted | both
+        opened = {box: fitted[box] | {"open": True} for name, box in self.sections.items() if data.get(name)}
+        return fitted | both | opened
+
+    def undone(self, cards: list[ModelCard], values: Mapping[str, Any]) -> Update:
+        """Return the form with `values` of its elements again, as they were typed, fitted to their model if one is
+        among them.
+        """
+        card = card_of(cards, values.get("model"))
+        fitted = self.fitted(cards, card) if "model" in values else {}
+        left = {control: values[str(control.elem_id)] for control in self.form if control.elem_id in values}
+        if "model" in values:
+            left[self.controls["model"]] = card.id  # the one that was chosen may be gone
+        return fitted | {
+            control: fitted.get(control, gr.update()) | {"value": value} for control, value in left.items()
+        }
 
     def drafted(self, cards: list[ModelCard], draft: Mapping[str, Any], randomize: bool | None) -> Update:
         """Return the form as somebody left it, but its prompt. What the draft's model does not allow is as it prefers,
@@ -200,7 +232,7 @@ class Layout:
             self.status: lost or status.status(job, state.queue, back=back),
             self.why_box: gr.update(visible=waits),
             self.why: status.why(job, state.jobs, state.queue) if waits and state.queue else "",
-            self.gallery: gallery.tiles(job),
+            self.gallery: gallery.tiles(job, state.owner),
             self.receipt_box: gr.update(visible=bool(job.images)),
             self.receipt: gallery.receipts(job),
             self.mine: mine,

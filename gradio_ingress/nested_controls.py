@@ -4,7 +4,6 @@
 members that are plain values.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -14,33 +13,14 @@ from gradio.components import Component
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from deployments.nested_requests import HiresRequest, InitRequest
 from deployments.schema import nested_type
 from gradio_ingress import scalar_controls
+from gradio_ingress.hires_control import HiresControl
+from gradio_ingress.init_control import InitControl
+from gradio_ingress.nested_control import NestedControl
 from gradio_ingress.scalar_controls import MissingControl
 from models.spec import ModelCard
-
-
-class NestedControl(ABC):
-    """How the objects of a field appear on the page: components by path, and their values from and to request data."""
-
-    @abstractmethod
-    def create(self) -> dict[str, Component]:
-        """Return the components by path, placed in the Blocks that are open.
-
-        The path `loras[0].weight` and its `element_id` are where an error of that member is shown.
-        """
-
-    @abstractmethod
-    def fit(self, card: ModelCard) -> dict[str, dict[str, Any]]:
-        """Return the updates that empty the components and fit them to a model, by path."""
-
-    @abstractmethod
-    def read(self, values: Mapping[str, Any]) -> Any:
-        """Return the request data that the values of the components mean; None where the field is left out."""
-
-    @abstractmethod
-    def write(self, data: Any) -> dict[str, Any]:
-        """Return the values of the components, by path, for request data; None empties them."""
 
 
 class Rows(NestedControl):
@@ -81,8 +61,12 @@ class Rows(NestedControl):
         return created
 
     def fit(self, card: ModelCard) -> dict[str, dict[str, Any]]:
-        """Return the updates that empty the rows; a card says nothing of plain members."""
-        return {path: gr.update(value=value) for path, value in self.write(None).items()}
+        """Return the updates that empty the rows and fit them to a model."""
+        return {
+            f"{row}.{member}": gr.update(**scalar_controls.properties(f"{row}.{member}", of, card))
+            for row in self._rows
+            for member, of in self._members.items()
+        }
 
     def read(self, values: Mapping[str, Any]) -> Any:
         """Return the objects of the rows that are not empty; an empty control leaves its member out."""
@@ -101,7 +85,10 @@ class Rows(NestedControl):
         }
 
 
-CONTROLS: dict[type[BaseModel], Callable[[str, FieldInfo], NestedControl]] = {}
+CONTROLS: dict[type[BaseModel], Callable[[str, FieldInfo], NestedControl]] = {
+    InitRequest: InitControl,
+    HiresRequest: HiresControl,
+}
 
 
 def nested_control(name: str, field: FieldInfo) -> NestedControl | None:

@@ -14,6 +14,50 @@ document.addEventListener(
   true,
 );
 
+// A finger sets a slider where it lands. If it goes on to scroll the page, the slider goes back.
+document.addEventListener("pointerdown", ({ target, pointerId }) => {
+  if (!(target instanceof Element && target.matches('input[type="range"]'))) return;
+  const before = target.value;
+  const ended = new AbortController();
+  const end = (event) => {
+    if (event.pointerId !== pointerId) return;
+    ended.abort();
+    if (event.type !== "pointercancel" || target.value === before) return;
+    target.value = before;
+    target.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  for (const type of ["pointerup", "pointercancel"]) document.addEventListener(type, end, { signal: ended.signal });
+});
+
+// While the connection is lost, what the page shows of the service is hidden, as it may be true no more: see `style.css`.
+addEventListener("connection", ({ detail }) => (document.documentElement.dataset.connection = detail));
+
+// Gradio's sections do not say whether they are open.
+function sayWhatIsOpen() {
+  for (const button of document.querySelectorAll("button.label-wrap")) {
+    const isOpen = String(button.classList.contains("open"));
+    if (button.ariaExpanded !== isOpen) button.ariaExpanded = isOpen;
+  }
+}
+new MutationObserver(sayWhatIsOpen).observe(document, { subtree: true, childList: true, attributeFilter: ["class"] });
+
+// A button may go while it has the focus, as Cancel does when its job ends, or be made anew, as those of a list are.
+// The same one of the same job has the focus then, else another of that job, else Generate.
+const ACTING = "button#cancel, button[data-act]";
+let focused; // such a button
+document.addEventListener("focusin", ({ target }) => (focused = target.matches(ACTING) ? target : undefined));
+document.addEventListener("pointerdown", () => (focused = undefined)); // who points elsewhere has left it
+
+function passFocusOn() {
+  if (!focused || focused.checkVisibility()) return;
+  const { act, job, index } = focused.dataset;
+  focused = undefined;
+  const ofJob = [...document.querySelectorAll("button[data-act]")].filter((it) => job && it.dataset.job === job);
+  const same = ofJob.find((it) => it.dataset.act === act && it.dataset.index === index);
+  (same ?? ofJob[0] ?? document.querySelector("button#generate")).focus();
+}
+new MutationObserver(passFocusOn).observe(document, { subtree: true, childList: true, attributes: true });
+
 // Buttons that need no server.
 document.addEventListener("click", (event) => {
   const button = event.target instanceof Element && event.target.closest("button");
@@ -76,17 +120,34 @@ const darkroom = {
 
   // After each change of the message: a field at fault says so.
   messageChanged(element) {
-    document.querySelectorAll(".field-error").forEach((words) => words.remove());
-    document.querySelectorAll("[aria-invalid]").forEach((input) => {
-      for (const mark of ["aria-invalid", "aria-describedby"]) input.removeAttribute(mark);
-    });
+    darkroom.pardon(document);
     const line = element.querySelector(".status");
-    const field = line?.dataset.field && document.getElementById(line.dataset.field);
-    if (field) darkroom.blame(field, line.querySelector('[role="status"]').textContent);
+    if (line?.dataset.field) darkroom.blame(line.dataset.field, line.querySelector('[role="status"]').textContent);
   },
 
-  blame(field, words) {
-    if (!field.checkVisibility()) field.closest("#advanced")?.querySelector("button").click();
+  pardon(area) {
+    area.querySelectorAll(".field-error").forEach((words) => words.remove());
+    area.querySelectorAll("[aria-invalid]").forEach((input) => {
+      for (const mark of ["aria-invalid", "aria-describedby"]) input.removeAttribute(mark);
+    });
+  },
+
+  // Returns a field's element, which people see then: Gradio makes what is in a section when it is opened first.
+  async reveal(id) {
+    if (!document.getElementById(id)?.checkVisibility()) {
+      const section = document.getElementById(`section-${id.split("-")[0]}`) ?? document.getElementById("advanced");
+      section.querySelector("button.label-wrap:not(.open)")?.click();
+    }
+    for (let frames = 0; frames < 60 && !document.getElementById(id)?.checkVisibility(); frames++) {
+      await new Promise(requestAnimationFrame);
+    }
+    return document.getElementById(id);
+  },
+
+  async blame(id, words) {
+    const field = await darkroom.reveal(id);
+    if (!field) return;
+    darkroom.pardon(field);
     const input = field.querySelector("textarea, input") ?? field;
     const note = Object.assign(document.createElement("p"), { className: "field-error", textContent: words });
     note.id = `${field.id}-error`;

@@ -1,6 +1,7 @@
 """The page: what a click does; what stands where is in `layout`. It keeps no work of its own: jobs live elsewhere."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -11,15 +12,16 @@ import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
-from deployments.schema import Job
-from gradio_ingress import controls, png_info, status
+from deployments.schema import RANDOM_SEED, Job
+from gradio_ingress import controls, status
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
+from gradio_ingress.lookups import served_models, shared_job
 from gradio_ingress.page_auth import owner_of
 from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
-from gradio_ingress.restored import settings_of, usable
-from gradio_ingress.uploads import read_once
-from models.errors import DarkroomError, InvalidRequest
+from gradio_ingress.restored import settings_of
+from gradio_ingress.reuse import Reuse
+from models.errors import DarkroomError
 from models.spec import ModelCard
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -27,6 +29,7 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 RETRY_INTERVAL_S = 1.0
 MORE_JOBS = 48  # that "Show more" adds
 UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
+EXTENDED = ("input", "mask", "area", "strength")  # members that an image has which was extended
 WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
 
 
@@ -38,6 +41,7 @@ class Page:
         self._states: dict[str, PageState] = {}  # of the pages that are being rendered, by Gradio's session
         with gr.Blocks(title="Darkroom", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.parts = Layout()
+            self.reuse = Reuse(client, self.parts)
             self._connect()
             self.client_api = ClientApi(client, self.blocks, public_url)
             self.client_api.add()
@@ -59,18 +63,19 @@ class Page:
         parts.mine.click(self.on_mine, None, job_parts, **quiet, trigger_mode="multiple")
         parts.mine.input(self.on_news, parts.listed, job_parts, **quiet, trigger_mode="multiple")  # see `page.js`
         parts.examples.click(self.on_example, request, [*job_parts, ui["prompt"]], **quiet, trigger_mode="multiple")
-        parts.message.click(self.on_undo, [ui["prompt"], ui["model"]], [ui["prompt"], parts.message], **quiet)
-        parts.gallery.click(self.on_reuse, ui["prompt"], fitted, **quiet)
+        parts.message.click(self.on_undo, form, fitted, **quiet)
+        parts.gallery.click(self.reuse.on_reuse, form, fitted, **quiet)
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
-        upload: dict[str, Any] = quiet | {"preprocess": True}  # so that its file comes as a path
-        parts.picture.upload(self.on_picture, [parts.picture, ui["prompt"]], [*fitted, parts.picture], **upload)
+        ui["init.input"].select(self.reuse.on_extended, None, [ui[f"init.{name}"] for name in EXTENDED], **quiet)
+        parts.picture.upload(self.reuse.on_picture, {parts.picture, *form}, [*fitted, parts.picture], **quiet)
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")
         words: Any = {ui[name] for name in WORDS}
         # One listener, so that its calls are in order: of four, the last to end might have begun first.
-        changes = [ui[name].change for name in WORDS]
+        # An event that was refused may have been one of them: the first that is accepted then brings another.
+        changes = [*(ui[name].change for name in WORDS), parts.connection.input]
         gr.on(changes, self.on_words, words, parts.tokens, **quiet, trigger_mode="always_last")
 
     def _connect_browser(self) -> None:
@@ -89,7 +94,8 @@ class Page:
             [parts.mine.click, parts.cancel.click], outputs=parts.message, js="() => darkroom.dismissMessage()", **here
         )
         seed: Any = parts.controls["seed"]
-        seed.input(inputs=seed, outputs=parts.randomize, js="(seed) => seed == null", **here)  # emptied: a random one
+        is_random = f"(seed) => seed == null || seed === {RANDOM_SEED}"  # emptied, or typed as other tools have it
+        seed.input(inputs=seed, outputs=parts.randomize, js=is_random, **here)
 
     async def on_load(self, given: Update, request: gr.Request) -> AsyncGenerator[Update]:
         """Fit the page to the models served, as soon as there are any; until then say what it waits for.
@@ -118,12 +124,13 @@ class Page:
         """The form as it was left in this tab; if it has no prompt, as the job of the address, if there is one."""
         draft = {name: value for name, value in self._read(given).items() if value is not None}
         if not draft.get("prompt") and "job" in request.query_params:
+            owner = owner_of(request)
             try:
-                job = await self._find(request.query_params["job"], owner_of(request))
+                job = await shared_job(self._client, request.query_params["job"], owner)
+                values, notes = await self.reuse.usable(cards, settings_of(job.specs[0], len(job.specs)), owner)
             except DarkroomError as error:  # `on_return` shows what is wrong with the address
                 logger.info("the form is not filled from the address: %s", error.message)
             else:
-                values, notes = usable(cards, settings_of(job.specs[0], len(job.specs)))
                 message = status.note(" ".join(notes)) if notes else ""
                 return self.parts.filled(cards, values | {"seed": None}) | {self.parts.message: message}
         return self.parts.drafted(cards, draft, given[self.parts.randomize])
@@ -139,7 +146,7 @@ class Page:
         state, shared = PageState(self._client, owner_of(request), int(listed)), request.query_params.get("job")
         try:
             if shared:
-                state.select(await self._find(shared, state.owner))
+                state.select(await shared_job(self._client, shared, state.owner))
         except DarkroomError as error:
             state.problem = error
         if (rendered := self._states.get(_session(request))) is not None:
@@ -166,7 +173,7 @@ class Page:
         """
         prompt = self.parts.controls["prompt"]
         data, typed = self._read(given), given[prompt] or ""
-        examples = controls.examples(card_of(await self._cards(), data["model"]))
+        examples = controls.examples(card_of(await served_models(self._client), data["model"]))
         example = examples[int(event.index)]
         if given[self.parts.randomize]:
             del data["seed"]
@@ -174,18 +181,21 @@ class Page:
             example.pop("seed", None)
         shown: Update = {prompt: example["prompt"]}
         if controls.is_typed(typed, examples):
-            shown[self.parts.message] = status.replaced(typed)
+            shown[self.parts.message] = status.replaced({"prompt": typed})
         elif typed.strip():  # another example's: what that one has replaced can still be brought back
             shown[self.parts.message] = gr.skip()
         async with aclosing(self._generate(data | example, shown, request, int(given[self.parts.listed]))) as updates:
             async for update in updates:
                 yield update
 
-    async def on_undo(self, typed: str, model: str | None, event: gr.EventData) -> Update:
-        """Bring back the prompt that an example has replaced, and keep what was made of the example's."""
-        examples = controls.examples(card_of(await self._cards(), model))
-        message = status.replaced(typed) if controls.is_typed(typed, examples) else ""
-        return {self.parts.controls["prompt"]: event.prompt, self.parts.message: message}
+    async def on_undo(self, given: Update, event: gr.EventData) -> Update:
+        """Bring back what an example, or the settings of a picture, have replaced, and keep what was made of those."""
+        cards, before = await served_models(self._client), json.loads(event.form)
+        now = {name: value for name, value in self.parts.values(given).items() if name in before}
+        examples = controls.examples(card_of(cards, given[self.parts.controls["model"]]))
+        is_typed = controls.is_typed(given[self.parts.controls["prompt"]], examples)
+        message = status.replaced(now, "What you had is back.") if is_typed else ""
+        return self.parts.undone(cards, before) | {self.parts.message: message}
 
     async def on_mine(self, request: gr.Request, event: gr.EventData) -> AsyncGenerator[Update]:
         """Select one of the browser's own jobs, end it, or list more of them."""
@@ -220,7 +230,7 @@ class Page:
 
     async def on_model(self, given: Update) -> Update:
         """Fit the page to another model. What somebody chose stays, if that model allows it."""
-        return self.parts.refitted(await self._cards(), given)
+        return self.parts.refitted(await served_models(self._client), given)
 
     async def on_style(self, style: str) -> Any:
         """Say which words a style adds."""
@@ -239,37 +249,11 @@ class Page:
         width, height = self.parts.controls["width"], self.parts.controls["height"]
         if event.act == "swap":
             return {width: given[height], height: given[width]}
-        card = card_of(await self._cards(), given[self.parts.controls["model"]])
+        card = card_of(await served_models(self._client), given[self.parts.controls["model"]])
         chosen = controls.aspects(card)[event.index]
         return {width: chosen[0], height: chosen[1]}
 
-    async def on_reuse(self, typed: str, request: gr.Request, event: gr.EventData) -> Update:
-        """Put a picture's seed, or all that it was made of, back into the form."""
-        try:
-            spec = (await self._find(event.job, owner_of(request))).specs[int(event.index)]
-        except DarkroomError as error:
-            return self._problem(error)
-        if event.act == "seed":
-            return {self.parts.controls["seed"]: spec.seed, self.parts.randomize: False}
-        return self._restored(await self._cards(), settings_of(spec), "Settings restored.", typed)
-
-    async def on_picture(self, path: str, typed: str) -> Update:
-        """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
-        emptied: Update = {self.parts.picture: None}
-        cards = await self._cards()
-        try:
-            found, notes = await asyncio.to_thread(lambda: png_info.read(read_once(path), cards))
-        except InvalidRequest as error:
-            return self._problem(error) | emptied
-        words = " ".join(["Settings restored from the picture.", *notes])
-        return self._restored(cards, {"num_images": 1, **found}, words, typed) | emptied
-
     # -- jobs
-
-    async def _find(self, shared: str, owner: str) -> Job:
-        """Return the job that a link names: `id.secret`. Raises: NotFound, Gone."""
-        job_id, _, link = shared.partition(".")
-        return await self._client.job(job_id, owner, link)
 
     async def _end(self, job_id: str, owner: str) -> None:
         try:
@@ -327,24 +311,9 @@ class Page:
             if self._states.get(_session(request)) is state:
                 del self._states[_session(request)]
 
-    async def _cards(self) -> list[ModelCard]:
-        """The models served now; where that cannot be known, Gradio shows why."""
-        try:
-            return await self._client.models()
-        except DarkroomError as error:
-            raise gr.Error(error.message, print_exception=False) from error
-
     def _read(self, given: Update) -> dict[str, Any]:
         """Return the request data of the form."""
         return controls.read({path: given[control] for path, control in self.parts.controls.items()})
-
-    def _restored(self, cards: list[ModelCard], values: Mapping[str, Any], words: str, typed: str) -> Update:
-        """The form with settings of an image, and what could not be restored. The prompt it replaces can come back."""
-        kept, notes = usable(cards, values)
-        words = " ".join([words, *notes])
-        is_replaced = (typed or "").strip() and typed != kept.get("prompt", typed)
-        message = status.replaced(typed, words) if is_replaced else status.note(words)
-        return self.parts.filled(cards, kept) | {self.parts.message: message}
 
     def _problem(self, error: DarkroomError) -> Update:
         """Why what somebody asked for was not done. It stays until they do something about it: see `page.js`."""

@@ -7,8 +7,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from deployments.schema import nested_type
 from gradio_ingress import controls
+from gradio_ingress.controls import label
 from gradio_ingress.image_texts import read_texts
-from gradio_ingress.scalar_controls import label, plain
+from gradio_ingress.scalar_controls import plain
 from gradio_ingress.settings_sources import automatic1111, comfyui, fooocus, invokeai, novelai, swarmui
 from gradio_ingress.settings_sources.base import json_object
 from models.errors import InvalidRequest

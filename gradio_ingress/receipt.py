@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from deployments.schema import ImageResult, request_data
+from models.compression import compression
 from models.parameters import SAMPLER_NAMES
 from models.settings_text import OTHERS, is_default
 from models.spec import ImageSpec
@@ -79,12 +80,12 @@ def _hf(spec: ImageSpec, address: str) -> str:
     fields |= {name: ours.pop(name) for name in HUGGING_FACES if name in ours}
     fields |= {"extra_body": ours} if ours else {}
     arguments = "".join(f"    {name}={value!r},\n" for name, value in fields.items())
-    quality = "" if spec.output_format == "png" else f", quality={spec.output_compression}"
+    options = "".join(f", {name}={value!r}" for name, value in compression(spec).items())
     return (
         "import os\n\nfrom huggingface_hub import InferenceClient\n\n"
         f"client = InferenceClient(model={f'{address}/v1/hf/models/{quote(spec.model)}'!r}, token={KEY})\n"
         f"picture = client.text_to_image(\n    {spec.prompt!r},\n{arguments})\n"
-        f"picture.save({_file_name(spec)!r}{quality})\n"
+        f"picture.save({_file_name(spec)!r}{options})\n"
     )
 
 

@@ -13,7 +13,9 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from deployments import styles
+from deployments.nested_requests import IMAGE_FORMAT
 from deployments.request_body import plain_type
+from gradio_ingress import image_input
 from models.parameters import SAMPLER_NAMES
 from models.spec import ModelCard
 
@@ -43,7 +45,8 @@ def create(path: str, field: FieldInfo, **looks: Any) -> Component:
     component = kind(path, field)
     words: dict[str, Any] = {"label": label(path), "info": field.description, "elem_id": element_id(path)}
     buttons: dict[str, Any] = {"buttons": []} if component is gr.Slider else {}  # its reset button knows no model
-    return component(**words | buttons | properties(path, field) | looks)
+    make = image_input.create if component is gr.HTML else component
+    return make(**words | buttons | properties(path, field) | looks)
 
 
 def properties(path: str, field: FieldInfo, card: ModelCard | None = None, served: Sequence[str] = ()) -> Any:
@@ -51,7 +54,7 @@ def properties(path: str, field: FieldInfo, card: ModelCard | None = None, serve
     component = kind(path, field)
     value = None if field.is_required() else field.get_default(call_default_factory=True)
     if card is not None:
-        value = card.defaults.get(path, value)
+        value = {**card.defaults, **card.member_defaults}.get(path, value)
     elif value is None and component is gr.Slider:  # the model's, and there is none yet
         value = bounds(path, field)[0]
     if component is gr.Dropdown:
@@ -74,7 +77,9 @@ def properties(path: str, field: FieldInfo, card: ModelCard | None = None, serve
 
 
 def kind(path: str, field: FieldInfo) -> type[Component]:
-    """Return the component of a value. An optional number is a box, as no place on a slider means that it is open.
+    """Return the component of a value; `gr.HTML` is that of an image.
+
+    An optional number is a box, as no place on a slider means that it is open.
 
     Raises:
         MissingControl: there is none for the field's type.
@@ -87,7 +92,7 @@ def kind(path: str, field: FieldInfo) -> type[Component]:
     if value_type in (int, float):
         return gr.Slider if _has_default(field) and None not in bounds(path, field) else gr.Number
     if value_type is str:
-        return gr.Textbox
+        return gr.HTML if schema_extra(field).items() >= IMAGE_FORMAT.items() else gr.Textbox
     raise MissingControl(
         f"{path} of GenerationRequest has the type {field.annotation}, for which the page has no control. Use bool, "
         "int, float, str or a Literal; or register a control for the pydantic model that it is, or is a member of, in "
@@ -102,8 +107,14 @@ def plain(field: FieldInfo) -> Any:
 
 
 def bounds(path: str, field: FieldInfo, card: ModelCard | None = None) -> tuple[Any, Any]:
-    """Return the least and the greatest value that the page offers; None where there is no such bound."""
+    """Return the least and the greatest value that the page offers; None where there is no such bound.
+
+    Above a bound that is no value itself, the least one is a step higher.
+    """
     low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+    for bound in field.metadata:
+        if hasattr(bound, "gt") and "step" in schema_extra(field):
+            low = bound.gt + schema_extra(field)["step"]
     high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
     high = schema_extra(field).get("page_maximum", high)
     return card.bounds.get(path, (low, high)) if card else (low, high)

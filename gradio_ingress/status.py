@@ -1,12 +1,15 @@
 """A Job in words: where it stands, why it waits, and the line of one's own jobs. Pure, and HTML."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.origins import link_to
 from deployments.schema import Job, Progress
 from deployments.stages import DENOISER, STAGES
+from gradio_ingress.controls import in_page_words, warning_in_page_words
 from models.spec import ImageSpec, Tokens
 
 STARTING = "The service is still starting…"
@@ -15,6 +18,10 @@ UNANSWERED = "The service has not answered yet…"
 DISCONNECTED = (
     "The connection to the service is lost. What you did last was probably not received. "
     "This page reconnects by itself and keeps what you typed."
+)
+REFUSED = (
+    "The service did not accept what you did last: nothing was queued. It may be stopping or busy. "
+    "Try again in a moment; if that does not help, load this page again. It keeps what you typed."
 )
 ACTIVITIES = {stage.phase: stage.activity for stage in STAGES}
 LABELS = {stage.key: stage.label for stage in STAGES}
@@ -81,9 +88,9 @@ def terms(rows: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(said)}</dd>' for name, said in rows)}</dl>"
 
 
-def replaced(prompt: str, words: str = "Your prompt was replaced.") -> str:
-    """Return a note, with a button that brings back a prompt that was replaced."""
-    undo = f'<button type="button" data-act="undo" data-prompt="{escape(prompt, quote=True)}">Undo</button>'
+def replaced(values: Mapping[str, Any], words: str = "Your prompt was replaced.") -> str:
+    """Return a note, with a button that brings back the values of the form that were replaced."""
+    undo = f'<button type="button" data-act="undo" data-form="{escape(json.dumps(values), quote=True)}">Undo</button>'
     return _status("idle", words, below=f'<p class="below">{undo}</p>')
 
 
@@ -181,7 +188,8 @@ def _words(job: Job, queue: QueueStats | None) -> tuple[str, str]:
         case "succeeded":
             return "Done", f"in {_took(job)} · {_seeds(job.specs)}"
         case "failed" | "expired":
-            return f"This did not work: {job.error.message if job.error else 'no reason is known.'}", ""
+            reason = in_page_words(job.error.message, job.error.param) if job.error else "no reason is known."
+            return f"This did not work: {reason}", ""
         case "cancelled":
             return "Cancelled", "nothing more is drawn"
 
@@ -229,7 +237,7 @@ def _bar(progress: Progress | None) -> str:
 
 
 def _warnings(warnings: Sequence[str]) -> str:
-    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)
+    return "".join(f'<p class="warning">{escape(warning_in_page_words(warning))}</p>' for warning in warnings)
 
 
 def _pictures(count: int) -> str:

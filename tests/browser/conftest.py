@@ -18,6 +18,7 @@ from deployments.image_store import ImageStore
 from deployments.schema import Job
 from gradio_ingress.app import create_app
 from tests.chromium import Profile, chromium, opened, profile  # noqa: F401
+from tests.fakes import an_intake
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline
 
 
@@ -66,7 +67,8 @@ def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
     """The page, and the API that it fetches pictures from."""
     app = FastAPI()
 
-    app.mount("/v1", create_api(cluster.client, images, dict, [CARD.id], AccessPolicy()))
+    intake = an_intake(cluster.client, cluster.images)
+    app.mount("/v1", create_api(cluster.client, images, intake, dict, [CARD.id], AccessPolicy()))
     page = create_app(cluster.client, AccessPolicy())
     app.router.lifespan_context = page.router.lifespan_context
     app.mount("/", page)

@@ -96,6 +96,9 @@ def test_a_cut_while_a_job_runs_brings_back_the_job_and_what_is_typed_meanwhile(
     far_page.fill("#prompt textarea", NEXT)
     far_page.click("#cancel")  # in vain
     _expect_lost(far_page)
+    for old in ("#tokens .tokens", "#status .status[data-state=running]"):
+        expect(far_page.locator(old)).to_have_count(1)
+        expect(far_page.locator(old)).to_be_hidden()
     forwarder.restore()
     far_page.wait_for_function(LOADED_AGAIN)
     expect(far_page.get_by_role("progressbar")).to_be_visible()
@@ -122,6 +125,33 @@ def test_what_was_typed_offline_is_there_after_the_page_has_loaded_again(far_pag
     expect(far_page.locator("#prompt textarea")).to_have_value(NEXT)
     far_page.click("#generate")
     expect(far_page.get_by_role("status").first).to_have_text("Done")
+
+
+def test_generate_that_the_service_refuses_queues_nothing_and_says_so_until_one_is_accepted(
+    page: Page, site: Site
+) -> None:
+    tokens_counted(page, PROMPT)  # its event stream stays open, and goes on
+    page.route(JOIN, lambda route: route.fulfill(status=503, json={"error": {"message": "The service is stopping."}}))
+    page.click("#generate")
+    expect(page.locator("#connection")).to_contain_text("nothing was queued")
+    expect(page.get_by_text("Ready.")).to_be_hidden()
+    assert not site.pipeline.specs
+    page.unroute(JOIN)
+    page.click("#generate")
+    expect(page.locator("#status").get_by_role("status")).to_have_text("Done")
+    expect(page.locator("#connection .status")).to_have_count(0)
+
+
+def test_tokens_that_could_not_be_counted_are_hidden_and_counted_once_an_event_is_accepted(page: Page) -> None:
+    tokens_counted(page, PROMPT)
+    page.route(JOIN, lambda route: route.fulfill(status=503, json={}))
+    page.fill("#prompt textarea", "a star")
+    expect(page.locator("#connection")).to_contain_text("nothing was queued")
+    expect(page.locator("#tokens")).to_be_hidden()
+    page.unroute(JOIN)
+    page.click("#generate")
+    expect(page.locator("#tokens")).to_have_text("2/30 tokens")
+    expect(page.locator("#tokens")).to_be_visible()
 
 
 def test_the_whole_form_survives_reload_and_back(page: Page, site: Site) -> None:

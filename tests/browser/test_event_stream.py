@@ -10,7 +10,7 @@ FAKE_FETCH = """
 window.streams = [];
 window.fetch = async (url, options) => {
   window.options = options;
-  if (!url.endsWith("/queue/data")) return new Response("{}");
+  if (!url.endsWith("/queue/data")) return new Response("{}", { status: window.answer ?? 200 });
   const body = new ReadableStream({ start: (controller) => streams.push({ controller }) });
   return new Response(body);
 };
@@ -61,3 +61,16 @@ def test_a_slow_answer_is_told_until_it_comes(page: Page) -> None:
     assert page.evaluate("told.at(-1)") == "answers"
     page.clock.fast_forward(3_000)
     assert page.evaluate("told.length") == 3
+
+
+@pytest.mark.parametrize("answer", [401, 429, 503])
+def test_a_refused_event_is_told_whatever_an_open_stream_brings_until_one_is_accepted(page: Page, answer: int) -> None:
+    page.evaluate("window.told = []; addEventListener('connection', (event) => told.push(event.detail))")
+    page.evaluate("open_stream()")
+    page.evaluate("status => { answer = status; return fetch('http://page/queue/join') }", answer)
+    assert page.evaluate("told") == ["refused"]
+    page.evaluate("streams[0].controller.enqueue(new TextEncoder().encode('data: {}')); streams[0].controller.close()")
+    page.wait_for_function("streams[0].received?.includes('data: {}')")
+    assert page.evaluate("told") == ["refused"]
+    page.evaluate("answer = 200; fetch('http://page/queue/join')")
+    assert page.evaluate("told") == ["refused", "answers"]

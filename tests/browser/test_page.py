@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from models.spec import Tokens
 from tests.browser.conftest import Site
@@ -122,6 +122,62 @@ def test_an_example_leaves_the_form_as_it_is_but_the_prompt_which_can_be_brought
     expect(page.get_by_label("Randomize")).to_be_checked()
 
 
+def test_sections_say_whether_they_are_open(page: Page) -> None:
+    for heading in ("My jobs", "Image", "Advanced", "PNG info"):
+        button = page.get_by_role("button", name=heading, exact=False).and_(page.locator(".label-wrap"))
+        for expanded in ("false", "true", "false"):
+            expect(button).to_have_attribute("aria-expanded", expanded)
+            button.click()
+    generate(page, PROMPT)
+    receipt = page.locator("#receipt .label-wrap")
+    expect(receipt).to_have_attribute("aria-expanded", "false")  # which was not there before
+    receipt.click()
+    expect(receipt).to_have_attribute("aria-expanded", "true")
+
+
+def test_the_focus_of_a_button_that_goes_is_passed_on(page: Page, site: Site) -> None:
+    for ended in ("Cancelled", "Done"):
+        site.pipeline.go.clear()
+        generate(page, PROMPT)
+        page.locator("#cancel").focus()
+        page.keyboard.press("Enter") if ended == "Cancelled" else site.pipeline.go.set()
+        expect(page.locator("#cancel")).to_be_hidden()
+        expect(page.locator("#status").get_by_role("status")).to_have_text(ended)
+        expect(page.locator("#generate")).to_be_focused()
+    site.pipeline.go.clear()
+    generate(page, "a moon")
+    page.click("#mine button")
+    page.locator(".jobs li", has_text="a moon").get_by_role("button", name="Cancel").focus()
+    page.keyboard.press("Enter")
+    row = page.locator(".jobs li", has_text="a moon")
+    expect(row).to_contain_text("Cancelled")
+    expect(row.locator(".recall")).to_be_focused()
+    page.locator(".jobs .recall", has_text=PROMPT).last.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".jobs [aria-current=true]")).to_contain_text(PROMPT)  # the list is made anew
+    expect(page.locator(".jobs .recall", has_text=PROMPT).last).to_be_focused()
+
+
+def test_undo_brings_the_whole_form_back_after_reused_settings(page: Page) -> None:
+    generate(page, PROMPT)
+    expect(page.get_by_role("status").first).to_have_text("Done")
+    page.click("#advanced button")
+    page.fill("#prompt textarea", "")  # so that no prompt is lost, but other values are
+    page.fill(f"#num_inference_steps {NUMBER}", "5")
+    page.click("#style input")
+    page.get_by_role("option", name="Cartoon").click()
+    seed = page.input_value("#seed input")
+    page.get_by_role("button", name="Reuse settings").click()
+    expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("8")
+    expect(page.locator("#style input")).to_have_value("None")
+    expect(page.get_by_label("Randomize")).not_to_be_checked()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("5")
+    expect(page.locator("#style input")).to_have_value("Cartoon")
+    expect(page.locator("#seed input")).to_have_value(seed)
+    expect(page.get_by_label("Randomize")).to_be_checked()
+
+
 def test_an_error_stays_until_its_field_is_edited(page: Page, site: Site) -> None:
     site.pipeline.go.clear()
     generate(page, PROMPT)
@@ -165,11 +221,12 @@ def test_a_click_on_the_job_that_is_shown_changes_nothing(page: Page, site: Site
     expect(page.locator("#seed input")).to_have_value(str(site.pipeline.specs[1].seed))
 
 
-def test_a_seed_that_is_emptied_is_a_new_one_each_time(page: Page, site: Site) -> None:
+@pytest.mark.parametrize("seed", ["", "-1"])
+def test_a_seed_that_is_emptied_or_minus_one_is_a_new_one_each_time(page: Page, site: Site, seed: str) -> None:
     page.click("#advanced button")
     page.fill("#seed input", "9")
     expect(page.get_by_label("Randomize")).not_to_be_checked()
-    page.fill("#seed input", "")
+    page.fill("#seed input", seed)
     expect(page.get_by_label("Randomize")).to_be_checked()
     for k in (1, 2):
         generate(page, f"star {k}")
@@ -548,7 +605,7 @@ def test_on_a_phone_slider_thumbs_and_arrows_of_closed_sections_are_whole(page: 
             .map((icon) => [icon, icon.parentElement].map((e) => e.getBoundingClientRect().right))
             .map(([icon, heading]) => icon - heading)"""
     )
-    assert len(beyond) == 2
+    assert len(beyond) == 3
     assert max(beyond) <= 0
 
 
@@ -558,3 +615,26 @@ def test_a_hostile_prompt_stays_text(page: Page) -> None:
     page.click("#mine button")
     expect(page.locator(".jobs .what").first).to_contain_text("<img src=x")
     assert page.title() == "Darkroom"
+
+
+def test_a_swipe_that_begins_on_a_slider_scrolls_the_page_and_leaves_the_slider(site: Site, chromium: Browser) -> None:
+    with chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as phone:
+        page = opened(phone, site.url)
+        page.click("#advanced button")
+        slider = page.locator("#num_inference_steps input[type=range]")
+        slider.scroll_into_view_if_needed()
+        box, scrolled = slider.bounding_box(), page.evaluate("scrollY")
+        assert box
+        x, y = box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2
+        finger = phone.new_cdp_session(page)
+        for kind, down in (("touchStart", 0), *(("touchMove", 12 * k) for k in range(1, 11)), ("touchEnd", None)):
+            points = [] if down is None else [{"x": x, "y": y + down}]
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.wait_for_function("before => scrollY < before - 50", arg=scrolled)
+        expect(slider).to_have_value("8")
+        expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value("8")
+        box = slider.bounding_box()
+        assert box
+        page.touchscreen.tap(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2)
+        expect(slider).to_have_value(re.compile("^9."))  # a tap does set it
+        expect(page.locator(f"#num_inference_steps {NUMBER}")).to_have_value(re.compile("^9."))

@@ -35,6 +35,7 @@ CARD = ModelCard(
     size_multiple=64,
     samplers=("ddim", "euler"),
     max_tokens=30,
+    member_defaults={"init.strength": 0.75, "hires.strength": 0.7},
     styles=("flat", "cartoon"),
     notice="Draws one plain shape on a plain background, and nothing else.",
     examples=(
@@ -123,5 +124,6 @@ class Cluster:
 
     def __init__(self, images: ImageStore, card: ModelCard = CARD, max_waiting: int = 8) -> None:
         self.pipeline = FakePipeline(images, card)
-        self.dispatcher = a_dispatcher(self.pipeline, max_waiting=max_waiting)
+        self.images = images._root
+        self.dispatcher = a_dispatcher(self.pipeline, images=self.images, max_waiting=max_waiting)
         self.client = DispatcherClient(LocalCalls(self.dispatcher))

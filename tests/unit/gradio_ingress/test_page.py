@@ -1,16 +1,18 @@
 """What the page's handlers do, without a browser: the real Dispatcher over a fake pipeline."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from html import escape
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 
 from deployments.access import AccessPolicy
@@ -24,7 +26,9 @@ from gradio_ingress.app import build, create_app
 from gradio_ingress.page import Page
 from gradio_ingress.page_state import LISTED_JOBS
 from models.errors import Unavailable
+from models.image_file import encode_image
 from models.spec import ModelCard
+from models.vae import Decoded
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
 
 
@@ -66,14 +70,19 @@ def page(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def form(page: Page, *, randomize: bool = True, **values: Any) -> dict[Any, Any]:
     """What the browser would send once the page has fitted itself to the model."""
     typed = {name: controls.default(name, CARD) for name in controls.FIELDS} | {"seed": 0} | values
-    filled = {page.parts.controls[name]: value for name, value in typed.items()}
+    filled = {page.parts.controls[path]: value for path, value in controls.write(typed).items()}
     return filled | {page.parts.randomize: randomize, page.parts.listed: LISTED_JOBS}
+
+
+def upload(page: Page, path: Path | str, **values: Any) -> dict[Any, Any]:
+    """What the browser sends with a file that is uploaded to read its settings."""
+    return form(page, **values) | {page.parts.picture: {"path": str(path)}}
 
 
 def left(page: Page, **values: Any) -> dict[Any, Any]:
     """What the browser sends when the page opens: the form as it was left in this tab; None where nobody was before."""
     form: dict[Any, Any] = dict.fromkeys(page.parts.form)
-    return form | {page.parts.controls[name]: value for name, value in values.items()}
+    return form | {page.parts.controls[path]: value for path, value in controls.write(values).items()}
 
 
 async def generated(page: Page, request: Any = REQUEST, **values: Any) -> list[dict[Any, Any]]:
@@ -86,6 +95,12 @@ async def selected_job(page: Page, updates: AsyncIterator[dict[Any, Any]]) -> Jo
         if page.parts.status in update:
             return next(iter(page._states.values())).selected
     raise AssertionError("nothing is shown")
+
+
+def undo(message: str) -> gr.EventData:
+    """A click on the button of a message."""
+    [values] = re.findall('data-form="(.*?)"', message)
+    return clicked(act="undo", form=unescape(values))
 
 
 def clicked(**data: Any) -> gr.EventData:
@@ -188,19 +203,24 @@ async def test_another_job_can_be_cancelled_without_leaving_the_selected_one(pag
     await updates.aclose()
 
 
-async def test_a_typed_prompt_comes_back_after_restored_settings(page: Page, tmp_path: Path) -> None:
-    await generated(page, prompt="a star")
+async def test_the_form_as_it_was_comes_back_after_restored_settings(page: Page, tmp_path: Path) -> None:
+    await generated(page, prompt="a star", num_inference_steps=4)
     job = (await page._client.jobs("browser:ada"))[0]
     which = clicked(act="settings", job=f"{job.id}.{job.link}", index="0")
-    assert 'data-prompt="my own"' in (await page.on_reuse("my own", REQUEST, which))[page.parts.message]
-    for nothing_lost in ("", "a star"):
-        assert "data-prompt" not in (await page.on_reuse(nothing_lost, REQUEST, which))[page.parts.message]
     dropped = tmp_path / "picture.png"
-    spec = resolve(GenerationRequest(prompt="a (red:1.2) moon"), CARD)[0]
-    dropped.write_bytes(picture(spec))
-    message = (await page.on_picture(str(dropped), "my own"))[page.parts.message]
-    assert 'data-prompt="my own"' in message
-    assert "“(red:1.2)” is read as plain text" in message
+    dropped.write_bytes(picture(resolve(GenerationRequest(prompt="a (red:1.2) moon"), CARD)[0]))
+    own = {"prompt": "my own", "style": "cartoon", "num_inference_steps": 500, "seed": 5, "num_images": 2}
+    was = form(page, **own)
+    reused = await page.reuse.on_reuse(was, REQUEST, which)
+    read = await page.reuse.on_picture(upload(page, dropped, **own), REQUEST)
+    assert "“(red:1.2)” is read as plain text" in read[page.parts.message]
+    for filled in (reused, read):
+        undone = await page.on_undo(form(page, prompt="a star"), undo(filled[page.parts.message]))
+        assert {control: undone[control]["value"] for control in page.parts.form} == {
+            control: "shapes" if control is page.parts.controls["model"] else was[control]
+            for control in page.parts.form
+        }
+        assert undone[page.parts.controls["num_inference_steps"]]["maximum"] == 100
 
 
 async def test_another_browser_can_neither_cancel_nor_recall_a_job(page: Page, cluster: Cluster) -> None:
@@ -303,13 +323,30 @@ async def test_a_refusal_stays_when_another_job_ends_and_goes_with_the_next_that
     assert accepted[page.parts.message] == ""
 
 
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+async def test_a_dropped_picture_restores_its_format(page: Page, tmp_path: Path, output_format: Any) -> None:
+    spec = resolve(GenerationRequest(prompt="a moon", output_format=output_format), CARD)[0]
+    dropped = tmp_path / "picture"
+    dropped.write_bytes(encode_image(Decoded(np.zeros((64, 64, 3), np.uint8), False), spec, "0" * 64))
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
+    assert filled[page.parts.controls["output_format"]]["value"] == output_format
+
+
+async def test_a_seed_of_minus_one_in_a_dropped_picture_is_a_random_one(page: Page, tmp_path: Path) -> None:
+    spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: -1, Size: 64x64"))
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
+    assert filled[page.parts.randomize]["value"] is True
+
+
 async def test_settings_of_a_model_that_is_not_served_are_restored_with_a_word(
     page: Page, cluster: Cluster, tmp_path: Path
 ) -> None:
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
-    filled = await page.on_picture(str(dropped), "")
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
     assert "Model “another” is not served here." in filled[page.parts.message]
 
 
@@ -319,7 +356,7 @@ async def test_a_dropped_picture_of_another_size_leaves_a_form_that_generates(
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 512x512"))
-    filled = await page.on_picture(str(dropped), "")
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
     assert (
         "Settings restored from the picture. Left out: Width must be 64 for shapes, got 512. "
         "Height must be 64 for shapes, got 512."
@@ -342,7 +379,9 @@ async def test_settings_of_a_job_whose_model_is_gone_are_restored_as_far_as_anot
         return [small]
 
     monkeypatch.setattr(page._client, "models", models)
-    reused = await page.on_reuse("", REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0"))
+    reused = await page.reuse.on_reuse(
+        form(page), REQUEST, clicked(act="settings", job=f"{job.id}.{job.link}", index="0")
+    )
     back = a_request("browser:ada", "back", job=f"{job.id}.{job.link}")
     [opened] = [update async for update in page.on_load(left(page), back)]
     for filled in (reused, opened):
@@ -361,7 +400,7 @@ async def test_settings_that_name_a_model_by_its_alias_are_restored_for_that_mod
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Seed: 9, Size: 64x64, Model: another"))
-    filled = await page.on_picture(str(dropped), "")
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
     assert filled[page.parts.controls["model"]]["value"] == "other"
     assert "not served" not in filled[page.parts.message]
 
@@ -415,10 +454,9 @@ async def test_the_style_of_an_example_is_in_its_prompt_and_the_forms_own_comes_
 async def test_a_typed_prompt_comes_back_after_an_example(page: Page) -> None:
     typed = 'my "own" <star>\n& moon'
     first, *_ = await example_run(page, prompt=typed)
-    assert f'data-prompt="{escape(typed, quote=True)}"' in first[page.parts.message]
-    shown = first[page.parts.controls["prompt"]]
-    assert await page.on_undo(shown, None, clicked(act="undo", prompt=typed)) == {
-        page.parts.controls["prompt"]: typed,
+    shown = form(page, prompt=first[page.parts.controls["prompt"]])
+    assert await page.on_undo(shown, undo(first[page.parts.message])) == {
+        page.parts.controls["prompt"]: gr.update(value=typed),
         page.parts.message: "",
     }
     for nothing_lost in ("", "  ", None):
@@ -433,9 +471,11 @@ async def test_a_typed_prompt_can_still_be_brought_back_after_another_example(pa
 
 
 async def test_what_was_made_of_an_examples_prompt_can_be_brought_back_after_undo(page: Page) -> None:
-    undone = await page.on_undo("an example, edited", None, clicked(act="undo", prompt="my own"))
-    assert undone[page.parts.controls["prompt"]] == "my own"
-    assert 'data-prompt="an example, edited"' in undone[page.parts.message]
+    edited = form(page, prompt="an example, edited")
+    undone = await page.on_undo(edited, clicked(act="undo", form='{"prompt": "my own"}'))
+    assert undone[page.parts.controls["prompt"]]["value"] == "my own"
+    again = await page.on_undo(form(page, prompt="my own"), undo(undone[page.parts.message]))
+    assert again[page.parts.controls["prompt"]]["value"] == "an example, edited"
 
 
 async def test_an_example_that_is_refused_leaves_the_prompt(page: Page) -> None:
@@ -534,11 +574,11 @@ async def test_a_seed_and_all_settings_of_a_picture_can_be_used_again(page: Page
     await generated(page, prompt="a star", style="cartoon", num_images=2, num_inference_steps=4)
     job = (await cluster.client.jobs("browser:ada"))[0]
     which = {"job": f"{job.id}.{job.link}", "index": "1"}
-    assert await page.on_reuse("", REQUEST, clicked(act="seed", **which)) == {
+    assert await page.reuse.on_reuse(form(page), REQUEST, clicked(act="seed", **which)) == {
         page.parts.controls["seed"]: job.specs[1].seed,
         page.parts.randomize: False,
     }
-    filled = await page.on_reuse("", REQUEST, clicked(act="settings", **which))
+    filled = await page.reuse.on_reuse(form(page), REQUEST, clicked(act="settings", **which))
     names = ("prompt", "num_inference_steps", "style", "seed")
     values = {name: filled[page.parts.controls[name]]["value"] for name in names}
     assert values == {
@@ -553,12 +593,12 @@ async def test_a_dropped_picture_fills_the_form_and_a_stranger_is_refused(page: 
     spec = resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0]
     dropped = tmp_path / "picture.png"
     dropped.write_bytes(picture(spec, text="a moon\nSteps: 6, Sampler: Euler, CFG scale: 3.5, Seed: 9, Size: 64x64"))
-    filled = await page.on_picture(str(dropped), "")
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
     assert filled[page.parts.controls["prompt"]]["value"] == "a moon"
     assert filled[page.parts.controls["sampler"]]["value"] == "euler"
     assert filled[page.parts.controls["seed"]]["value"] == 9
     dropped.write_bytes(b"no picture")
-    assert 'data-state="problem"' in (await page.on_picture(str(dropped), ""))[page.parts.message]
+    assert 'data-state="problem"' in (await page.reuse.on_picture(upload(page, dropped), REQUEST))[page.parts.message]
 
 
 async def test_the_words_that_a_style_adds_are_shown(page: Page) -> None:
@@ -663,3 +703,57 @@ def test_the_application_is_built_without_a_cluster() -> None:
 def test_the_page_does_not_import_torch() -> None:
     code = "import gradio_ingress.app, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+async def a_picture(page: Page, **values: Any) -> tuple[Job, dict[str, str]]:
+    """A finished job, and what a click on its picture sends."""
+    await generated(page, **{"prompt": "a star"} | values)
+    [job, *_] = await page._client.jobs("browser:ada")
+    return job, {"job": f"{job.id}.{job.link}", "index": "0"}
+
+
+async def test_a_picture_can_begin_the_next_one(page: Page, cluster: Cluster) -> None:
+    job, which = await a_picture(page)
+    given = await page.reuse.on_reuse(form(page), REQUEST, clicked(act="input", **which))
+    assert given[page.parts.controls["init.input"]] == job.images[0].name
+    assert given[page.parts.sections["init"]]["open"] is True
+    await generated(page, prompt="a moon", init={"input": job.images[0].name, "strength": 0.5})
+    init = cluster.pipeline.specs[1].init
+    assert init is not None
+    assert (init.input.startswith("input_"), init.strength) == (True, 0.5)
+
+
+async def test_the_image_that_a_picture_began_with_is_restored_while_it_is_there(page: Page, cluster: Cluster) -> None:
+    first, _ = await a_picture(page)
+    job, which = await a_picture(page, prompt="a moon", init={"input": first.images[0].name, "strength": 0.5})
+    init = job.specs[0].init
+    assert init is not None
+    filled = await page.reuse.on_reuse(form(page), REQUEST, clicked(act="settings", **which))
+    values = {path: filled[page.parts.controls[path]]["value"] for path in ("init.input", "init.strength")}
+    assert values == {"init.input": init.input, "init.strength": 0.5}
+    assert filled[page.parts.sections["init"]]["open"] is True
+
+    other = await page.reuse.on_reuse(form(page), a_request("browser:bob"), clicked(act="settings", **which))
+    assert "is not yours" in other[page.parts.message]
+    await cluster.client.delete_input(init.input, "browser:ada")
+    filled = await page.reuse.on_reuse(form(page), REQUEST, clicked(act="settings", **which))
+    assert filled[page.parts.controls["init.input"]]["value"] is None
+    assert filled[page.parts.controls["prompt"]]["value"] == "a moon"
+    assert "The image that it began with is gone" in filled[page.parts.message]
+
+
+async def test_a_file_brings_back_the_image_that_it_began_with_while_that_is_there(
+    page: Page, cluster: Cluster, tmp_path: Path
+) -> None:
+    first, _ = await a_picture(page)
+    job, _ = await a_picture(page, prompt="a moon", init={"input": first.images[0].name, "strength": 0.5})
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(encode_image(Decoded(np.zeros((64, 64, 3), np.uint8), False), job.specs[0], "0" * 64))
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
+    init = job.specs[0].init
+    assert init is not None
+    assert filled[page.parts.controls["init.input"]]["value"] == init.input
+    await cluster.client.delete_input(init.input, "browser:ada")
+    dropped.write_bytes(encode_image(Decoded(np.zeros((64, 64, 3), np.uint8), False), job.specs[0], "0" * 64))
+    filled = await page.reuse.on_picture(upload(page, dropped), REQUEST)
+    assert "The image that it began with is gone" in filled[page.parts.message]

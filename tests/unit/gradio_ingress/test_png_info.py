@@ -24,7 +24,7 @@ from models.errors import InvalidRequest
 from models.image_file import encode_image
 from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import ImageSpec
+from models.spec import ImageSpec, InitImage
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
@@ -95,7 +95,7 @@ def after_the_pixels(png: bytes, *chunks: bytes) -> bytes:
 
 
 def settings(of: ImageSpec) -> dict[str, Any]:
-    return {name: value for name, value in asdict(of).items() if name in png_info.FIELDS}
+    return {name: value for name, value in asdict(of).items() if name in png_info.FIELDS and value is not None}
 
 
 SOUND = [
@@ -115,6 +115,11 @@ def problem(content: bytes) -> str:
 def test_a_picture_of_ours_reads_back_to_its_spec(prompt: str) -> None:
     spec = a_spec(prompt=prompt, negative_prompt="Öl", sampler="dpmpp_2m_karras", guidance_scale=2.5)
     assert png_info.read(encode_image(DECODED, spec, "digest")) == (settings(spec), [])
+
+
+def test_the_image_that_a_picture_began_with_is_named_in_its_file() -> None:
+    init = InitImage(input=f"input_{'0' * 64}", strength=0.5, mask=f"input_{'1' * 64}", paste_back=True)
+    assert png_info.read(encode_image(DECODED, a_spec(init=init), "digest"))[0]["init"] == asdict(init)
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
@@ -264,7 +269,7 @@ def test_the_names_of_samplers_are_translated(written: str, sampler: str) -> Non
 def test_what_cannot_be_used_is_noted() -> None:
     found, notes = png_info.read(
         a_png(
-            parameters="a star\nSteps: many, Sampler: Restart, CFG scale: nan, Seed: -1, Size: 512, Hires: "
+            parameters="a star\nSteps: many, Sampler: Restart, CFG scale: nan, Seed: -1, Size: 512, Hires upscale: "
             + '"'
             + "x" * 999
         )
@@ -275,7 +280,7 @@ def test_what_cannot_be_used_is_noted() -> None:
         "Inference steps “many” could not be read.",
         "Guidance scale “nan” could not be read.",
         "Sampler “Restart” is not one of ours.",
-        "Not used: Hires.",
+        "Not used: Hires upscale.",
     ]
 
 

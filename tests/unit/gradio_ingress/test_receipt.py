@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import io
 import json
 import shlex
 import subprocess
@@ -9,13 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
+from PIL import Image
 
-from deployments.api import huggingface, openai
+from deployments.api import huggingface
+from deployments.api.openai import fields as openai
 from deployments.schema import GenerationRequest, ImageResult, resolve
 from gradio_ingress import receipt
+from models.image_file import encode_image
 from models.spec import ImageSpec
+from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
 ADDRESS = "https://host"
@@ -53,6 +59,10 @@ def arguments(snippet: str, method: str) -> tuple[list[Any], dict[str, Any]]:
             named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
             return [ast.literal_eval(argument) for argument in node.args], named
     raise AssertionError(f"no call of {method}")
+
+
+def pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)))
 
 
 def a_result(**changes: Any) -> ImageResult:
@@ -111,9 +121,19 @@ def test_hugging_faces_client_asks_for_the_same_picture(words: str) -> None:
     assert drawn_again(huggingface.to_request(body, "shapes", "image/png")) == [spec]
 
 
-def test_hugging_faces_client_saves_a_lossy_picture_as_the_service_would() -> None:
-    snippet = receipt.snippets(a_spec(output_format="jpeg", output_compression=60), ADDRESS)["InferenceClient"]
-    assert arguments(snippet, "save") == (["darkroom-7.jpeg"], {"quality": 60})
+@pytest.mark.parametrize(
+    ("output_format", "quality"),
+    [("jpeg", 60), ("jpeg", 89), ("jpeg", 90), ("jpeg", 95), ("jpeg", 100), ("webp", 60), ("webp", 100), ("png", 100)],
+)
+def test_hugging_faces_client_saves_the_pixels_of_the_services_file(output_format: str, quality: int) -> None:
+    spec = a_spec(output_format=output_format, output_compression=quality)
+    decoded = Decoded(np.random.default_rng(7).integers(0, 256, (64, 64, 3), dtype=np.uint8), tiled=False)
+    [name], options = arguments(receipt.snippets(spec, ADDRESS)["InferenceClient"], "save")
+    assert name == f"darkroom-7.{output_format}"
+    saved = io.BytesIO()
+    as_png = encode_image(decoded, replace(spec, output_format="png"), "0")  # which the client asks for and decodes
+    Image.open(io.BytesIO(as_png)).save(saved, output_format, **options)
+    assert np.array_equal(pixels(saved.getvalue()), pixels(encode_image(decoded, spec, "0")))
 
 
 def test_an_empty_negative_prompt_is_sent_as_the_model_may_have_its_own() -> None:

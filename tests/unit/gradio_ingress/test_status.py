@@ -179,12 +179,31 @@ def test_what_is_cut_is_quoted_for_each_prompt() -> None:
     assert "Negative prompt: 82/75 tokens" in status.tokens(read, cut)
 
 
+@pytest.mark.parametrize(
+    ("warning", "words"),
+    [
+        (
+            "num_inference_steps: pndm needs 12 or more with this model; 4 leave noise.",
+            "Inference steps: PNDM needs 12 or more with this model; 4 leave noise.",
+        ),
+        (
+            "negative_prompt has no effect at guidance_scale 1; set guidance_scale above 1.",
+            "Negative prompt has no effect at Guidance scale 1; set Guidance scale above 1.",
+        ),
+        ("prompt: “[pndm|num_images]” is read as plain text.", "Prompt: “[pndm|num_images]” is read as plain text."),
+        ("loras[0].weight: too much for ddim.", "loras[0].weight: too much for DDIM."),
+    ],
+)
+def test_warnings_have_the_words_of_the_page(warning: str, words: str) -> None:
+    assert f">{words}<" in status.status(job(warnings=(warning,)))
+
+
 def test_no_prompt_becomes_markup() -> None:
     hostile = job(prompt='"><script>alert(1)</script>', status="running")
     shown = [
         status.my_jobs([hostile], 12, None, 0),
         status.examples(["<script>"]),
-        status.replaced('"><script>'),
+        status.replaced({"prompt": '"><script>'}),
         status.notice("<script>"),
         status.tokens(Tokens(count=9, limit=3, cut="<script>"), Tokens(count=0, limit=3, cut="")),
         status.note("<script>", "problem", '"><script>'),

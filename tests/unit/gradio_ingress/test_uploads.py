@@ -25,13 +25,20 @@ from gradio_ingress.page import Page
 from gradio_ingress.uploads import MAX_FILES, REFUSED, uploaded
 from models.errors import InvalidRequest
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
+from tests.unit.gradio_ingress.test_page import a_request, form
 
 PICTURE = picture(resolve(GenerationRequest(prompt="a moon", seed=9), CARD)[0])
 FUNCTIONS = Page(DispatcherClient(ServeCalls.to_app(""))).blocks.fns
 EVENTS = {number: f"{number} {fn.name}" for number, fn in FUNCTIONS.items() if fn.inputs}
 [ON_PICTURE] = [number for number, fn in FUNCTIONS.items() if fn.name == "on_picture"]
+PICTURE_IS = [component.elem_id == "picture" for component in FUNCTIONS[ON_PICTURE].inputs]
 ANSWERS_WITHIN_S = 10.0
 JSON = {"Content-Type": "application/json"}
+
+
+def picture_and_form(file: dict[str, Any]) -> list[Any]:
+    """The data of the event that reads a file's settings, with an empty form."""
+    return [file if is_picture else None for is_picture in PICTURE_IS]
 
 
 @pytest.fixture
@@ -242,7 +249,9 @@ async def test_gradios_own_check_is_on_behind_ours(
     kind: str,
 ) -> None:
     monkeypatch.setattr("gradio_ingress.uploads.uploaded", lambda path: Path(path))
-    assert (await join(http, ON_PICTURE, [file_data(hostile(kind, tmp_path, folder)), ""])).status_code == 200
+    assert (
+        await join(http, ON_PICTURE, picture_and_form(file_data(hostile(kind, tmp_path, folder))))
+    ).status_code == 200
     assert (await outcome(http))["success"] is False
     assert untouched == []
 
@@ -252,7 +261,8 @@ async def test_the_page_itself_reads_nothing_that_was_not_uploaded(
     tmp_path: Path, folder: Path, untouched: list[str], kind: str
 ) -> None:
     page = Page(Cluster(ImageStore(tmp_path / "images")).client)
-    said = await page.on_picture(hostile(kind, tmp_path, folder), "")
+    given = form(page) | {page.parts.picture: {"path": hostile(kind, tmp_path, folder)}}
+    said = await page.reuse.on_picture(given, a_request("browser:ada"))
     assert REFUSED in said[page.parts.message]
     assert untouched == []
 
@@ -269,7 +279,7 @@ def kept(folder: Path) -> set[bytes]:
 async def test_an_uploaded_picture_is_read_and_deleted(http: httpx.AsyncClient, folder: Path) -> None:
     [path] = (await upload(http)).json()
     assert kept(folder) == {PICTURE}
-    assert (await join(http, ON_PICTURE, [file_data(path, orig_name="a moon.png"), ""])).status_code == 200
+    assert (await join(http, ON_PICTURE, picture_and_form(file_data(path, orig_name="a moon.png")))).status_code == 200
     ended = await outcome(http)
     assert ended["success"] is True
     assert "Settings restored from the picture." in str(ended["output"])
@@ -278,7 +288,7 @@ async def test_an_uploaded_picture_is_read_and_deleted(http: httpx.AsyncClient, 
 
 async def test_what_is_no_picture_is_deleted_too(http: httpx.AsyncClient, folder: Path) -> None:
     [path] = (await upload(http, b"no picture", "no.png")).json()
-    await join(http, ON_PICTURE, [file_data(path), ""])
+    await join(http, ON_PICTURE, picture_and_form(file_data(path)))
     assert "no picture" not in str((await outcome(http))["output"])
     assert kept(folder) == set()
 

@@ -1,0 +1,200 @@
+// The images of the form: the browser sends each to the API, as any program would, and the form keeps its id.
+
+const FILLED_WITHIN_MS = 5000;
+
+const images = {
+  takers: new Map(), // the id of a control's element -> what sends a file for it, and what sets its value
+  names: new Map(), // the id of a control's element -> the image that it has
+  sending: new Set(), // uploads that have not been answered
+
+  // Makes a control take images. Its value is the id of an input, or the name of a finished image.
+  // `extended` is called with a larger image and its mask.
+  take(element, props, watch, extended) {
+    const field = element.closest(".block");
+    const [label, hint, state] = [".image-label", ".hint", ".image-state"].map((part) => element.querySelector(part));
+    const [file, picture, remove] = ["input", "img", ".remove"].map((part) => element.querySelector(part));
+    const extend = element.querySelector(".extend");
+    let newest = 0;
+    const arrivals = []; // called when the value has changed
+
+    const show = () => {
+      label.textContent = props.label;
+      file.setAttribute("aria-label", `${props.label}. ${hint.textContent}`);
+      picture.alt = props.label;
+      picture.hidden = remove.hidden = !props.value;
+      hint.hidden = !!props.value;
+      if (extend) extend.hidden = !props.value;
+      state.textContent = "";
+      images.names.set(field.id, props.value);
+      if (props.value) picture.src = images.address(props.value);
+      else picture.removeAttribute("src");
+      arrivals.splice(0).forEach((arrived) => arrived());
+    };
+    const set = (value) => {
+      newest += 1; // an upload that still comes is not wanted
+      props.value = value;
+      darkroom.pardon(field);
+      show();
+    };
+    // Shows what is done until `answer` has come, and hands that on unless it is no longer wanted.
+    const wait = async (words, answer, use) => {
+      const mine = ++newest;
+      state.textContent = words;
+      try {
+        const found = await images.awaited(answer);
+        if (mine === newest) use(found);
+      } catch (error) {
+        if (mine !== newest) return;
+        state.textContent = "";
+        darkroom.blame(field.id, error.message);
+      }
+    };
+    const send = (image) => wait("Sending the image…", images.send(image), set);
+
+    watch(["value", "label"], show);
+    show();
+    picture.addEventListener("error", () => props.value && (state.textContent = "This image is gone. Choose another."));
+    remove.addEventListener("click", () => {
+      set(null);
+      images.takers.get(extend?.dataset.mask)?.set(null); // which is nothing without its image
+      file.focus();
+    });
+    file.addEventListener("change", () => {
+      if (file.files.length) send(file.files[0]);
+      file.value = ""; // so that the same file can be chosen again
+    });
+    element.querySelector(".paint")?.addEventListener("click", (event) => {
+      const over = event.target.dataset.over;
+      const image = images.names.get(over);
+      if (!image) return darkroom.blame(over, "Choose an image first. Then paint over what changes in it.");
+      const painter = new MaskPainter(images.address(image), props.value && images.address(props.value), send);
+      painter.opened.catch(() => darkroom.blame(over, "This image is gone. Choose another."));
+    });
+    extend?.addEventListener("click", ({ target: { dataset } }) => {
+      if (!("extend" in dataset)) return;
+      const from = props.value;
+      const answer = images.extend(from, images.names.get(extend.dataset.mask), dataset.extend);
+      const shown = answer.then(({ input, mask }) => {
+        if (props.value !== from) return null;
+        extended({ image: input.id, mask: mask.id });
+        return new Promise((arrived) => {
+          arrivals.push(arrived); // when the server has put both into the form
+          setTimeout(arrived, FILLED_WITHIN_MS);
+        });
+      });
+      wait("Extending the image…", shown, () => {});
+    });
+    images.takers.set(field.id, { send, set });
+  },
+
+  address(name) {
+    const path = encodeURIComponent(name);
+    return name.startsWith("input_") ? `/v1/inputs/${path}/content` : `/v1/files/${path}`;
+  },
+
+  // An answer that Generate waits for.
+  awaited(answer) {
+    images.sending.add(answer);
+    answer.catch(() => {}).finally(() => images.sending.delete(answer));
+    return answer;
+  },
+
+  // Sends an image, and returns its id.
+  async send(image) {
+    const headers = { "Content-Type": "application/octet-stream" };
+    return (await images.post("/v1/inputs", { body: image, headers })).id;
+  },
+
+  // Returns an image with a quarter more on one side, or on all, and the mask of what is new.
+  async extend(name, mask, side) {
+    const idOf = async (each) =>
+      each.startsWith("input_") ? each : images.send(await (await fetch(images.address(each))).blob());
+    const sides = Object.fromEntries((side ? [side] : ["left", "right", "up", "down"]).map((each) => [each, 0.25]));
+    const body = JSON.stringify({ ...sides, mask: mask ? await idOf(mask) : null });
+    const headers = { "Content-Type": "application/json" };
+    return images.post(`/v1/inputs/${await idOf(name)}/extend`, { body, headers });
+  },
+
+  async post(address, request) {
+    let answer;
+    try {
+      answer = await fetch(address, { method: "POST", ...request });
+    } catch {
+      throw Error("The service could not be reached. Try again.");
+    }
+    const body = await answer.json().catch(() => ({}));
+    if (answer.ok) return body;
+    throw Error(images.words(body.error?.message) ?? `The service answered HTTP ${answer.status}. Try again.`);
+  },
+
+  // An error of the API, whose request had no other field than its body.
+  words: (message) =>
+    message
+      ?.replace(/^(body|image|mask): /, "")
+      .replace(/^(The )?body\b/, "The image")
+      .replace(/(\d+) bytes/g, (_, bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`),
+};
+
+// A slider below a picture shows the image that it began with, from the left.
+document.addEventListener("input", (event) => {
+  if (!event.target.matches(".compare")) return;
+  const before = event.target.closest(".tile").querySelector(".before");
+  before.src ||= before.dataset.src;
+  before.hidden = false;
+  before.style.clipPath = `inset(0 ${100 - event.target.value}% 0 0)`;
+});
+document.addEventListener(
+  "error",
+  (event) => event.target.matches?.(".before") && event.target.closest(".tile").querySelector(".compare").remove(),
+  true,
+);
+
+// What would generate waits for images that are on their way.
+document.addEventListener(
+  "click",
+  (event) => {
+    const button = event.target.closest("#generate, #examples button");
+    if (!button || !images.sending.size) return;
+    event.stopPropagation();
+    Promise.allSettled(images.sending).then((ends) => {
+      if (ends.every((end) => end.status === "fulfilled")) setTimeout(() => button.click());
+    });
+  },
+  true,
+);
+
+// An image that is dropped or pasted goes to the control that it was dropped on, else to the one to begin with.
+function aimedAt({ target }) {
+  const element = target instanceof Element ? target : document.body; // Firefox drops on texts
+  if (element.closest("#png-info")) return null;
+  return element.closest(".block.image-input")?.id ?? "init-input";
+}
+
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+
+async function takeInto(id, image) {
+  await darkroom.reveal(id);
+  images.takers.get(id)?.send(image);
+}
+
+document.addEventListener("dragover", (event) => {
+  const id = carriesFiles(event) && aimedAt(event);
+  if (!id) return;
+  event.preventDefault();
+  document.body.dataset.dropping = id;
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget || delete document.body.dataset.dropping);
+document.addEventListener("drop", (event) => {
+  delete document.body.dataset.dropping;
+  const id = carriesFiles(event) && aimedAt(event);
+  if (!id) return;
+  event.preventDefault();
+  takeInto(id, event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", (event) => {
+  const id = aimedAt(event);
+  const image = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
+  if (!id || !image || event.clipboardData.types.includes("text/plain")) return; // text goes where the cursor is
+  event.preventDefault();
+  takeInto(id, image);
+});

@@ -1,0 +1,270 @@
+"""An image to begin with, in a real browser."""
+
+import io
+import re
+
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Site
+from tests.chromium import generate
+
+PROMPT = "a red circle on a blue background"
+INPUT = re.compile(r"^/v1/inputs/input_[0-9a-f]{64}/content$")
+
+
+def photo(size: tuple[int, int] = (80, 48), kind: str = "PNG", color: str = "teal") -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", size, color).save(content, kind)
+    return content.getvalue()
+
+
+def choose(page: Page, content: bytes, control: str = "init-input") -> None:
+    """Choose a file in the section of images, which is opened if it is closed."""
+    if not page.locator(f"#{control}").is_visible():
+        page.click("#section-init button.label-wrap")
+    page.set_input_files(f"#{control} input[type=file]", {"name": "a", "mimeType": "image/png", "buffer": content})
+
+
+def finished(page: Page) -> None:
+    expect(page.locator("#status .status[data-state=succeeded]")).to_be_visible()
+
+
+def test_an_image_that_is_chosen_is_sent_and_begins_the_next_picture(page: Page, site: Site) -> None:
+    choose(page, photo())
+    thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    page.wait_for_function("document.querySelector('#init-input img').naturalWidth === 80")
+    generate(page, PROMPT)
+    finished(page)
+    [spec] = site.pipeline.specs
+    assert spec.init is not None
+    assert spec.init.input in str(thumbnail.get_attribute("src"))
+    assert (spec.init.strength, spec.init.mask) == (0.75, None)
+    page.locator("#init-input").get_by_role("button", name="Remove").click()
+    expect(thumbnail).to_be_hidden()
+    first = page.url
+    generate(page, PROMPT)
+    page.wait_for_url(lambda url: url != first)  # it names the second job
+    finished(page)
+    assert site.pipeline.specs[1].init is None
+
+
+def test_an_image_that_cannot_be_used_is_refused_on_its_field(page: Page, site: Site) -> None:
+    choose(page, photo()[:60])
+    error = page.locator("#init-input .field-error")
+    expect(error).to_contain_text(re.compile("^The .*PNG"))
+    expect(page.locator("#init-input input")).to_have_attribute("aria-invalid", "true")
+    choose(page, b"words")
+    expect(error).to_contain_text("PNG, JPEG or WebP")
+    choose(page, photo(kind="JPEG"))
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    expect(error).to_have_count(0)
+
+
+def test_a_reload_keeps_the_image_and_what_was_chosen_for_it(page: Page, site: Site) -> None:
+    page.click("#section-init button.label-wrap")
+    page.fill("#init-strength [data-testid=number-input]", "0.3")
+    choose(page, photo())
+    thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    page.reload()
+    page.wait_for_selector("button#generate:not(:disabled)")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    expect(page.locator("#init-strength [data-testid=number-input]")).to_have_value("0.3")
+
+
+def test_a_picture_can_be_the_image_to_begin_with(page: Page, site: Site) -> None:
+    generate(page, PROMPT)
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.locator("#message")).to_contain_text("The next picture begins with this one.")
+    thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
+    page.wait_for_function("document.querySelector('#init-input img').naturalWidth === 64")
+    page.reload()
+    page.wait_for_selector("button#generate:not(:disabled)")
+    expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
+    first = page.url
+    page.click("#generate")
+    page.wait_for_url(lambda url: url != first)
+    finished(page)
+    init = site.pipeline.specs[1].init
+    assert init is not None
+    assert init.input.startswith("input_")
+
+
+def transferred(page: Page, event: str, target: str, content: bytes) -> None:
+    """Drop or paste a file on an element."""
+    page.evaluate(
+        """([event, target, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
+            const options = { bubbles: true, cancelable: true };
+            const carried = event === "drop" ? new DragEvent(event, { dataTransfer: data, ...options })
+                : new ClipboardEvent(event, { clipboardData: data, ...options });
+            document.querySelector(target).dispatchEvent(carried);
+        }""",
+        [event, target, [*content]],
+    )
+
+
+def test_an_image_that_is_pasted_or_dropped_anywhere_is_taken_and_one_on_the_mask_is_the_mask(page: Page) -> None:
+    thumbnail = page.get_by_role("img", name="Image to begin with")
+    transferred(page, "paste", "#prompt textarea", photo(color="navy"))
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    first = thumbnail.get_attribute("src")
+    transferred(page, "drop", "#gallery", photo(color="red"))
+    expect(thumbnail).not_to_have_attribute("src", str(first))
+    second = str(thumbnail.get_attribute("src"))
+    transferred(page, "drop", "#init-mask .drop", photo(color="white"))
+    expect(page.get_by_role("img", name="Mask")).to_have_attribute("src", INPUT)
+    expect(thumbnail).to_have_attribute("src", second)
+
+
+def test_generate_waits_for_an_image_that_is_on_its_way(page: Page, site: Site) -> None:
+    page.fill("#prompt textarea", PROMPT)
+    page.route("**/v1/inputs", lambda route: page.wait_for_timeout(500) or route.continue_())
+    choose(page, photo())
+    page.click("#generate")
+    finished(page)
+    [spec] = site.pipeline.specs
+    assert spec.init is not None
+
+
+def test_on_a_phone_everything_of_an_image_fits_and_is_large_enough_and_axe_finds_nothing(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    choose(page, photo((900, 500)))
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    small = page.evaluate(
+        """[...document.querySelectorAll('#section-init :is(button, label)')]
+            .filter((e) => e.checkVisibility() && !e.querySelector('[type=checkbox]'))
+            .filter((e) => e.getBoundingClientRect().height < 44)
+            .map((e) => e.outerHTML.slice(0, 120))"""
+    )
+    assert small == [], small
+    found = Axe().run(page).response["violations"]
+    assert not found, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+
+
+def mask_of(page: Page, site: Site) -> Image.Image:
+    """The mask that the form has, in black and white."""
+    shown = page.get_by_role("img", name="Mask")
+    expect(shown).to_have_attribute("src", INPUT)
+    return Image.open(io.BytesIO(page.request.get(f"{site.url}{shown.get_attribute('src')}").body())).convert("1")
+
+
+def share(mask: Image.Image) -> float:
+    """How much of a mask is white."""
+    return mask.histogram()[255] / (mask.width * mask.height)
+
+
+def test_a_mask_is_painted_with_a_pointer_or_a_keyboard_and_can_be_changed(page: Page, site: Site) -> None:
+    page.click("#section-init button.label-wrap")
+    page.locator("#init-mask").get_by_role("button", name="Paint").click()
+    expect(page.locator("#init-input .field-error")).to_contain_text("Choose an image first.")
+    choose(page, photo())
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    page.locator("#init-mask").get_by_role("button", name="Paint").click()
+    canvas = page.locator(".painter canvas")
+    box = canvas.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Use mask").click()
+    painted = mask_of(page, site)
+    assert painted.size == (80, 48)
+    assert (painted.getpixel((20, 24)), painted.getpixel((20, 2)), painted.getpixel((70, 24))) == (255, 0, 0)
+
+    first = page.get_by_role("img", name="Mask").get_attribute("src")
+    page.locator("#init-mask").get_by_role("button", name="Paint").press("Enter")
+    expect(canvas).to_be_focused()
+    page.get_by_role("button", name="Invert").press("Enter")
+    canvas.focus()
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Use mask").press("Enter")
+    expect(page.get_by_role("img", name="Mask")).not_to_have_attribute("src", str(first))
+    inverted = mask_of(page, site)
+    assert (inverted.getpixel((20, 24)), inverted.getpixel((20, 2)), inverted.getpixel((40, 24))) == (0, 255, 255)
+    generate(page, PROMPT)
+    finished(page)
+    init = site.pipeline.specs[0].init
+    assert init is not None
+    assert str(init.mask) in str(page.get_by_role("img", name="Mask").get_attribute("src"))
+    assert init.paste_back
+
+
+def test_a_mask_that_is_cleared_or_given_up_changes_nothing_on_a_phone_and_axe_finds_nothing(
+    page: Page, site: Site
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    choose(page, photo((900, 500)))
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    page.locator("#init-mask").get_by_role("button", name="Paint").click()
+    page.locator(".painter canvas").press("Space")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator(".painter").bounding_box()
+    assert box
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    found = Axe().run(page).response["violations"]
+    assert not found, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+    page.keyboard.press("Escape")
+    expect(page.locator(".painter")).to_have_count(0)
+    expect(page.get_by_role("img", name="Mask")).to_be_hidden()
+    page.locator("#init-mask").get_by_role("button", name="Paint").click()
+    page.get_by_role("button", name="Invert").click()
+    page.get_by_role("button", name="Clear").click()
+    page.locator(".painter canvas").press("Space")
+    page.get_by_role("button", name="Use mask").click()
+    assert 0.01 < share(mask_of(page, site)) < 0.1
+
+
+def test_a_picture_is_compared_with_the_image_that_it_began_with_by_keyboard(page: Page, site: Site) -> None:
+    choose(page, photo())
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    generate(page, PROMPT)
+    finished(page)
+    slider = page.get_by_role("slider", name="How much is shown of the image that it began with")
+    before = page.locator(".tile .before")
+    expect(before).to_be_hidden()
+    slider.press("ArrowRight")
+    expect(before).to_be_visible()
+    page.wait_for_function("document.querySelector('.tile .before').naturalWidth === 80")
+    slider.press("End")
+    expect(before).to_have_css("clip-path", "inset(0px 0% 0px 0px)")
+    picture, shown = page.get_by_role("img", name=PROMPT, exact=True).bounding_box(), before.bounding_box()
+    assert picture == shown
+    found = Axe().run(page, context="#gallery").response["violations"]
+    assert not found, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+
+
+def test_an_image_goes_on_in_a_direction_and_its_mask_with_it(page: Page, site: Site) -> None:
+    choose(page, photo())
+    thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    for button, size in (("Right", (100, 48)), ("All sides", (150, 72))):
+        page.get_by_role("button", name=button).press("Enter")
+        page.wait_for_function(
+            "([w, h]) => ['input', 'mask'].every((id) => {"
+            "const { naturalWidth, naturalHeight } = document.querySelector(`#init-${id} img`);"
+            "return naturalWidth === w && naturalHeight === h; })",
+            arg=size,
+        )
+    mask = mask_of(page, site)
+    assert [mask.getpixel(at) for at in ((0, 36), (30, 36), (110, 36), (149, 36), (60, 0))] == [255, 0, 255, 255, 255]
+    page.fill("#prompt textarea", PROMPT)
+    page.get_by_role("button", name="Left").click()
+    page.click("#generate")  # which waits for what is extended
+    finished(page)
+    init = site.pipeline.specs[0].init
+    assert init is not None
+    assert init.input in str(thumbnail.get_attribute("src"))
+    page.wait_for_function("document.querySelector('#init-input img').naturalWidth > 150")
+    assert (init.area, init.strength, init.paste_back) == ("masked", 1.0, True)
+    expect(page.get_by_role("img", name=PROMPT, exact=True)).to_have_class("natural")
+    page.locator("#init-input").get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("img", name="Mask")).to_be_hidden()  # with its image
