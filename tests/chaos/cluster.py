@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ops.config import ROOT, application
+from tests.chaos.drill import upload_inputs
 from tests.cluster import Cluster, configured
 
 CHECKPOINT = ROOT / "models/checkpoints/shapes"
@@ -62,6 +63,7 @@ def running_cluster(state: Path, seed: int, denoisers: int = 1) -> Iterator[Clus
     denoiser(config)["num_replicas"] = denoisers
     cluster = Cluster(state, config, seed)
     cluster.start()
+    upload_inputs(cluster)
     try:
         yield cluster
     finally:

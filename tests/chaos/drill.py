@@ -1,14 +1,35 @@
 """What every drill gives back, and the requests that they are made of."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from deployments.input_store import id_of
 from tests.client import Client
 
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """A file of pixels, the same each time."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png")
+    return content.getvalue()
+
+
 ENDS_WITHIN_S = 120  # after the load
-DISTINCT = 8  # requests, over and over
+DISTINCT = 12  # requests, over and over: eight that begin with noise, four that begin with an image
 SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m", "heun")
+PHOTO = png_of(np.random.default_rng(0).integers(0, 256, (160, 128, 3), np.uint8))
+MASK = png_of(np.array([[0], [255]], np.uint8).repeat(64, 0).repeat(128, 1))
+INITS = (
+    {"input": id_of(PHOTO), "strength": 0.4},
+    {"input": id_of(PHOTO), "strength": 0.8, "mask": id_of(MASK)},
+    {"input": id_of(PHOTO), "strength": 1.0, "resize_mode": "fit"},
+    {"input": id_of(PHOTO), "strength": 0.6, "mask": id_of(MASK), "paste_back": True},
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +52,19 @@ class Outcome:
         return "held" if self.in_time else "LATE"
 
 
+def upload_inputs(client: Client) -> None:
+    """Send what some requests begin with; they are kept for a day."""
+    for content in (PHOTO, MASK):
+        status, answer = client.post("/v1/inputs", content, "image/png")
+        if status not in (200, 201):
+            raise RuntimeError(f"{status}: {answer}")
+
+
 def a_body(number: int) -> dict[str, Any]:
     """One of `DISTINCT` requests."""
     k = number % DISTINCT
+    if k >= len(INITS) * 2:
+        return a_body(k - len(INITS) * 2) | {"init": INITS[k - len(INITS) * 2]}
     return {
         "prompt": f"a {('red', 'blue')[k % 2]} circle on a white background",
         "seed": k,

@@ -19,6 +19,7 @@ import yaml
 
 from ops.cluster import RAY_SETTINGS
 from ops.config import ROOT, application
+from tests.chaos.drill import upload_inputs
 from tests.client import Client, wait_until
 
 SWITCH, OURS = "dk-switch", "10.77.0.254"
@@ -92,6 +93,7 @@ def running_machines(state: Path) -> Iterator[Machines]:
             _make_network()
             machines = Machines(state, log)
             machines.start(folder)
+            upload_inputs(machines)
             yield machines
         finally:
             _remove_network()

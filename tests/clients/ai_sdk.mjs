@@ -1,4 +1,4 @@
-// The AI SDK with @ai-sdk/openai-compatible: three images, and Darkroom's fields as provider options.
+// The AI SDK with @ai-sdk/openai-compatible: three images, Darkroom's fields as provider options, and an edit.
 import assert from "node:assert";
 import { writeFile } from "node:fs/promises";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -14,3 +14,10 @@ const { images } = await generateImage({
 });
 assert.equal(images.length, 3);
 await writeFile(path, images[0].uint8Array);
+
+const edited = await generateImage({
+  model: darkroom.imageModel("shapes"),
+  prompt: { text: "a blue square", images: [images[0].uint8Array] },
+  providerOptions: { darkroom: { strength: 0.5 } },
+});
+assert.equal(edited.images.length, 1);

@@ -16,3 +16,14 @@ answer = litellm.image_generation(
 )
 with open(path, "wb") as file:
     file.write(base64.b64decode(answer.data[0].b64_json))
+
+with open(path, "rb") as image:
+    edited = litellm.image_edit(
+        image=image,
+        prompt="a blue square on a green background",
+        model="openai/shapes",
+        api_base=f"{address}/v1",
+        api_key="unused",
+        strength=0.5,
+    )
+assert edited.data[0].b64_json

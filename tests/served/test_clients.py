@@ -14,6 +14,7 @@ from pathlib import Path
 import gradio_client
 import gradio_client.exceptions
 import httpx
+import numpy as np
 import openai
 import pytest
 from huggingface_hub import InferenceClient
@@ -102,6 +103,36 @@ async def test_openais_asynchronous_client_gets_a_picture_and_a_stream(service):
         assert [event.type async for event in stream][-1] == "image_generation.completed"
 
 
+def png(image):
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def test_openais_client_edits_an_image_whole_with_a_mask_and_as_a_stream_and_varies_it(service):
+    client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="unused", max_retries=0)
+    blue = Image.new("RGB", (128, 128), (20, 40, 200))
+    image, mask = png(blue), Image.new("RGBA", (128, 128), "white")
+    mask.paste((0, 0, 0, 0), (0, 0, 64, 128))
+
+    def first(answer):
+        return np.array(Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json))).convert("RGB")).astype(int)
+
+    whole = first(client.images.edit(image=image, prompt=PROMPT, size="128x128", extra_body={"seed": 7}))
+    masked = first(client.images.edit(image=image, mask=png(mask), prompt=PROMPT, extra_body={"seed": 7}))
+    kept = np.abs(masked[:, 80:] - np.array(blue)[:, 80:])
+    assert whole.shape == masked.shape == (128, 128, 3)
+    assert kept.max() <= 2, "what the mask keeps has changed"
+    assert not np.array_equal(whole, masked)
+    stream = client.images.edit(image=[image], mask=png(mask), prompt=PROMPT, stream=True, partial_images=1)
+    assert [event.type for event in stream][-1] == "image_edit.completed"
+    varied = client.images.create_variation(image=image, n=2, response_format="url")
+    assert [httpx.get(each.url).status_code for each in varied.data] == [200, 200]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.images.edit(image=[image, image], prompt=PROMPT)
+    assert caught.value.param == "image"
+
+
 # -- Hugging Face
 
 
@@ -114,6 +145,18 @@ def test_hugging_faces_client_gets_the_same_picture_as_openais(service):
     picture = hf.text_to_image(PROMPT, seed=7, num_inference_steps=4)
     assert picture.tobytes() == same.tobytes()
     assert hf.text_to_image(PROMPT, seed=8, num_inference_steps=4).tobytes() != same.tobytes()
+
+
+def test_hugging_faces_client_makes_an_image_from_an_image(service):
+    hf = InferenceClient(model=f"{service.address}/v1/hf/models/shapes")
+    image = png(Image.new("RGB", (128, 128), (20, 40, 200)))
+    size = {"width": 128, "height": 128}
+    changed = hf.image_to_image(image, prompt=PROMPT, strength=0.5, target_size=size, seed=7, num_inference_steps=8)
+    again = hf.image_to_image(image, prompt=PROMPT, strength=0.5, target_size=size, seed=7, num_inference_steps=8)
+    other = hf.image_to_image(image, prompt=PROMPT, strength=0.9, target_size=size, seed=7, num_inference_steps=8)
+    assert changed.size == hf.image_to_image(image).size == (128, 128)  # without parameters the image is the body
+    assert changed.tobytes() != other.tobytes()
+    assert np.abs(np.array(changed).astype(int) - np.array(again)).max() <= 1
 
 
 def test_hugging_faces_client_raises_its_own_errors(service):

@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from models.checkpoint.card import read_card
+from models.hires import Hires
 from ops.config import ROOT, application
 from tests.chaos.cluster import for_drills, scaled_checkpoint
 from tests.cluster import Cluster
@@ -176,6 +177,28 @@ def test_a_model_that_sleeps_wakes_for_a_job_and_its_wait_is_in_the_estimate(awa
 
 def test_a_second_model_draws_its_own_pictures(awake: Awake, reloaded: Reloaded, service: Cluster) -> None:
     assert pixels(fetched(service.address + awake.job["images"][0]["url"])).shape != reloaded.before.shape
+
+
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_an_image_of_two_passes_is_one_job_with_one_progress_and_the_image_of_its_stages_in_a_row(
+    awake: Awake, service: Cluster, tiny_sd: Path, upscaler: str
+) -> None:
+    from tests.stages import Stages
+
+    hires = {"scale": 2.0, "strength": 0.6, "steps": 60, "upscaler": upscaler}
+    body = {"prompt": PROMPT, "model": "draft", "num_inference_steps": 60, "seed": 7, "hires": hires}
+    job = watch_until_the_end(service, service.submit(body))
+    assert job[-1]["status"] == "succeeded", job[-1]
+    progress = [state["progress"] for state in job if state["progress"]]
+    assert {each["steps"] for each in progress} == {60 + 36}
+    assert [each["step"] for each in progress] == sorted(each["step"] for each in progress)
+    [image] = job[-1]["images"]
+    assert image["attempts"] == 1
+    assert image["spec"]["hires"] == hires | {"width": 64, "height": 64}
+    stages = Stages(tiny_sd)
+    spec = stages.spec(PROMPT, model="draft", num_inference_steps=60, hires=Hires(**hires))
+    alone = stages.picture(spec).astype(int)
+    assert np.abs(pixels(fetched(service.address + image["url"])) - alone).max() <= 1
 
 
 # -- scaled

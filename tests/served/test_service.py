@@ -5,6 +5,7 @@ import io
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_bad_input_is_refused_with_the_field_named_and_nothing_is_queued(service
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/v1/images/edits", "does not edit images"),
+        ("/v1/videos", "does not generate videos"),
         ("/images/generations", "did you mean /v1/images/generations?"),
         ("/chat/completions", "generates images, and no text"),
         ("/nothing/here", "There is no such path"),
@@ -158,6 +159,24 @@ def test_a_job_is_submitted_watched_and_its_file_read(service):
     with urllib.request.urlopen(service.address + job["images"][0]["url"]) as file:
         assert file.headers["Content-Type"] == "image/png"
         assert picture(file.read()).shape == (128, 128, 3)
+
+
+def test_an_input_as_large_as_may_be_comes_through_serves_proxy_and_a_larger_one_is_refused(service):
+    noise = io.BytesIO()
+    pixels = np.random.default_rng(7).integers(0, 256, (2600, 2600, 3), np.uint8)
+    Image.fromarray(pixels).save(noise, "png", compress_level=0)
+    content = noise.getvalue()
+    assert 19 * 2**20 < len(content) < 20 * 2**20
+    with httpx.Client(base_url=f"{service.address}/v1", timeout=60) as client:
+        sent = client.post("/inputs", files={"file": ("noise.png", content)})
+        again = client.post("/inputs", content=content, headers={"Content-Type": "image/png"})
+        assert (sent.status_code, again.status_code, sent.json()["width"]) == (201, 200, 2600)
+        path = f"/inputs/{sent.json()['id']}"
+        assert client.get(f"{path}/content").content == content
+        larger = client.post("/inputs", content=content + b"x" * 2**20, headers={"Content-Type": "image/png"})
+        assert (larger.status_code, larger.json()["error"]["code"]) == (413, "body_too_large")
+        assert client.delete(path).status_code == 204
+        assert client.get(path).status_code == 404
 
 
 def test_cancelling_ends_a_running_job_and_frees_the_denoiser(service):
