@@ -64,6 +64,7 @@ const images = {
       file.value = ""; // so that the same file can be chosen again
     });
     element.querySelector(".paint")?.addEventListener("click", (event) => {
+      if (document.querySelector(".painter")) return; // it opens once its image has come
       const over = event.target.dataset.over;
       const image = images.names.get(over);
       if (!image) return darkroom.blame(over, "Choose an image first. Then paint over what changes in it.");

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from deployments.api.openai import completed_event
+from deployments.api.openai.answers import completed_event
 from deployments.dispatcher.lease import Lease
 from deployments.request_errors import read_request
 from deployments.schema import Job, new_job, request_data, resolve
@@ -161,4 +161,4 @@ def test_receipts_and_responses_say_how_large_the_image_became() -> None:
     said = dict(receipt.lines(image, None))["Hires"]
     assert said == "scale 2.0, strength 0.7, steps 6, upscaler latent, width 256, height 256"
     job = replace(new_job([spec], "me", 0.0), images=(image,))
-    assert completed_event(job, b"")["size"] == "256x256"
+    assert completed_event(job, b"", "image_generation")["size"] == "256x256"
