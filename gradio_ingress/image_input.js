@@ -49,14 +49,19 @@ const images = {
         darkroom.blame(field.id, error.message);
       }
     };
-    const send = (image) => wait("Sending the image…", images.send(image), set);
+    const dropMask = () => images.takers.get(extend?.dataset.mask)?.set(null); // which is nothing without its image
+    const send = (image) =>
+      wait("Sending the image…", images.send(image), (id) => {
+        if (id !== props.value) dropMask();
+        set(id);
+      });
 
     watch(["value", "label"], show);
     show();
     picture.addEventListener("error", () => props.value && (state.textContent = "This image is gone. Choose another."));
     remove.addEventListener("click", () => {
       set(null);
-      images.takers.get(extend?.dataset.mask)?.set(null); // which is nothing without its image
+      dropMask();
       file.focus();
     });
     file.addEventListener("change", () => {

@@ -35,7 +35,7 @@ class MaskPainter {
     find(".clear").addEventListener("click", () => this.pen.clearRect(0, 0, this.canvas.width, this.canvas.height));
     find(".invert").addEventListener("click", () => this.fill("xor", MASK_COLOR));
     this.dialog.addEventListener("close", () => {
-      if (this.dialog.returnValue === "use") this.blob().then(done);
+      if (this.dialog.returnValue === "use" && this.isPainted()) this.blob().then(done);
       this.dialog.remove();
     });
     this.opened = this.open(find("img"), image, mask).catch((error) => {
@@ -135,6 +135,10 @@ class MaskPainter {
     Object.assign(this.pen, { globalCompositeOperation: operation, fillStyle: color });
     this.pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
     this.pen.globalCompositeOperation = "source-over";
+  }
+
+  isPainted() {
+    return this.pen.getImageData(0, 0, this.canvas.width, this.canvas.height).data.some((byte) => byte > 0);
   }
 
   blob() {

@@ -69,6 +69,9 @@ class Page:
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
         ui["init.input"].select(self.reuse.on_extended, None, [ui[f"init.{name}"] for name in EXTENDED], **quiet)
+        extended = [ui["init.area"], ui["init.strength"]]
+        masked = [ui["init.mask"], *extended, ui["model"]]
+        ui["init.mask"].change(self.reuse.on_mask, masked, extended, **quiet, trigger_mode="always_last")
         parts.picture.upload(self.reuse.on_picture, {parts.picture, *form}, [*fitted, parts.picture], **quiet)
         ui["model"].input(self.on_model, form, fitted, **quiet, trigger_mode="always_last")
         ui["style"].change(self.on_style, ui["style"], ui["style"], **quiet, trigger_mode="always_last")

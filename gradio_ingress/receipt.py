@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 from urllib.parse import quote
 
+from deployments.named_inputs import named_inputs
 from deployments.schema import ImageResult, request_data
 from models.compression import compression
 from models.parameters import SAMPLER_NAMES
@@ -25,7 +26,8 @@ def snippets(spec: ImageSpec, address: str) -> dict[str, str]:
 
     A negative prompt is sent even if it is empty: the model may have one of its own for who leaves it out.
     """
-    return {"curl": _curl(spec, address), "openai": _openai(spec, address), "InferenceClient": _hf(spec, address)}
+    codes = {"curl": _curl(spec, address), "openai": _openai(spec, address), "InferenceClient": _hf(spec, address)}
+    return {name: _sent_before(spec, address) + code for name, code in codes.items()}
 
 
 def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
@@ -49,6 +51,12 @@ def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
         *again,
         *size,
     ]
+
+
+def _sent_before(spec: ImageSpec, address: str) -> str:
+    """What to do before, where the picture began with images: they are of whoever sent them, here of a browser."""
+    named = named_inputs(spec).items()
+    return "".join(f"# Send the image of {path} to {address}/v1/inputs first: {name}\n" for path, name in named)
 
 
 def _curl(spec: ImageSpec, address: str) -> str:

@@ -11,7 +11,7 @@ from deployments.errors import InputNotFound
 from deployments.schema import Job
 from gradio_ingress import png_info, status
 from gradio_ingress.image_texts import format_of
-from gradio_ingress.layout import Layout, Update, problem
+from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.lookups import served_models, shared_job
 from gradio_ingress.page_auth import owner_of
 from gradio_ingress.restored import settings_of, usable
@@ -49,6 +49,14 @@ class Reuse:
         values = {"input": event.image, "mask": event.mask, "area": "masked", "strength": 1.0}
         return {self._parts.controls[f"init.{member}"]: value for member, value in values.items()}
 
+    async def on_mask(self, mask: str | None, area: str, strength: float, model: str | None) -> Any:
+        """Take back what an extension has set, once its mask has gone: nothing is made around a mask without one."""
+        if mask or area != "masked":
+            return gr.skip()
+        card = card_of(await served_models(self._client), model)
+        usual = card.member_defaults["init.strength"] if strength == 1 else strength
+        return {self._parts.controls["init.area"]: "whole", self._parts.controls["init.strength"]: usual}
+
     async def on_picture(self, given: Update, request: gr.Request) -> Update:
         """Fill the form with the settings that a picture's file carries. The file is read once, and its place empty."""
         emptied: Update = {self._parts.picture: None}
@@ -78,7 +86,8 @@ class Reuse:
     def _begins_with(self, job: Job, index: int) -> Update:
         name = next(image.name for image in job.images if image.index == index)
         opened: Update = {self._parts.sections["init"]: gr.update(open=True)}
-        return opened | {self._parts.controls["init.input"]: name, self._parts.message: status.note(BEGINS)}
+        begun = {self._parts.controls["init.input"]: name, self._parts.controls["init.mask"]: None}
+        return opened | begun | {self._parts.message: status.note(BEGINS)}
 
     async def _restored(
         self, cards: list[ModelCard], data: Mapping[str, Any], words: str, given: Update, owner: str

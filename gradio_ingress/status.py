@@ -16,7 +16,7 @@ STARTING = "The service is still starting…"
 READY = "Ready."
 UNANSWERED = "The service has not answered yet…"
 DISCONNECTED = (
-    "The connection to the service is lost. What you did last was probably not received. "
+    "The connection to the service is lost. What you did last may not have been received. "
     "This page reconnects by itself and keeps what you typed."
 )
 REFUSED = (

@@ -27,8 +27,14 @@ class InitPixels(NamedTuple):
 
 
 def whole(image: Image.Image, mask: Image.Image | None, width: int, height: int, mode: ResizeMode) -> InitPixels:
-    """Return all of an image in the size of the one that is generated."""
+    """Return all of an image in the size of the one that is generated.
+
+    Raises:
+        InvalidRequest: the mask is black everywhere.
+    """
     in_size = None if mask is None else resized_mask(mask, width, height, mode)
+    if in_size is not None and not in_size.any():
+        raise InvalidRequest("init.mask is black everywhere, so nothing would be made anew.", "init.mask")
     return InitPixels(resized(image, width, height, mode), in_size)
 
 
@@ -43,8 +49,6 @@ def around_mask(image: Image.Image, mask: Image.Image, width: int, height: int) 
     """
     original = whole(image, mask, *image.size, "stretch")
     assert original.mask is not None
-    if not original.mask.any():
-        raise InvalidRequest("init.mask is black everywhere, so nothing would be made anew.", "init.mask")
     in_black_and_white = Image.fromarray(original.mask)
     box: Box = VaeImageProcessor.get_crop_region(in_black_and_white, width, height, pad=PADDING)
     part = whole(Image.fromarray(original.pixels).crop(box), in_black_and_white.crop(box), width, height, "fit")

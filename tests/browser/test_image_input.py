@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Site
-from tests.chromium import generate
+from tests.chromium import NUMBER, generate
 
 PROMPT = "a red circle on a blue background"
 INPUT = re.compile(r"^/v1/inputs/input_[0-9a-f]{64}/content$")
@@ -269,3 +269,27 @@ def test_an_image_goes_on_in_a_direction_and_its_mask_with_it(page: Page, site: 
     expect(page.get_by_role("img", name=PROMPT, exact=True)).to_have_class("natural")
     page.locator("#init-input").get_by_role("button", name="Remove").click()
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()  # with its image
+
+
+def test_what_an_extension_has_set_goes_with_its_mask_and_a_new_image_takes_no_old_mask(page: Page, site: Site) -> None:
+    choose(page, photo())
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    page.locator("#init-input").get_by_role("button", name="Right").click()
+    strength = page.locator(f"#init-strength {NUMBER}")
+    expect(strength).to_have_value("1")
+    mask = page.get_by_role("img", name="Mask")
+    expect(mask).to_have_attribute("src", INPUT)
+    choose(page, photo((48, 80), color="red"))
+    expect(mask).to_be_hidden()
+    expect(strength).to_have_value("0.75")
+    expect(page.locator("#init-area input")).to_have_value("Whole")
+
+
+def test_a_mask_without_paint_is_none(page: Page, site: Site) -> None:
+    choose(page, photo())
+    expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
+    page.locator("#init-mask").get_by_role("button", name="Paint").click()
+    expect(page.locator(".painter canvas")).to_be_focused()
+    page.get_by_role("button", name="Use mask").click()
+    expect(page.locator(".painter")).to_have_count(0)
+    expect(page.get_by_role("img", name="Mask")).to_be_hidden()

@@ -185,9 +185,12 @@ def completed_event(job: Job, picture: bytes, kind: str, quality: str | None = N
 
 
 def _described(image: ImageResult, quality: str | None) -> dict[str, str]:
+    """Return what an image is; no size where it has that of the image which was sent, as only a part was made anew."""
     spec = image.spec
-    size = "{}x{}".format(*spec.size)
-    return {"background": "opaque", "output_format": spec.output_format, "quality": quality or "auto", "size": size}
+    described = {"background": "opaque", "output_format": spec.output_format, "quality": quality or "auto"}
+    if spec.init is not None and spec.init.area == "masked":
+        return described
+    return described | {"size": "{}x{}".format(*spec.size)}
 
 
 def _base64(content: bytes) -> str:

@@ -20,7 +20,7 @@ from deployments.api.openai import fields as openai
 from deployments.schema import GenerationRequest, ImageResult, resolve
 from gradio_ingress import receipt
 from models.image_file import encode_image
-from models.spec import ImageSpec
+from models.spec import ImageSpec, InitImage
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
@@ -191,3 +191,11 @@ def test_a_receipt_tells_only_what_is_known_and_unusual() -> None:
 )
 def test_sizes_are_read_by_people(size: int, shown: str) -> None:
     assert dict(receipt.lines(a_result(size=size), None))["File size"] == shown
+
+
+def test_code_for_a_picture_that_began_with_an_image_says_to_send_that_first() -> None:
+    image = "input_" + "0" * 64
+    codes = receipt.snippets(replace(a_spec(), init=InitImage(input=image, strength=0.5)), "http://a")
+    for code in codes.values():
+        assert code.startswith(f"# Send the image of init.input to http://a/v1/inputs first: {image}\n")
+    assert not any(code.startswith("#") for code in receipt.snippets(a_spec(), "http://a").values())

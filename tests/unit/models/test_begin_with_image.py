@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from models.errors import InvalidRequest
-from models.init_image import PADDING, around_mask, put_back
+from models.init_image import PADDING, around_mask, put_back, whole
 from models.spec import ImageSpec, InitImage
 from tests.checkpoints import build_inpainting
 from tests.stages import Stages
@@ -213,5 +213,7 @@ def test_what_lies_around_a_mask_is_made_anew_in_the_whole_size_as_by_the_pipeli
 
 
 def test_a_mask_that_is_black_everywhere_is_refused():
-    with pytest.raises(InvalidRequest, match=r"^init\.mask is black everywhere"):
-        around_mask(Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64)), 32, 32)
+    black = Image.new("RGB", (64, 64))
+    for read in (lambda: around_mask(black, black, 32, 32), lambda: whole(black, black, 32, 32, "crop")):
+        with pytest.raises(InvalidRequest, match=r"^init\.mask is black everywhere"):
+            read()

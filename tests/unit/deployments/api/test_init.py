@@ -106,3 +106,10 @@ async def test_what_cannot_be_is_refused_by_its_path(api: Api, init: dict[str, A
         body["init"] = {}
     answer = await api.http.post("/jobs", json=body)
     assert problem(answer, 400)["message"] == message
+
+
+async def test_openais_answer_has_no_size_where_the_image_has_that_of_its_input(api: Api) -> None:
+    image, mask = await uploaded(api, an_image()), await uploaded(api, MASK)
+    for area, has_size in (("whole", True), ("masked", False)):
+        answer = await api.generate(init={"input": image, "mask": mask, "area": area})
+        assert ("size" in answer.json()) == has_size
