@@ -13,7 +13,7 @@ from sqlalchemy import NullPool, create_engine, text
 from ops.config import application
 from tests.chaos import clients, deaths, load
 from tests.chaos.cluster import for_drills
-from tests.chaos.drill import Outcome, table
+from tests.chaos.drill import Outcome, table, upload_inputs
 from tests.cluster import DEAD_WITHIN_S, Cluster, alive_in_session
 from tests.served.conftest import served
 
@@ -29,6 +29,7 @@ def cluster(service: Cluster, postgresql: str, poisoned: Path) -> Cluster:
     application(config, "generation")["args"]["database_url"] = postgresql
     service.write(config)
     service.start()
+    upload_inputs(service)
     return service
 
 
