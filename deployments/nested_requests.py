@@ -14,18 +14,23 @@ UNMASKED = ("strength", "resize_mode")  # what an image without a mask has
 MAX_MASK_BLUR = 64  # pixels
 
 
-class InitRequest(RequestBody):
-    """An image to begin with. A mask says which part of it is made anew: what is white in it."""
-
-    input: str = Field(min_length=1, max_length=MAX_IMAGE_ID, description=IMAGE, json_schema_extra={**IMAGE_FORMAT})
-    strength: float | None = Field(
+def strength_of(what: str) -> Any:
+    """Return the field that says how much of an image is made anew; where it is left out, the model's."""
+    return Field(
         None,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="How much of the image is made anew: 1 keeps nothing.",
+        description=f"How much of {what} is made anew: 1 keeps nothing.",
         json_schema_extra={"default_of": "model", "step": 0.05},
     )
+
+
+class InitRequest(RequestBody):
+    """An image to begin with. A mask says which part of it is made anew: what is white in it."""
+
+    input: str = Field(min_length=1, max_length=MAX_IMAGE_ID, description=IMAGE, json_schema_extra={**IMAGE_FORMAT})
+    strength: float | None = strength_of("the image")
     resize_mode: ResizeMode = Field(
         "crop", description="How an image of another shape becomes one of this size: cropped, filled up, or stretched."
     )
@@ -67,14 +72,7 @@ class HiresRequest(RequestBody):
         description="How many times as wide and as high the image becomes, rounded down to sizes that the model has.",
         json_schema_extra={"step": 0.25},
     )
-    strength: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="How much of the first pass's result is made anew: 1 keeps nothing.",
-        json_schema_extra={"default_of": "model", "step": 0.05},
-    )
+    strength: float | None = strength_of("the first pass's result")
     steps: int | None = Field(
         None,
         ge=1,

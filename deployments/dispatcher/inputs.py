@@ -1,7 +1,10 @@
 """Uploaded images as the Dispatcher keeps them: a row in the database and a file in the store, changed together."""
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Mapping
+
+from PIL import Image
 
 from deployments.config import InputsConfig
 from deployments.dispatcher import input_rows
@@ -88,15 +91,17 @@ class Inputs:
     async def _copied(self, owner: str, field: str, name: str, job: FindJob) -> str:
         try:
             found = await job(self._images.job_of(name), owner)
-            [result] = [image for image in found.images if image.name == name]
+            if name not in (image.name for image in found.images):
+                raise NotFound(f"There is no image {name}.")
             content = await asyncio.to_thread(self._images.get, name)
-        except (NotFound, Gone, UnreadableJob, ValueError):
+        except (NotFound, Gone, UnreadableJob):
             message = f"{field} must be the id of an input or the name of an image of yours; there is no {name[:80]}."
             raise InputNotFound(message, field) from None
+        with Image.open(io.BytesIO(content)) as result:  # its header alone: a size that its spec need not have
+            sides = result.size
         input_id, added = id_of(content), None
         while added is None:  # a deletion of the same input may come in between
             await asyncio.to_thread(self._files.put, file_name(owner, input_id), content)
-            sides = result.spec.width, result.spec.height
             added = await self.add(owner, input_id, len(content), *sides, ttl_s=BRIEF_TTL_S)
         return input_id
 

@@ -154,7 +154,7 @@ class JobQueue:
         drawn = {image.index for image in job.images}
         missing = [(index, spec) for index, spec in enumerate(job.specs) if index not in drawn]
         leases = {index: Lease(job.id, index, self._epoch, owner=job.owner) for index, _ in missing}
-        images = (QueuedImage(leases[index], job.owner, spec) for index, spec in missing)
+        images = (QueuedImage(leases[index], spec) for index, spec in missing)
         self._queues[job.model].put(job.owner, images)
         self._jobs[job.id] = job
         if job.timestamps.deadline is not None:
@@ -224,7 +224,7 @@ class JobQueue:
             return self._stop(lease.job_id, "failed", now, JobError(code=ReplicaLost.code, message=message))
         job = self._jobs[lease.job_id]
         again = replace(lease, attempt=lease.attempt + 1)
-        self._queues[job.model].put_first(QueuedImage(again, job.owner, job.specs[lease.index]))
+        self._queues[job.model].put_first(QueuedImage(again, job.specs[lease.index]))
         alone = not any((job.id, index) in self._running for index in range(len(job.specs)))
         status = "queued" if alone and not job.images else job.status
         job = with_warning(replace(job, status=status), LOST)

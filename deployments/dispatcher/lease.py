@@ -32,5 +32,9 @@ class QueuedImage:
     """An image in the queue."""
 
     lease: Lease
-    owner: str
     spec: ImageSpec
+
+    @property
+    def owner(self) -> str:
+        """Whose job it is of."""
+        return self.lease.owner

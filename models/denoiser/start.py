@@ -5,6 +5,7 @@ The draws are those of the diffusers pipelines, in their order, so that the same
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -26,8 +27,7 @@ class Start(NamedTuple):
 
     latents: Float[Tensor, "C h w"]
     kept: Kept | None = None
-    masked: tuple[Float[Tensor, "h w"], Float[Tensor, "C h w"]] | None = None  # for models that take them: a mask, and
-    # the latents of the image without what it marks
+    masked: tuple[Float[Tensor, "h w"], Float[Tensor, "C h w"]] | None = None  # mask, and latents without what it marks
 
 
 def begin_with(encoded: EncodedImage, strength: float, plan: SamplerPlan, generator: torch.Generator) -> Start:
@@ -64,12 +64,10 @@ def with_noise(
     return image * image_weight + noise * noise_weight
 
 
-def _drawn(mean: object, std: object, generator: torch.Generator) -> Float[Tensor, "C h w"]:
+def _drawn(mean: np.ndarray, std: np.ndarray | None, generator: torch.Generator) -> Float[Tensor, "C h w"]:
     """Draw latents from their normal distribution; `mean` itself where it has no deviation."""
-    middle = torch.as_tensor(mean)
-    if std is None:
-        return middle
-    return middle + torch.as_tensor(std) * _noise(middle, generator)
+    middle = torch.from_numpy(mean)
+    return middle if std is None else middle + torch.from_numpy(std) * _noise(middle, generator)
 
 
 def _noise(like: Float[Tensor, "C h w"], generator: torch.Generator) -> Float[Tensor, "C h w"]:
