@@ -1,6 +1,7 @@
 """Multipart forms: how they are read, what their texts mean as fields of a body, and what OpenAPI says of them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from models.errors import InvalidRequest
 
 FORM = "multipart/form-data"
 NO_ADDRESSES = "Addresses are not fetched: send the bytes of the image."
+MEMBER = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")  # hires[scale]: of an object, as OpenAI's clients send it in a form
 Parts = Sequence[tuple[str, str | bytes]]  # name and text, or name and content of a file
 Body = TypeVar("Body", bound=RequestBody)
 
@@ -61,20 +63,24 @@ async def read_parts(request: Request, max_files: int, max_fields: int, expected
 
 
 def read_fields(kind: type[Body], parts: Parts) -> Body:
-    """Return the body that the texts of a form are.
+    """Return the body that the texts of a form are. An object is one text of JSON, or a text for each member.
 
     Raises:
         InvalidRequest: a field that came twice, or is a file.
         RequestValidationError: as of a JSON body.
     """
     values: dict[str, Any] = {}
+    objects: dict[str, dict[str, Any]] = {}
     for name, sent in parts:
         if not isinstance(sent, str):
             rule = "must be text, and no file" if name in kind.model_fields else "is not a known field"
             raise InvalidRequest(f"{name[:100]} {rule}.", name[:100])
-        if name in values:
-            raise InvalidRequest(f"{name[:100]} must be sent once.", name[:100])
-        values[name] = _value(kind, name, sent)
+        owner, field, member = _place(kind, name)
+        holder = values if field == name else objects.setdefault(field, {})
+        if member in holder or field in values or name in objects:
+            raise InvalidRequest(f"{field[:100]} must be sent once.", field[:100])
+        holder[member] = _value(owner, name, member, sent)
+    values |= objects
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -82,9 +88,27 @@ def read_fields(kind: type[Body], parts: Parts) -> Body:
         raise RequestValidationError(problems, body=values) from None
 
 
-def _value(kind: type[RequestBody], name: str, text: str) -> Any:
-    """Return what a text means in a field: all but text is JSON. Python's clients write True and False."""
-    annotation = kind.model_fields[name].annotation if name in kind.model_fields else str
+def _place(kind: type[RequestBody], name: str) -> tuple[type[RequestBody], str, str]:
+    """Return the body that the text of a name belongs to, the field of the form and the member of that body.
+
+    Raises:
+        InvalidRequest: a member of an object, where it is a field itself.
+    """
+    parts = MEMBER.fullmatch(name)
+    if parts is None:
+        return kind, name, name
+    field, member = parts.groups()
+    nested = nested_type(kind.model_fields[field].annotation) if field in kind.model_fields else None
+    if nested is not None and issubclass(nested, RequestBody):
+        return nested, field, member
+    if member in kind.model_fields:
+        raise InvalidRequest(f"{name[:100]} is not a known field: send {member}.", name[:100])
+    return kind, name, name
+
+
+def _value(kind: type[RequestBody], name: str, member: str, text: str) -> Any:
+    """Return what a text means in a member: all but text is JSON. Python's clients write True and False."""
+    annotation = kind.model_fields[member].annotation if member in kind.model_fields else str
     is_plain = plain_type(annotation) in (bool, int, float)
     if not is_plain and nested_type(annotation) is None:
         return text

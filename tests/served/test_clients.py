@@ -131,6 +131,8 @@ def test_openais_client_edits_an_image_whole_with_a_mask_and_as_a_stream_and_var
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.edit(image=[image, image], prompt=PROMPT)
     assert caught.value.param == "image"
+    with pytest.raises(openai.BadRequestError, match="hires must be left out for images of 128x128"):
+        client.images.edit(image=image, prompt=PROMPT, extra_body={"hires": {"scale": 1.5, "steps": 4}})
 
 
 # -- Hugging Face

@@ -157,6 +157,25 @@ async def test_an_object_is_sent_as_json(api: Api) -> None:
     assert problem(await edit(api, hires='{"scale": "x"}'), 400)["param"] == "hires.scale"
 
 
+async def test_an_object_is_sent_member_by_member_as_openais_client_does(api: Api) -> None:
+    error = problem(await edit(api, **{"hires[scale]": 1.5, "hires[steps]": 3, "hires[upscaler]": "lanczos"}), 400)
+    assert error["message"].startswith("hires must be left out for images of 192x128")  # it was read
+    error = problem(await edit(api, **{"hires[scale]": 9, "hires[steps]": 3}), 400)
+    assert (error["param"], error["message"]) == ("hires.scale", "hires.scale must be 4 or less, got 9.")
+    assert problem(await edit(api, **{"hires[upscaler]": "lanczos"}), 400)["message"] == "hires.scale is required."
+    assert (
+        problem(await edit(api, **{"hires[scale]": 2, "hires[size]": 2}), 400)["message"]
+        == "hires.size is not a known field."
+    )
+
+
+@pytest.mark.parametrize("names", [["hires", "hires[scale]"], ["hires[scale]", "hires"], ["hires[scale]"] * 2])
+async def test_an_object_is_sent_in_one_of_the_two_ways(api: Api, names: list[str]) -> None:
+    texts = {"hires": '{"scale": 2}', "hires[scale]": "2"}
+    error = problem(await edit(api, [("image", FILE), *((name, (None, texts[name])) for name in names)]), 400)
+    assert (error["param"], error["message"]) == ("hires", "hires must be sent once.")
+
+
 def test_the_fields_are_those_of_requests_and_of_images_to_begin_with() -> None:
     own = set(GenerationRequest.model_fields) - {"init", *EDITS.names}
     assert own | set(InitRequest.model_fields) - {"input", "mask"} <= set(EditBody.model_fields)
@@ -286,6 +305,10 @@ async def test_jobs_without_a_prompt_are_still_refused(api: Api) -> None:
             "input_fidelity must be low: strength says how close to the image it stays, got 'high'.",
         ),
         ({"init": "{}"}, "init", "init is not a known field."),
+        ({"init[strength]": 0.4}, "init[strength]", "init[strength] is not a known field: send strength."),
+        ({"seed[hires]": 4}, "seed[hires]", "seed[hires] is not a known field: send hires."),
+        ({"hires[scale][x]": 4}, "hires[scale][x]", "hires[scale][x] is not a known field."),
+        ({"size[w]": 4}, "size[w]", "size[w] is not a known field."),
         ({"colour": "red"}, "colour", "colour is not a known field."),
     ],
 )
