@@ -46,6 +46,8 @@ IMAGE_STARTS = (  # of an image in base64: the characters that its signature alo
     DATA_URL,
     *(b64encode(signature).decode()[: len(signature) * 8 // 6] for signature in IMAGE_SIGNATURES),
 )
+DATA_URL_OF_ANY = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(;[^,\s]*)?,", re.IGNORECASE)
+ADDRESS = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
 ModelId = Annotated[str, Path(description="A model's id.", examples=["shapes"])]
 
 
@@ -92,8 +94,16 @@ class HFBody(RequestBody):
 
     @field_validator("inputs")
     @classmethod
-    def _text_is_short(cls, inputs: str) -> str:
-        if not is_image(inputs) and len(inputs) > MAX_PROMPT:
+    def _is_usable(cls, inputs: str) -> str:
+        if is_image(inputs):
+            return inputs
+        if ADDRESS.fullmatch(inputs):
+            raise ValueError("must be text, or an image in base64: addresses are not fetched")
+        if DATA_URL_OF_ANY.match(inputs):
+            raise ValueError(
+                "must be text, or an image in base64; a data URL must begin with data:image/ and be one word"
+            )
+        if len(inputs) > MAX_PROMPT:
             raise PydanticKnownError("string_too_long", {"max_length": MAX_PROMPT})
         return inputs
 

@@ -216,7 +216,10 @@ async def test_an_image_may_be_the_body_itself(api: Api, kind: str, headers: dic
     assert api.pipeline.specs[0].init.input == id_of(content)
 
 
-@pytest.mark.parametrize("prompt", ["/9j/ is how it begins", "iVBOR is a word", "R", "data: image", "UklGR/ but long"])
+PROMPTS = ["/9j/ is how it begins", "iVBOR is a word", "R", "data: image", "data: a, b", "UklGR/ but long"]
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, "a sign with https://example.org/a.png", "https://a.org on a sign"])
 async def test_a_prompt_that_begins_as_an_image_does_is_a_prompt(api: Api, prompt: str) -> None:
     assert (await api.http.post("/hf/models/shapes", json={"inputs": prompt})).status_code == 200
     assert (api.pipeline.specs[0].prompt, api.pipeline.specs[0].init) == (prompt, None)
@@ -236,6 +239,17 @@ async def test_an_image_may_be_larger_than_other_bodies_and_what_is_beside_it_ma
     nested = {"parameters": {"inputs": large}, "inputs": "a"}
     assert "inputs is not a known field" in (await api.http.post("/hf/models/shapes", json=nested)).json()["error"]
     assert {spec.init.input for spec in api.pipeline.specs} == {id_of(base64.b64decode(large))}
+
+
+NOT_FETCHED = "inputs must be text, or an image in base64: addresses are not fetched"
+ADDRESSES = ["https://example.org/a.png", "HTTP://[::1]/a", " https://example.org/?a=b ", f"http://{'a' * 5000}"]
+OTHER_DATA = [
+    "text/plain,hello",
+    "text/plain;charset=utf-8,hello world",
+    ";base64,aGVsbG8=",
+    f"application/octet-stream;base64,{ENCODED}",
+    "image/svg+xml,<svg xmlns='a'>",
+]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +279,9 @@ async def test_an_image_may_be_larger_than_other_bodies_and_what_is_beside_it_ma
         (ENCODED[:201], {}, "inputs must be a whole image in base64."),
         ("data:image/png,abc", {}, "inputs must be a whole image in base64."),
         (base64.b64encode(saved(photo(), "GIF")).decode(), {}, "inputs: "),
+        *((address, {"prompt": "a"}, NOT_FETCHED) for address in ADDRESSES),
+        *((address, {}, NOT_FETCHED) for address in ADDRESSES),
+        *((f"data:{rest}", {}, "inputs must be text, or an image in base64; a data URL must") for rest in OTHER_DATA),
     ],
 )
 async def test_bad_images_and_parameters_are_refused_in_the_names_of_hugging_face(
