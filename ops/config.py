@@ -28,6 +28,7 @@ from ops.config_errors import RENAMED, errors_of, line_of, lines_of
 from ops.defaults import OF_SET, check_model, default_lines
 from ops.deployment_options import GENERATION_APP, MODEL_APP, UI_APP, deployment_problems
 from ops.serve_keys import serve_problems
+from ops.unique_keys import UniqueKeyLoader
 
 if TYPE_CHECKING:  # Ray takes seconds to import: only those functions do that cannot do without
     from ray.serve.schema import ServeDeploySchema
@@ -145,15 +146,24 @@ def check_files(config: Config) -> list[str]:
 def load(path: Path) -> dict[str, Any]:
     """Return a config file as it stands; of a Kubernetes manifest, the one in its RayService. Raises UnusableConfig."""
     try:
-        documents = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if isinstance(each, dict)]
+        found = yaml.load_all(path.read_text(encoding="utf-8"), UniqueKeyLoader)
+        documents = [each for each in found if isinstance(each, dict)]
         config: dict[str, Any] = documents[0] if documents else {}
         for document in documents:
             if document.get("kind") == "RayService":
-                config = yaml.safe_load(document["spec"]["serveConfigV2"])
+                config = _embedded(document["spec"]["serveConfigV2"])
         application(config, "generation")
     except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError) as error:
         raise UnusableConfig(f"{path} cannot be used: {error}") from error
     return config
+
+
+def _embedded(text: str) -> Any:
+    """Return the config inside a manifest. Raises yaml.YAMLError, which says whose lines it counts."""
+    try:
+        return yaml.load(text, UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise yaml.YAMLError(f"serveConfigV2: {error}") from error
 
 
 def generation_of(config: Mapping[str, Any]) -> AppConfig:

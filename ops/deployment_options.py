@@ -25,8 +25,12 @@ SINGLE_REPLICA = {  # deployments that have one replica -> why
 def deployment_problems(app: Mapping[str, Any]) -> Iterator[str]:
     """Say what is wrong with the `deployments` of an application of Darkroom."""
     known = DEPLOYMENTS[app["import_path"]]
+    seen = set[str]()
     for options in app.get("deployments") or []:
         name, path = options["name"], f"{app['name']}.{options['name']}."
+        if name in seen:
+            yield f"{app['name']}.deployments has {name} twice. Keep one of them."
+        seen.add(name)
         if name not in known:
             yield _unknown_name(app["name"], name, known)
             continue

@@ -329,6 +329,35 @@ def test_a_file_that_is_no_config_is_refused_in_words(tmp_path: Path, content: s
     assert said in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "twice"),
+    [
+        ("http_options:\n  host: 127.0.0.1\n  port: 8000\n  host: 0.0.0.0\n", "host is on line 2 and again on line 4."),
+        ("applications: []\napplications: []\n", "applications is on line 1 and again on line 2."),
+        ("applications: [{name: a, name: b}]\n", "name is on line 1 and again on line 1."),
+        ("---\na: 1\n---\nb: 1\n'b': 2\n", "b is on line 4 and again on line 5."),
+        (
+            "kind: RayService\nspec:\n  serveConfigV2: |\n    a: 1\n    a: 2\n",
+            "serveConfigV2: a is on line 1 and again on line 2.",
+        ),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused_by_all_that_read_a_config(tmp_path: Path, content: str, twice: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(content)
+    for read in (config.read, config.load):
+        with pytest.raises(UnusableConfig) as caught:
+            read(path)
+        assert str(caught.value) == f"{path} cannot be used: {twice} Keep one of them."
+
+
+def test_a_key_may_override_one_that_it_merges(tmp_path: Path) -> None:
+    text = "x: &x {name: a, import_path: b}\napplications: [{<<: *x, name: generation}, {<<: *x, name: c}]\n"
+    path = tmp_path / "serve.yaml"
+    path.write_text(text)
+    assert [app["name"] for app in config.load(path)["applications"]] == ["generation", "c"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none.yaml") in refusal(tmp_path / "none.yaml")
 

@@ -63,6 +63,12 @@ def test_a_second_replica_of_what_has_one_is_refused_with_the_reason(
     assert said_of(tmp_path, **options) == said
 
 
+def test_a_deployment_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    content = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    content["applications"][0]["deployments"].append({"name": "ApiIngress", "num_replicas": 3})
+    assert lines_of(tmp_path, content) == ["generation.deployments has ApiIngress twice. Keep one of them."]
+
+
 @pytest.mark.parametrize(
     "options",
     [
