@@ -1,6 +1,8 @@
 // The images of the form: the browser sends each to the API, as any program would, and the form keeps its id.
 
 const FILLED_WITHIN_MS = 5000;
+const GONE = "This image is gone. Choose it again.";
+const MASK_GONE = "Its mask is gone. Remove it, or paint it again.";
 
 const images = {
   takers: new Map(), // the id of a control's element -> what sends a file for it, and what sets its value
@@ -8,8 +10,8 @@ const images = {
   sending: new Set(), // uploads that have not been answered
 
   // Makes a control take images. Its value is the id of an input, or the name of a finished image.
-  // `extended` is called with a larger image and its mask.
-  take(element, props, watch, extended) {
+  // Its event `select` has a larger image and its mask.
+  take(element, props, watch, trigger) {
     const field = element.closest(".block");
     const [label, hint, state] = [".image-label", ".hint", ".image-state"].map((part) => element.querySelector(part));
     const [file, picture, remove] = ["input", "img", ".remove"].map((part) => element.querySelector(part));
@@ -52,13 +54,17 @@ const images = {
     const dropMask = () => images.takers.get(extend?.dataset.mask)?.set(null); // which is nothing without its image
     const send = (image) =>
       wait("Sending the image…", images.send(image), (id) => {
-        if (id !== props.value) dropMask();
+        const isSame = id === props.value;
+        if (!isSame) dropMask();
         set(id);
+        if (!isSame) return;
+        darkroom.renewed(field.id);
+        trigger("change");
       });
 
     watch(["value", "label"], show);
     show();
-    picture.addEventListener("error", () => props.value && (state.textContent = "This image is gone. Choose another."));
+    picture.addEventListener("error", () => props.value && (state.textContent = GONE));
     remove.addEventListener("click", () => {
       set(null);
       dropMask();
@@ -74,7 +80,7 @@ const images = {
       const image = images.names.get(over);
       if (!image) return darkroom.blame(over, "Choose an image first. Then paint over what changes in it.");
       const painter = new MaskPainter(images.address(image), props.value && images.address(props.value), send);
-      painter.opened.catch(() => darkroom.blame(over, "This image is gone. Choose another."));
+      painter.opened.catch(() => darkroom.blame(over, GONE));
     });
     extend?.addEventListener("click", ({ target: { dataset } }) => {
       if (!("extend" in dataset)) return;
@@ -82,7 +88,7 @@ const images = {
       const answer = images.extend(from, images.names.get(extend.dataset.mask), dataset.extend);
       const shown = answer.then(({ input, mask }) => {
         if (props.value !== from) return null;
-        extended({ image: input.id, mask: mask.id });
+        trigger("select", { image: input.id, mask: mask.id });
         return new Promise((arrived) => {
           arrivals.push(arrived); // when the server has put both into the form
           setTimeout(arrived, FILLED_WITHIN_MS);
@@ -113,8 +119,12 @@ const images = {
 
   // Returns an image with a quarter more on one side, or on all, and the mask of what is new.
   async extend(name, mask, side) {
-    const idOf = async (each) =>
-      each.startsWith("input_") ? each : images.send(await (await fetch(images.address(each))).blob());
+    const idOf = async (each) => {
+      if (each.startsWith("input_")) return each;
+      const found = await fetch(images.address(each));
+      if (!found.ok) throw Error(GONE);
+      return images.send(await found.blob());
+    };
     const sides = Object.fromEntries((side ? [side] : ["left", "right", "up", "down"]).map((each) => [each, 0.25]));
     const body = JSON.stringify({ ...sides, mask: mask ? await idOf(mask) : null });
     const headers = { "Content-Type": "application/json" };
@@ -130,6 +140,7 @@ const images = {
     }
     const body = await answer.json().catch(() => ({}));
     if (answer.ok) return body;
+    if (body.error?.code === "input_not_found") throw Error(body.error.param === "mask" ? MASK_GONE : GONE);
     throw Error(images.words(body.error?.message) ?? `The service answered HTTP ${answer.status}. Try again.`);
   },
 

@@ -34,7 +34,7 @@ def create(info: str, painted_over: str = "", extended_with: str = "", **looks: 
     """
     paint = f'<button type="button" class="paint" data-over="{painted_over}">Paint</button>' if painted_over else ""
     template = TEMPLATE.format(info=escape(info), paint=paint) + (_directions(extended_with) if extended_with else "")
-    taken = "images.take(element, props, watch, (both) => trigger('select', both));"
+    taken = "images.take(element, props, watch, trigger);"
     return gr.HTML(html_template=template, js_on_load=taken, elem_classes="image-input", padding=False, **looks)
 
 

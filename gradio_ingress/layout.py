@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
+from deployments.errors import InputNotFound
 from deployments.schema import RANDOM_SEED, Job
 from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import LISTED_JOBS, PageState
@@ -253,4 +254,8 @@ def card_of(cards: Sequence[ModelCard], model: str | None) -> ModelCard:
 def problem(error: DarkroomError) -> str:
     """Return what went wrong, as a note that names the control at fault."""
     element = element_id(error.param) if error.param else None
-    return status.note(controls.in_page_words(error.message, error.param), "problem", element)
+    if isinstance(error, InputNotFound) and error.param:
+        words = f"{controls.label(error.param)} is gone. Choose it again."  # where the API's words are of ids
+    else:
+        words = controls.in_page_words(error.message, error.param)
+    return status.note(words, "problem", element)

@@ -170,6 +170,9 @@ const darkroom = {
     if (mended) return "";
   },
 
+  // Before a change of a field whose value is the same again, as of an image that had gone: what blamed it goes.
+  renewed: (id) => (draft.now[id] = null),
+
   // When somebody has done something else: a message goes that blames no field of the form.
   dismissMessage() {
     if (document.querySelector('#message .status[data-state="problem"]:not([data-field])')) return "";

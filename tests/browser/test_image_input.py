@@ -63,6 +63,20 @@ def test_an_image_that_cannot_be_used_is_refused_on_its_field(page: Page, site: 
     expect(error).to_have_count(0)
 
 
+def test_an_image_that_has_gone_meanwhile_is_to_be_chosen_again(page: Page, site: Site) -> None:
+    choose(page, photo())
+    thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    address = str(thumbnail.get_attribute("src")).removesuffix("/content")
+    assert page.request.delete(f"{site.url}{address}").status == 204
+    page.locator("#init-input").get_by_role("button", name="Right").click()
+    expect(page.locator("#init-input .field-error")).to_have_text("This image is gone. Choose it again.")
+    generate(page, PROMPT)
+    expect(page.locator("#message")).to_contain_text("Image to begin with is gone. Choose it again.")
+    choose(page, photo())  # the same, so the form's value stays
+    expect(page.locator("#message .status")).to_have_count(0)
+
+
 def test_a_reload_keeps_the_image_and_what_was_chosen_for_it(page: Page, site: Site) -> None:
     page.click("#section-init button.label-wrap")
     page.fill("#init-strength [data-testid=number-input]", "0.3")

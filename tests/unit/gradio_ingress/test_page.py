@@ -723,6 +723,18 @@ async def test_a_picture_can_begin_the_next_one(page: Page, cluster: Cluster) ->
     assert (init.input.startswith("input_"), init.strength) == (True, 0.5)
 
 
+@pytest.mark.parametrize("gone", [f"input_{'0' * 64}", f"job_{'0' * 32}-0-1-1.png"])
+async def test_an_image_that_has_gone_is_refused_on_its_control_and_can_be_chosen_again(page: Page, gone: str) -> None:
+    job, _ = await a_picture(page)
+    [update] = await generated(page, prompt="a moon", init={"input": gone, "strength": 0.5})
+    assert "Image to begin with is gone. Choose it again." in update[page.parts.message]
+    assert 'data-field="init-input"' in update[page.parts.message]
+    init = {"input": job.images[0].name, "mask": gone, "strength": 0.5}
+    [update] = await generated(page, prompt="a moon", init=init)
+    assert "Mask is gone. Choose it again." in update[page.parts.message]
+    assert 'data-field="init-mask"' in update[page.parts.message]
+
+
 async def test_the_image_that_a_picture_began_with_is_restored_while_it_is_there(page: Page, cluster: Cluster) -> None:
     first, _ = await a_picture(page)
     job, which = await a_picture(page, prompt="a moon", init={"input": first.images[0].name, "strength": 0.5})
