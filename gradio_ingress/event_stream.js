@@ -10,6 +10,7 @@
   const SLOW_MS = 2_000; // after which people are told that nothing has come yet
   const LOST = `data: {"msg":"broken_connection","message":"The connection was lost."}\n\ndata: {"msg":"close_stream"}\n\n`;
   const CLOSED = '"msg":"close_stream"'; // in a prompt its quotes are escaped
+  const REFUSED = { status: 422, body: '{"detail":[]}' }; // on which Gradio gives the event up and shows nothing of its own
   const request = window.fetch;
   let expectEvent = () => {}; // of the stream that was opened last
   let isRefused = false; // the last event; an open stream goes on without it
@@ -31,7 +32,8 @@
       const response = await request(resource, { ...options, signal });
       isRefused = !response.ok; // as while the service stops
       tell(isRefused ? "refused" : "answers");
-      if (response.ok) expectEvent();
+      if (isRefused) return new Response(REFUSED.body, REFUSED); // the page says it
+      expectEvent();
       return response;
     } catch (error) {
       if (!options?.signal?.aborted) tell("lost");

@@ -140,6 +140,7 @@ def test_generate_that_the_service_refuses_queues_nothing_and_says_so_until_one_
     page.click("#generate")
     expect(page.locator("#status").get_by_role("status")).to_have_text("Done")
     expect(page.locator("#connection .status")).to_have_count(0)
+    assert page.get_by_test_id("toast-body").count() == 0, "Gradio's own words, which stay for ten seconds"
 
 
 def test_tokens_that_could_not_be_counted_are_hidden_and_counted_once_an_event_is_accepted(page: Page) -> None:
