@@ -18,7 +18,8 @@ from deployments.open_requests import RETRY_AFTER_S
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
 from models.errors import InvalidImage, Unavailable
-from models.image_input import Sides, extended, read_image
+from models.image_input import Sides, extended, mask_flaw, read_image
+from models.parameters import MASK_RULES, MaskFlaw
 
 Seen = TypeVar("Seen")
 
@@ -38,11 +39,12 @@ class Upload:
     id: str
     width: int
     height: int
+    mask_flaw: MaskFlaw | None
 
     @classmethod
     def of(cls, content: bytes, image: Image.Image) -> Self:
         """Return the upload with these bytes and pixels."""
-        return cls(content, id_of(content), image.width, image.height)
+        return cls(content, id_of(content), image.width, image.height, mask_flaw(image))
 
 
 class InputIntake:
@@ -115,7 +117,9 @@ class InputIntake:
         size = len(upload.content)
         for _ in range(MAX_TRIES):
             await asyncio.to_thread(self.files.put, file_name(owner, upload.id), upload.content)
-            added = await self._client.add_input(owner, upload.id, size, upload.width, upload.height, ttl_s)
+            added = await self._client.add_input(
+                owner, upload.id, size, upload.width, upload.height, ttl_s, upload.mask_flaw
+            )
             if added is not None:
                 return added
         raise Unavailable(f"Input {upload.id} is being deleted while it is uploaded. Try again soon.")
@@ -127,7 +131,7 @@ class InputIntake:
 
         Raises:
             InputNotFound: the owner has no such input, or no such mask.
-            TooLarge, InvalidImage: the result is too large.
+            TooLarge, InvalidImage: the result is too large, or the mask is transparent.
             TooManyRequests, Unavailable, InputQuotaExceeded, StorageFull: as `add` does.
         """
         content = await self._content(owner, input_id)
@@ -171,7 +175,10 @@ def _with_room(
     content: bytes, mask: bytes | None, sides: Sides, config: InputsConfig
 ) -> tuple[Image.Image, Image.Image]:
     most = config.max_input_pixels
-    return extended(read_image(content, most), None if mask is None else read_image(mask, most), sides, most)
+    changes = None if mask is None else read_image(mask, most)
+    if changes is not None and mask_flaw(changes) == "transparent":
+        raise InvalidImage(f"mask {MASK_RULES['transparent']}.", "mask")
+    return extended(read_image(content, most), changes, sides, most)
 
 
 def _file(image: Image.Image, max_bytes: int) -> bytes:

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 from models.spec import ImageSpec
 
+MASK = "init.mask"
+
 
 def named_inputs(spec: ImageSpec) -> dict[str, str]:
     """Return what each field of a spec names: `init.input` -> id of an input, or name of a finished image."""
     if spec.init is None:
         return {}
-    named = {"init.input": spec.init.input, "init.mask": spec.init.mask}
+    named = {"init.input": spec.init.input, MASK: spec.init.mask}
     return {path: name for path, name in named.items() if name is not None}
 
 

@@ -17,9 +17,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 from models.color_profile import to_srgb
 from models.errors import InvalidImage
 from models.image_container import EXIF_PREFIX, Container, damaged, read_container
-from models.parameters import ResizeMode
+from models.parameters import MaskFlaw, ResizeMode
 
 MAX_SIDE = 65_535  # pixels: a JPEG's own bound. The filters of a resize take memory by the side
+WHITE = 128  # of 255: gray from here on counts as white in a mask
 MAX_EXCESS = 8  # times the length of a crop that is scaled with it
 PLUGINS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WebP": WebPImageFile}
 ORIENTATION, SHORT = 0x0112, 3  # an EXIF tag, and the type of its value
@@ -142,7 +143,15 @@ def resized_mask(image: Image.Image, width: int, height: int, mode: ResizeMode) 
 
     Source: the `mask_processor` of diffusers `StableDiffusionInpaintPipeline`.
     """
-    return np.array(_resized(_over(image, "black"), width, height, mode).convert("L")) >= 128
+    return np.array(_resized(_over(image, "black"), width, height, mode).convert("L")) >= WHITE
+
+
+def mask_flaw(image: Image.Image) -> MaskFlaw | None:
+    """Return what keeps an image from being a mask, in any size; None if nothing does."""
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
+        return "transparent"
+    levels = image.convert("L").histogram()
+    return None if any(levels[WHITE:]) else "black"
 
 
 def latent_mask(mask: Bool[np.ndarray, "H W"], scale: int) -> Bool[np.ndarray, "h w"]:

@@ -48,6 +48,12 @@ SAMPLER_NAMES: dict[str, str] = {
     "tcd": "TCD",
 }
 ResizeMode = Literal["crop", "fit", "stretch"]
+MaskFlaw = Literal["black", "transparent"]
+MASK_RULES: dict[MaskFlaw, str] = {  # what keeps an image from being a mask -> what it must be
+    "black": "must be white where the image changes; it is black everywhere",
+    "transparent": "must be opaque, white where the image changes and black where it stays: transparency means that "
+    "to POST /v1/images/edits alone",
+}
 Area = Literal["whole", "masked"]  # of an image, that is generated anew
 Upscaler = Literal["latent", "lanczos"]
 MAX_STEPS = 150

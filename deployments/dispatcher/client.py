@@ -19,6 +19,7 @@ from deployments.input_store import StoredInput
 from deployments.schema import GenerationRequest, Job, Status
 from deployments.serve.ray_errors import translated
 from models.errors import DarkroomError, Unavailable
+from models.parameters import MaskFlaw
 from models.spec import ModelCard, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -127,16 +128,24 @@ class DispatcherClient:
         await self._call("check_input_room", owner, size)
 
     async def add_input(
-        self, owner: str, input_id: str, size: int, width: int, height: int, ttl_s: float | None = None
+        self,
+        owner: str,
+        input_id: str,
+        size: int,
+        width: int,
+        height: int,
+        ttl_s: float | None = None,
+        mask_flaw: MaskFlaw | None = None,
     ) -> tuple[StoredInput, bool] | None:
         """Add an input whose file is in the store, and return it and whether it is new; None if its file has gone.
 
-        Without a job it is kept for `ttl_s` seconds, by default those of the config.
+        Without a job it is kept for `ttl_s` seconds, by default those of the config. With a `mask_flaw` no job may have
+        it as a mask.
 
         Raises:
             InputQuotaExceeded, StorageFull: there is no room, and the file was deleted.
         """
-        return await self._call("add_input", owner, input_id, size, width, height, ttl_s)
+        return await self._call("add_input", owner, input_id, size, width, height, ttl_s, mask_flaw)
 
     async def input(self, input_id: str, owner: str) -> StoredInput:
         """Return an input of an owner. Raises InputNotFound."""

@@ -60,6 +60,7 @@ from deployments.schema import (
 )
 from deployments.serve.job_context import context_of
 from models.errors import DarkroomError, Unavailable
+from models.parameters import MaskFlaw
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -250,11 +251,18 @@ class Dispatcher:
         await self._inputs.check_room(owner, size)
 
     async def add_input(
-        self, owner: str, input_id: str, size: int, width: int, height: int, ttl_s: float | None = None
+        self,
+        owner: str,
+        input_id: str,
+        size: int,
+        width: int,
+        height: int,
+        ttl_s: float | None = None,
+        mask_flaw: MaskFlaw | None = None,
     ) -> tuple[StoredInput, bool] | None:
         """Add an input whose file is in the store: see `Inputs.add`."""
         self._check_key(owner)
-        return await asyncio.shield(self._inputs.add(owner, input_id, size, width, height, ttl_s))
+        return await asyncio.shield(self._inputs.add(owner, input_id, size, width, height, ttl_s, mask_flaw))
 
     async def input(self, input_id: str, owner: str) -> StoredInput:
         """Return an input of an owner. Raises InputNotFound."""

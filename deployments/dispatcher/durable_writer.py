@@ -59,7 +59,7 @@ class DurableWriter:
         """Put a new job on disk; not after a moment of `time.monotonic`, when its caller has given up.
 
         Raises:
-            InputNotFound, QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there.
+            InputNotFound, InvalidRequest, QuotaExceeded, Unavailable, StoreUnavailable, Superseded: it is not there.
             NotConfirmed: it may be.
         """
 

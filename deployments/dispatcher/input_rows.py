@@ -13,7 +13,10 @@ from deployments.config import InputsConfig
 from deployments.dispatcher.job_tables import inputs, pins
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, StorageFull
 from deployments.input_store import PREFIX, StoredInput, file_name, is_input_id
+from deployments.named_inputs import MASK
 from deployments.schema import Job
+from models.errors import InvalidRequest
+from models.parameters import MASK_RULES, MaskFlaw
 
 LEAST_COUNTED_BYTES = 64 * 1024  # of an input, so that bounds on bytes are bounds on numbers too
 
@@ -21,7 +24,13 @@ _SIZE = cast(inputs.c.size, BigInteger)  # SQLite keeps any value in any column:
 _COUNTED = case((_SIZE < LEAST_COUNTED_BYTES, LEAST_COUNTED_BYTES), else_=_SIZE)
 
 
-def add(connection: Connection, owner: str, image: StoredInput, config: InputsConfig) -> tuple[StoredInput, bool]:
+def add(
+    connection: Connection,
+    owner: str,
+    image: StoredInput,
+    config: InputsConfig,
+    mask_flaw: MaskFlaw | None = None,
+) -> tuple[StoredInput, bool]:
     """Add an input, and return it as it is kept and whether it is new; one that is there is kept for longer.
 
     Raises:
@@ -29,7 +38,8 @@ def add(connection: Connection, owner: str, image: StoredInput, config: InputsCo
     """
     same = _of(inputs, owner, image.id)
     later = case((inputs.c.expires > image.expires, inputs.c.expires), else_=image.expires)
-    if connection.execute(update(inputs).where(*same).values(expires=later)).rowcount:
+    flaw = inputs.c.mask_flaw if mask_flaw is None else mask_flaw
+    if connection.execute(update(inputs).where(*same).values(expires=later, mask_flaw=flaw)).rowcount:
         return find(connection, owner, image.id), False
     check_room(connection, owner, image.bytes, image.created, config)
     row = {
@@ -40,6 +50,7 @@ def add(connection: Connection, owner: str, image: StoredInput, config: InputsCo
         "height": image.height,
         "created": image.created,
         "expires": image.expires,
+        "mask_flaw": mask_flaw,
     }
     connection.execute(inputs.insert().values(row))
     return image, True
@@ -103,6 +114,7 @@ def pin(connection: Connection, job: Job, named: Mapping[str, str]) -> None:
 
     Raises:
         InputNotFound: the owner of the job does not have one of them; `param` is the field.
+        InvalidRequest: one of them is no mask, and is to be one.
     """
     for field, input_id in named.items():
         try:
@@ -110,8 +122,16 @@ def pin(connection: Connection, job: Job, named: Mapping[str, str]) -> None:
         except InputNotFound:
             message = f"{field} must be the id of an input that POST /v1/inputs returned; there is no {input_id[:80]}."
             raise InputNotFound(message, field) from None
+        if field == MASK:
+            _check_mask(connection, job.owner, input_id)
     for digest in {input_id.removeprefix(PREFIX) for input_id in named.values()}:
         connection.execute(pins.insert().values(job=job.id, owner=job.owner, digest=digest))
+
+
+def _check_mask(connection: Connection, owner: str, input_id: str) -> None:
+    flaw = connection.scalar(select(inputs.c.mask_flaw).where(*_of(inputs, owner, input_id)))
+    if flaw in MASK_RULES:
+        raise InvalidRequest(f"{MASK} {MASK_RULES[flaw]}.", MASK)
 
 
 def release(connection: Connection, job_id: str) -> None:

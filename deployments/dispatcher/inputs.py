@@ -15,6 +15,7 @@ from deployments.errors import Gone, InputNotFound, InputQuotaExceeded, NotFound
 from deployments.image_store import ImageStore
 from deployments.input_store import BRIEF_TTL_S, PREFIX, InputStore, StoredInput, file_name, id_of
 from deployments.schema import Job
+from models.parameters import MaskFlaw
 
 FindJob = Callable[[str, str], Awaitable[Job]]
 ORPHAN_BATCH = 500  # names that are compared at a time
@@ -50,12 +51,19 @@ class Inputs:
         await self._call(self._run, input_rows.check_room, owner, size, self._clock.now(), self._config)
 
     async def add(
-        self, owner: str, input_id: str, size: int, width: int, height: int, ttl_s: float | None = None
+        self,
+        owner: str,
+        input_id: str,
+        size: int,
+        width: int,
+        height: int,
+        ttl_s: float | None = None,
+        mask_flaw: MaskFlaw | None = None,
     ) -> tuple[StoredInput, bool] | None:
         """Add an input whose file is in the store, and return it and whether it is new.
 
         None if the file has gone since it was written: its caller must write it again. Without a job the input is kept
-        for `ttl_s` seconds, by default those of the config.
+        for `ttl_s` seconds, by default those of the config. With a `mask_flaw` no job may have it as a mask.
 
         Raises:
             InputQuotaExceeded, StorageFull: there is no room, and the file was deleted.
@@ -67,7 +75,7 @@ class Inputs:
             if not await asyncio.to_thread(self._files.has, name):
                 return None
             try:
-                return await self._call(self._run, input_rows.add, owner, image, self._config)
+                return await self._call(self._run, input_rows.add, owner, image, self._config, mask_flaw)
             except (InputQuotaExceeded, StorageFull):  # so there is no row
                 await asyncio.to_thread(self._files.remove, [name])
                 raise

@@ -20,7 +20,7 @@ from deployments.dispatcher.job_tables import create_job_engine, jobs, metadata,
 from deployments.errors import Gone, IdempotencyKeyReused, StoreUnavailable, Superseded, UnreadableJob
 from deployments.schema import Job
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped
 
 P = ParamSpec("P")
@@ -110,7 +110,7 @@ class JobStore:
         The `inputs` that its fields name are kept until it has ended: field -> id of an input of its owner.
 
         Raises:
-            InputNotFound, QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
+            InputNotFound, InvalidRequest, QuotaExceeded, Superseded, StoreUnavailable: nothing was written.
             NotConfirmed: it may have been.
         """
         row = row_of(job) | {"id": job.id, "owner": job.owner}
@@ -310,5 +310,7 @@ def _upgrade(connection: Connection) -> None:
         documents = select(jobs.c.id, jobs.c.document).where(jobs.c.document.is_not(None))
         for job in readable_jobs(connection.execute(documents).all()):
             connection.execute(update(jobs).where(jobs.c.id == job.id).values(status=job.status))
+    if version == 3:  # whose inputs had no column for what keeps them from being masks
+        connection.execute(DDL("ALTER TABLE inputs ADD COLUMN mask_flaw VARCHAR(16)"))
     if version != SCHEMA_VERSION:  # tables that are new, as those of inputs in the third, are created with all others
         connection.execute(update(service).values(schema_version=SCHEMA_VERSION))

@@ -66,6 +66,7 @@ inputs = Table(
     Column("height", Integer, nullable=False),
     Column("created", Float, nullable=False),  # seconds since 1970
     Column("expires", Float, nullable=False, index=True),
+    Column("mask_flaw", String(16)),  # what keeps it from being a mask, if that is known
 )
 pins = Table(
     "pins",  # inputs that jobs need which have not ended

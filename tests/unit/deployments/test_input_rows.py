@@ -11,10 +11,12 @@ from sqlalchemy import create_engine, text
 from deployments.config import InputsConfig
 from deployments.dispatcher import input_rows
 from deployments.dispatcher.input_rows import LEAST_COUNTED_BYTES
-from deployments.dispatcher.job_store import JobStore
+from deployments.dispatcher.job_store import SCHEMA_VERSION, JobStore
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, QuotaExceeded, StorageFull, Superseded
 from deployments.input_store import StoredInput, file_name, id_of
 from deployments.schema import Job, Timestamps
+from models.errors import InvalidRequest
+from models.parameters import MASK_RULES, MaskFlaw
 from tests.unit.deployments.test_job_queue import a_job
 
 CONFIG = InputsConfig()
@@ -204,8 +206,37 @@ def test_a_database_of_the_second_schema_gets_the_tables_of_inputs(database_url:
     later.added(A)
     assert (later.find("ada", A.id), later.store.job(job.id)) == (A, job)
     with engine.connect() as connection:
-        assert connection.scalar(text("SELECT schema_version FROM service")) == 3
+        assert connection.scalar(text("SELECT schema_version FROM service")) == SCHEMA_VERSION
     engine.dispose()
+
+
+def test_a_database_of_the_third_schema_gets_the_column_of_what_keeps_inputs_from_being_masks(
+    database_url: str,
+) -> None:
+    Rows(database_url).added(A)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE inputs DROP COLUMN mask_flaw"))
+        connection.execute(text("UPDATE service SET schema_version = 3"))
+    engine.dispose()
+    later = Rows(database_url)
+    assert later.find("ada", A.id) == A
+    later.store.add(a_job(), inputs={"init.mask": A.id})  # as nothing is known of it
+    later.add("ada", A, CONFIG, "black")  # it came again
+    with pytest.raises(InvalidRequest, match=r"^init\.mask must be white"):
+        later.store.add(a_job(), inputs={"init.mask": A.id})
+
+
+@pytest.mark.parametrize("flaw", MASK_RULES)
+def test_an_input_that_can_be_no_mask_is_refused_as_one_and_nothing_is_written(rows: Rows, flaw: MaskFlaw) -> None:
+    rows.add("ada", A, CONFIG, flaw)
+    rows.add("ada", A, CONFIG)  # a copy of it, of which nothing is known
+    rows.store.add(a_job(), inputs={"init.input": A.id})
+    job = a_job()
+    with pytest.raises(InvalidRequest) as caught:
+        rows.store.add(job, inputs={"init.input": A.id, "init.mask": A.id})
+    assert (caught.value.message, caught.value.param) == (f"init.mask {MASK_RULES[flaw]}.", "init.mask")
+    assert rows.store.job(job.id) is None
 
 
 def test_columns_of_sqlite_that_hold_no_number_end_no_quota(tmp_path: os.PathLike[str]) -> None:

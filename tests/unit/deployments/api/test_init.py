@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from models.parameters import MASK_RULES
+from tests.image_files import saved
 from tests.unit.deployments.api.caller import Api, problem
 from tests.unit.deployments.api.test_inputs import ID, an_image, sent_raw
 
@@ -58,6 +61,41 @@ async def test_an_image_that_is_not_there_is_refused_in_the_field_that_names_it(
         error = problem(answer, 404)
         assert (error["param"], error["code"]) == (field, "input_not_found")
     await api.assert_idle()
+
+
+def a_mask(mode: str, *colors: Any) -> bytes:
+    """A PNG with a column of each colour."""
+    mask = Image.new(mode, (len(colors), 3))
+    for column, color in enumerate(colors):
+        mask.paste(color, (column, 0, column + 1, 3))
+    return saved(mask, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("mask", "rule"),
+    [
+        (a_mask("L", 0, 127), MASK_RULES["black"]),
+        (a_mask("RGB", (0, 0, 255)), MASK_RULES["black"]),
+        (a_mask("RGBA", (0, 0, 0, 255)), MASK_RULES["black"]),
+        (a_mask("RGBA", (255, 255, 255, 255), (0, 0, 0, 0)), MASK_RULES["transparent"]),
+        (a_mask("LA", (255, 254)), MASK_RULES["transparent"]),
+    ],
+)
+async def test_a_mask_that_changes_nothing_or_is_transparent_is_refused_before_a_job_is_queued(
+    api: Api, mask: bytes, rule: str
+) -> None:
+    known, other = await uploaded(api, MASK), await uploaded(api, mask)
+    answer = await api.http.post("/jobs", json={"prompt": "a circle", "init": {"input": known, "mask": other}})
+    error = problem(answer, 400)
+    assert (error["message"], error["param"]) == (f"init.mask {rule}.", "init.mask")
+    await api.assert_idle()
+    await api.submit(init={"input": other})  # it may be an image to begin with
+
+
+@pytest.mark.parametrize("mask", [a_mask("L", 0, 128), a_mask("RGBA", (0, 0, 0, 255), (255, 255, 255, 255))])
+async def test_a_mask_that_is_white_somewhere_and_opaque_is_taken(api: Api, mask: bytes) -> None:
+    known, other = await uploaded(api, MASK), await uploaded(api, mask)
+    await api.submit(init={"input": known, "mask": other})
 
 
 async def test_an_input_of_somebody_else_is_not_there(api: Api) -> None:

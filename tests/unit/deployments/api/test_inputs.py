@@ -18,7 +18,9 @@ from deployments.api.limits import FORM_BYTES
 from deployments.config import InputsConfig
 from deployments.input_store import id_of
 from deployments.keys import new_key
+from models.parameters import MASK_RULES
 from tests.fakes import PATIENCE_S, until
+from tests.image_files import saved
 from tests.unit.deployments.api.caller import Api, problem
 from tests.unit.deployments.test_job_queue import a_job
 
@@ -377,6 +379,8 @@ async def test_room_that_cannot_be_made_is_refused(api: Api) -> None:
     assert (await refused(400, left=2))["param"] == "left"
     assert (await refused(400, sideways=1))["param"] == "sideways"
     assert (await refused(404, left=1, mask="input_0"))["param"] == "mask"
+    transparent = (await sent_raw(api, saved(Image.new("RGBA", (3, 3)), "PNG"))).json()["id"]
+    assert (await refused(400, left=1, mask=transparent))["message"] == f"mask {MASK_RULES['transparent']}."
     await refused(404, id_of(b"another"), left=1)
 
 
