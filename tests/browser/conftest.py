@@ -17,6 +17,7 @@ from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
 from deployments.schema import Job
 from gradio_ingress.app import create_app
+from models.spec import ModelCard
 from tests.chromium import Profile, chromium, opened, profile  # noqa: F401
 from tests.fakes import an_intake
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline
@@ -41,13 +42,15 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page over a model, which a test may choose: its card is the fixture's parameter."""
+    card: ModelCard = getattr(request, "param", CARD)
     images = ImageStore(tmp_path_factory.mktemp("images"))
     started: Future[tuple[uvicorn.Server, Cluster, asyncio.AbstractEventLoop]] = Future()
 
     async def serve() -> None:
-        cluster = Cluster(images)  # its Dispatcher lives on the loop that serves the page
-        server = uvicorn.Server(uvicorn.Config(_site(images, cluster), log_level="warning"))
+        cluster = Cluster(images, card)  # its Dispatcher lives on the loop that serves the page
+        server = uvicorn.Server(uvicorn.Config(_site(images, cluster, card), log_level="warning"))
         started.set_result((server, cluster, asyncio.get_running_loop()))
         await server.serve(sockets=[listener])
 
@@ -63,12 +66,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         thread.join()
 
 
-def _site(images: ImageStore, cluster: Cluster) -> FastAPI:
+def _site(images: ImageStore, cluster: Cluster, card: ModelCard) -> FastAPI:
     """The page, and the API that it fetches pictures from."""
     app = FastAPI()
 
     intake = an_intake(cluster.client, cluster.images)
-    app.mount("/v1", create_api(cluster.client, images, intake, dict, [CARD.id], AccessPolicy()))
+    app.mount("/v1", create_api(cluster.client, images, intake, dict, [card.id], AccessPolicy()))
     page = create_app(cluster.client, AccessPolicy())
     app.router.lifespan_context = page.router.lifespan_context
     app.mount("/", page)
