@@ -30,11 +30,14 @@ def whole(image: Image.Image, mask: Image.Image | None, width: int, height: int,
     """Return all of an image in the size of the one that is generated.
 
     Raises:
-        InvalidRequest: the mask is black everywhere.
+        InvalidRequest: the mask has nothing white at that size.
     """
     in_size = None if mask is None else resized_mask(mask, width, height, mode)
     if in_size is not None and not in_size.any():
-        raise InvalidRequest("init.mask is black everywhere, so nothing would be made anew.", "init.mask")
+        size = f"{width}x{height} pixels"
+        raise InvalidRequest(
+            f"init.mask must be white where the image changes; at {size} it is black everywhere.", "init.mask"
+        )
     return InitPixels(resized(image, width, height, mode), in_size)
 
 
@@ -45,7 +48,7 @@ def around_mask(image: Image.Image, mask: Image.Image, width: int, height: int) 
     Source: `padding_mask_crop` of diffusers `StableDiffusionInpaintPipeline`.
 
     Raises:
-        InvalidRequest: the mask is black everywhere.
+        InvalidRequest: the mask has nothing white at that size.
     """
     original = whole(image, mask, *image.size, "stretch")
     assert original.mask is not None

@@ -82,7 +82,7 @@ def read_pixels(source: Source) -> InitPixels:
 
     Raises:
         NotFound: somebody has deleted a file; the inputs of a job are kept until it has ended.
-        InvalidRequest: the mask is black everywhere.
+        InvalidRequest: the mask has nothing white at that size.
     """
     image, mask = _read(source)
     if source.area == "masked" and mask is not None:

@@ -212,8 +212,12 @@ def test_what_lies_around_a_mask_is_made_anew_in_the_whole_size_as_by_the_pipeli
     assert not np.array_equal(ours[marked], np.asarray(photo)[marked])
 
 
-def test_a_mask_that_is_black_everywhere_is_refused():
-    black = Image.new("RGB", (64, 64))
-    for read in (lambda: around_mask(black, black, 32, 32), lambda: whole(black, black, 32, 32, "crop")):
-        with pytest.raises(InvalidRequest, match=r"^init\.mask is black everywhere"):
+def test_a_mask_of_which_nothing_white_is_left_is_refused_with_the_size():
+    image, dotted = Image.new("RGB", (640, 640)), Image.new("RGB", (640, 640))
+    dotted.putpixel((320, 320), (255, 255, 255))
+    for read, size in (
+        (lambda: around_mask(image, image, 32, 32), "640x640"),
+        (lambda: whole(image, dotted, 32, 32, "crop"), "32x32"),
+    ):
+        with pytest.raises(InvalidRequest, match=rf"^init\.mask must be white .* at {size} pixels it is black"):
             read()
