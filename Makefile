@@ -69,7 +69,7 @@ bench: .venv/.dev  ## the tables of benchmarks/
 	$(RUN) benchmarks.metrics
 	$(RUN) benchmarks.autoscale_sim --plot docs/images/autoscaling.png
 
-fuzz: .venv/.dev  ## 20,000 requests that nobody would write, to a service of its own
+fuzz: .venv/.dev  ## 20,000 requests that nobody would write, and 6,000 broken images, to a service of its own
 	$(RUN) tests.fuzz
 
 chaos: .venv/.dev  ## kill everything, and see what is lost: nothing
