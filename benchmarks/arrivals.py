@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.harness import Service
+from benchmarks.requests import body_of
 from models.spec import ImageSpec
-
-FIELDS = ("prompt", "num_inference_steps", "guidance_scale", "sampler", "seed")
 
 Arrival = tuple[float, ImageSpec]  # seconds from the start, and what is asked for
 Draw = Callable[[ImageSpec], Awaitable[object]]
@@ -41,8 +40,8 @@ def over_http(service: Service, arrivals: Sequence[Arrival], warm: Sequence[Imag
 
     async def both(clients: ThreadPoolExecutor) -> list[float]:
         async def draw(spec: ImageSpec) -> None:
-            body = {name: getattr(spec, name) for name in FIELDS}
-            await asyncio.get_running_loop().run_in_executor(clients, service.call, "/v1/images/generations", body)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(clients, service.call, "/v1/images/generations", body_of(spec))
 
         await asyncio.gather(*map(draw, warm))
         return await latencies(draw, arrivals)

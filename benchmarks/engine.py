@@ -5,8 +5,9 @@ import time
 
 import torch
 
-from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish
+from benchmarks.requests import CARD, MAX_ROWS, SHAPES, a_request
+from benchmarks.stages import CPU
 from models.checkpoint.configs import read_json
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine

@@ -31,7 +31,14 @@ class Service:
     def call(self, path: str, body: Any = None) -> Any:
         """GET, or POST a body; return the JSON of the answer."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        return self._send(path, data, "application/json")
+
+    def upload(self, image: bytes) -> str:
+        """Upload a PNG; return its id."""
+        return self._send("/v1/inputs", image, "image/png")["id"]
+
+    def _send(self, path: str, data: bytes | None, content_type: str) -> Any:
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": content_type})
         with urllib.request.urlopen(request, timeout=300) as answer:
             return json.loads(answer.read())
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.arrivals import Arrival, Draw, at_random, latencies, over_http
-from benchmarks.contenders import THREADS, a_request, running_batched
+from benchmarks.contenders import running_batched
 from benchmarks.harness import finish, running_service
+from benchmarks.requests import THREADS, a_request
 
 STEPS = (4, 20, 50)
 REQUESTS = 150

@@ -13,8 +13,9 @@ import torch
 
 from benchmarks import curve, plan
 from benchmarks.arrivals import at_random, over_http
-from benchmarks.contenders import CARD, CPU, MAX_ROWS, SHAPES, a_request
 from benchmarks.harness import finish, running_service
+from benchmarks.requests import CARD, MAX_ROWS, SHAPES, a_request
+from benchmarks.stages import CPU
 
 PICTURES = 150
 LOADS = (0.4, 0.7)  # of what a Denoiser can draw that has a core to itself

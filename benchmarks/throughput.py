@@ -21,15 +21,18 @@ from functools import partial
 from typing import Any
 
 import psutil
+import torch
 
-from benchmarks.contenders import MAX_ROWS, THREADS, Pipeline, Stages, a_request, running_batched
+from benchmarks.contenders import running_batched
 from benchmarks.harness import Service, finish, running_service
+from benchmarks.pipelines import Pipelines
+from benchmarks.requests import MAX_ROWS, THREADS, Requests, a_request, body_of
+from benchmarks.stages import Stages
 from models.spec import ImageSpec
 
 REQUESTS = 48
 TURNS = 2
 ROUNDS = 2  # a turn
-FIELDS = ("prompt", "num_inference_steps", "guidance_scale", "sampler", "seed")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
     "bfloat16": {"args": {"model": {"dtype": "bfloat16"}}},
@@ -68,8 +71,8 @@ def rounds(draw_all: Callable[[Sequence[ImageSpec]], object], specs: Sequence[Im
 
 def by_pipeline(specs: Sequence[ImageSpec]) -> list[float]:
     """One request at a time."""
-    pipeline = Pipeline()
-    return rounds(lambda some: [pipeline.draw([spec]) for spec in some], specs)
+    pipelines = Pipelines()
+    return rounds(lambda some: [pipelines.generate(Requests([spec])) for spec in some], specs)
 
 
 def by_batches(specs: Sequence[ImageSpec]) -> list[float]:
@@ -85,7 +88,7 @@ def by_batches(specs: Sequence[ImageSpec]) -> list[float]:
 def by_stages(specs: Sequence[ImageSpec]) -> list[float]:
     """All requests at once; prints how near the engine comes to the model's own speed."""
     stages = Stages()
-    seconds = rounds(stages.draw, specs)
+    seconds = rounds(lambda some: stages.generate(Requests(some)), specs)
     row_calls = sum(rows * count for rows, count in stages.forward_rows.items())
     bare = {rows: stages.forward_s(rows) for rows in {*stages.forward_rows, MAX_ROWS}}
     forwards = sum(bare[rows] * count for rows, count in stages.forward_rows.items())
@@ -102,7 +105,7 @@ def by_service(specs: Sequence[ImageSpec], **settings: Any) -> list[float]:
     with running_service(**settings) as service, ThreadPoolExecutor(len(specs)) as clients:
 
         def draw(spec: ImageSpec) -> None:
-            service.call("/v1/images/generations", {name: getattr(spec, name) for name in FIELDS})
+            service.call("/v1/images/generations", body_of(spec))
 
         before, start = cpu_seconds(service), time.perf_counter()
         seconds = rounds(lambda some: list(clients.map(draw, some)), specs)
@@ -161,6 +164,7 @@ def compare_settings(specs: Sequence[ImageSpec]) -> dict[str, float]:
 
 def main() -> None:
     """Print the tables."""
+    torch.set_num_threads(THREADS)
     print(f"{REQUESTS} requests, {THREADS} threads, float32, {TURNS * ROUNDS} rounds each, medians")
     mixed = compare("mixed samplers, steps and guidance", mixed_list())
     even = compare("one sampler and guidance, steps 10, 20 or 30", even_list())

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,18 @@ def marks(scene: Scene, seen: Seen) -> dict[str, bool]:
     return right | {"both things": asked == {(thing.colour, thing.shape) for thing in seen.things}, "relation": placed}
 
 
-def score(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
-    """Return, for each measure, its share of right pictures among those that it applies to."""
+def shares(marks: Iterable[Mapping[str, bool]]) -> dict[str, float]:
+    """Return, for each mark, its share of right pictures among those that it applies to."""
     found = defaultdict(list)
-    for picture, scene in zip(pictures, scenes, strict=True):
-        for name, right in marks(scene, look(picture)).items():
+    for each in marks:
+        for name, right in each.items():
             found[name].append(right)
     return {name: sum(right) / len(right) for name, right in found.items()}
+
+
+def score(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+    """Return, for each measure, its share of right pictures among those that it applies to."""
+    return shares(marks(scene, look(picture)) for picture, scene in zip(pictures, scenes, strict=True))
 
 
 def generate(pipeline: StableDiffusionPipeline, prompts: list[str], negative: str = "", **settings) -> np.ndarray:
