@@ -1,11 +1,14 @@
-"""Who competes: the diffusers pipeline behind `@serve.batch`.
+"""Who competes: the diffusers pipelines behind `@serve.batch`, and in processes of their own, one a core.
 
-It generates the images of the same requests as Darkroom's stages, with the same weights in float32, from prompt to PNG.
+All generate the images of the same requests as Darkroom's stages, with the same weights in float32, from prompt to PNG.
 """
 
 import asyncio
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from multiprocessing.synchronize import Barrier
 
 import ray
 import torch
@@ -55,3 +58,33 @@ def running_batched() -> Iterator[DeploymentHandle]:
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+@contextmanager
+def running_pipelines() -> Iterator[Callable[[Requests], list[list[bytes]]]]:
+    """Start a process of the pipelines on each core, with one thread; whichever is free takes the next request.
+
+    Yields what generates the images of requests one by one.
+    """
+    context = multiprocessing.get_context("spawn")
+    loaded = context.Barrier(THREADS + 1)
+    with context.Pool(THREADS, _load, (loaded,)) as pool:
+        loaded.wait()
+        yield lambda requests: pool.map(_generate, requests.split(1), chunksize=1)
+        pool.close()
+        pool.join()
+
+
+@cache
+def _pipelines() -> Pipelines:
+    return Pipelines()
+
+
+def _load(loaded: Barrier) -> None:
+    torch.set_num_threads(1)
+    _pipelines()
+    loaded.wait()
+
+
+def _generate(requests: Requests) -> list[bytes]:
+    return _pipelines().generate(requests)
