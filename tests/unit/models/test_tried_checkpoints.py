@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,19 @@ PIXELS_WITHIN = 1  # of 255
 STEPS, SIDE = 6, 64  # pixels
 CASES = [*MODEL_CASES, *SCHEDULER_CASES, *LAYOUT_CASES]
 assert len({case.name for case in CASES}) == len(CASES), "a row of the table has a name of its own"
+AT_NIGHT = SCHEDULER_CASES[1::2]
 HEAD = """| checkpoint | served | latents apart (relative L2) | pixels apart (of 255) | by default |
 |---|---|---|---|---|
 """
+
+
+def of_the_day(case: Case) -> Any:
+    """A case of every day, or one for the night."""
+    return pytest.param(case, marks=pytest.mark.nightly) if case in AT_NIGHT else case
+
+
+def name_of(case: Case) -> str:
+    return case.name
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +70,7 @@ def folder(case: Case, originals: dict[str, Path], tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.refused], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [of_the_day(case) for case in CASES if not case.refused], ids=name_of)
 def test_a_checkpoint_gives_the_image_of_its_own_pipeline(case: Case, folder: Path, rows: dict[str, str]) -> None:
     stages = Stages(folder, allowed_roots=case.allowed_roots(folder))
     spec = stages.spec(
