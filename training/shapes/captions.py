@@ -34,12 +34,19 @@ OPENINGS = ("a picture of", "a drawing of", "an image of", "a photo of")
 
 def full_caption(scene: Scene) -> str:
     """Name every attribute, in the commonest wording."""
+    return f"{styleless_caption(scene)}, {STYLE_WORDS[scene.style][0]}"
+
+
+def styleless_caption(scene: Scene) -> str:
+    """Name every attribute but the style."""
     first, *others = (f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.things)
     pattern = "" if scene.pattern == "plain" else scene.pattern + " "
     ground = f"on a {pattern}{scene.background} background"
-    words = f"{first} {scene.place} {others[0]} {ground}" if others else f"{first} {ground}, "
-    words += ", " if others else POSITION_WORDS[scene.place][0] + ", "
-    return words + STYLE_WORDS[scene.style][0]
+    return (
+        f"{first} {scene.place} {others[0]} {ground}"
+        if others
+        else f"{first} {ground}, {POSITION_WORDS[scene.place][0]}"
+    )
 
 
 def random_caption(scene: Scene, rng: np.random.Generator) -> str:

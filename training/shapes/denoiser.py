@@ -1,5 +1,8 @@
 """Train the UNet of the shapes model on cached latents."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -98,12 +101,20 @@ def likelihoods(captions: list[list[str]], harder: dict[str, float]) -> np.ndarr
     return weights / weights.sum()
 
 
-def train_denoiser(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: np.ndarray
-) -> UNet2DConditionModel:
-    """Train `unet` over a frozen text encoder; `latents` float16 [N, C, h, w] are scaled to unit deviation already."""
-    chosen = settings("denoiser")
-    _, captions = scenes()
+Loss = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]  # what `loop.train` asks for
+
+
+def velocity_loss(
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    captions: list[list[str]],
+    latents: np.ndarray,
+    chosen: dict[str, Any],
+) -> Loss:
+    """Return the loss of a `VelocityLoss` over batches of `latents`, float16 [N, C, h, w], of unit deviation.
+
+    `captions` has the same number of wordings for each; `chosen` is a section of the settings.
+    """
     wordings = len(captions[0])
     input_ids = tokenize(tokenizer, [words for row in captions for words in row]).view(len(captions), wordings, -1)
     empty = tokenize(tokenizer, [""])[0]
@@ -131,4 +142,13 @@ def train_denoiser(
         inputs = noisy, timesteps, embeds[:-1], embeds[-1], bare, velocity
         return module(*(tensor.to(DEVICE) for tensor in inputs))
 
+    return loss_of
+
+
+def train_denoiser(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: np.ndarray
+) -> UNet2DConditionModel:
+    """Train `unet` over a frozen text encoder; `latents` float16 [N, C, h, w] are scaled to unit deviation already."""
+    chosen = settings("denoiser")
+    loss_of = velocity_loss(text_encoder, tokenizer, scenes()[1], latents, chosen)
     return train("denoiser", VelocityLoss(unet, chosen["guidance"]), loss_of, chosen).unet

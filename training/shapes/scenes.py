@@ -61,12 +61,12 @@ def ground(colour: str, pattern: str) -> Pixels:
     return tone + (shade(colour) - tone) * PATTERNS[pattern][..., None]
 
 
-def _cover(d: Field) -> Field:
+def cover(d: Field) -> Field:
     """How much of each pixel lies inside, 0 … 1, with an edge one pixel wide."""
     return np.clip(0.5 - d, 0.0, 1.0)[..., None]
 
 
-def _smooth_noise(rng: np.random.Generator, cells: int) -> Field:
+def smooth_noise(rng: np.random.Generator, cells: int) -> Field:
     """Bilinear value noise in −1 … 1 with `cells` cells along a side."""
     grid = rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32)
     t = np.linspace(0, cells, SIZE, endpoint=False, dtype=np.float32)
@@ -76,15 +76,19 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> Field:
 
 
 def _flat(d: Field, colour: np.ndarray, picture: Pixels, rng: np.random.Generator) -> Pixels:
-    return picture + (colour - picture) * _cover(d)
+    return picture + (colour - picture) * cover(d)
+
+
+def ink(colour: np.ndarray, picture: Pixels) -> np.ndarray:
+    """The tone of an outline: black, or whatever shows beside a black or white fill and background. float32 [3]."""
+    around = np.median(picture.reshape(-1, 3), 0)
+    dark, light = (any(test(c) for c in (colour, around)) for test in (lambda c: c.max() < 80, lambda c: c.min() > 185))
+    return np.full(3, 128.0 if dark and light else 235.0 if dark else 15.0, np.float32)
 
 
 def _cartoon(d: Field, colour: np.ndarray, picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """An outline outside the shape: black, or whatever shows beside a black or white fill and background."""
-    around = np.median(picture.reshape(-1, 3), 0)
-    dark, light = (any(test(c) for c in (colour, around)) for test in (lambda c: c.max() < 80, lambda c: c.min() > 185))
-    ink = np.full(3, 128.0 if dark and light else 235.0 if dark else 15.0, np.float32)
-    return _flat(d, colour, picture + (ink - picture) * _cover(d - 3.0), rng)
+    """An outline outside the shape."""
+    return _flat(d, colour, picture + (ink(colour, picture) - picture) * cover(d - 3.0), rng)
 
 
 def blocks(field: np.ndarray, side: int = 4) -> np.ndarray:
@@ -101,21 +105,21 @@ def _pixel_art(d: Field, colour: np.ndarray, picture: Pixels, rng: np.random.Gen
 
 def _watercolor(d: Field, colour: np.ndarray, picture: Pixels, rng: np.random.Generator) -> Pixels:
     """Wavering edges, uneven paint that gathers at the rim."""
-    paint = colour + (255 - colour) * 0.14 * (1 + _smooth_noise(rng, 10)[..., None])
-    return _watercolor_edge(d + 1.4 * _smooth_noise(rng, 12), paint, picture)
+    paint = colour + (255 - colour) * 0.14 * (1 + smooth_noise(rng, 10)[..., None])
+    return _watercolor_edge(d + 1.4 * smooth_noise(rng, 12), paint, picture)
 
 
 def _watercolor_edge(d: Field, paint: Pixels, picture: Pixels) -> Pixels:
     rim = np.exp(-np.square((d + 1.5) / 1.5))[..., None]
-    cover = np.clip(0.5 - d / 2.5, 0.0, 1.0)[..., None]
-    return picture + (paint * (1 - 0.22 * rim) - picture) * cover
+    wet = np.clip(0.5 - d / 2.5, 0.0, 1.0)[..., None]
+    return picture + (paint * (1 - 0.22 * rim) - picture) * wet
 
 
 def _neon(d: Field, colour: np.ndarray, picture: Pixels, rng: np.random.Generator) -> Pixels:
     """A tube of light along the edge, glowing both ways."""
     away = np.abs(d)[..., None] - 2.0
     glow = picture + (colour - picture) * 0.42 * np.exp(-np.maximum(away, 0.0) / 3)
-    return glow + (colour - glow) * _cover(away[..., 0])
+    return glow + (colour - glow) * cover(away[..., 0])
 
 
 def _line_drawing(d: Field, colour: np.ndarray, picture: Pixels, rng: np.random.Generator) -> Pixels:
@@ -136,9 +140,9 @@ STYLES: dict[str, Callable[[Field, np.ndarray, Pixels, np.random.Generator], Pix
 
 def _washed_paper(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """An uneven wash that ends short of the white paper's edge."""
-    wash = (picture + (255 - picture) * 0.10) * (1 + 0.10 * _smooth_noise(rng, 6)[..., None])
+    wash = (picture + (255 - picture) * 0.10) * (1 + 0.10 * smooth_noise(rng, 6)[..., None])
     to_edge = np.maximum(np.abs(X), np.abs(Y)) - SIZE / 2
-    return _watercolor_edge(to_edge + 6.0 + 1.4 * _smooth_noise(rng, 12), wash, np.full(3, 252.0, np.float32))
+    return _watercolor_edge(to_edge + 6.0 + 1.4 * smooth_noise(rng, 12), wash, np.full(3, 252.0, np.float32))
 
 
 def _lines(period: int) -> np.ndarray:
