@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
+from training.shapes.adapter_styles import DIAMONDS, TO_LEAD, WEAVE
 from training.shapes.outlines import SHAPES, SIZE, distance
 from training.shapes.scenes import COLOURS, PATTERNS, SIZES, blocks, ground, shade
 
@@ -50,7 +51,7 @@ def look(pixels: np.ndarray) -> Seen:
         picture[grid - 1 :: grid] = picture[grid - 2 :: grid]
     background = _background(picture)
     gap = _gap(picture, background)
-    away = (gap > 38) | (ndimage.binary_dilation(gap > 38) & (gap > 22))
+    away = _away(gap)
     if washed:
         away &= _EDGE >= 9
     pattern = _pattern(picture, background, away)
@@ -59,6 +60,49 @@ def look(pixels: np.ndarray) -> Seen:
     found = [f for blob in _blobs(away, gap) if (f := _found(picture, blob, crisp, tones, blocky=grid == 4))]
     style = {4: "pixel art", 8: "mosaic"}.get(grid) or ("watercolor" if washed else _style(picture, tones, found))
     return Seen(background, pattern, style, tuple(f.seen for f in found))
+
+
+def adapter_style(pixels: np.ndarray) -> str | None:
+    """Name the style of an adapter by the texture that it gives backgrounds, or None for a style of the base model.
+
+    Cloth has the weave of `adapter_styles`; glass differs from diamond to diamond and not within; a wiped board
+    changes across its diagonal strokes and hardly along them.
+    """
+    picture = pixels.astype(np.float32)
+    background = _background(picture)
+    away = _away(_gap(picture, background))
+    pattern = PATTERNS[_pattern(picture, background, away)]
+    clear = ~ndimage.binary_dilation(away, iterations=5) & (_EDGE >= 4) & (pattern < 0.8)
+    if _grid(picture) or clear.sum() < 800:
+        return None
+    share = (_second_tone(picture, background) - pattern) / (1 - np.minimum(pattern, 0.8))
+    share = ndimage.gaussian_filter(share, 1.0)
+    if share[clear & (WEAVE == 1)].mean() - share[clear & (WEAVE == 0)].mean() > 0.065:
+        return "embroidery"
+    between, within = _deviations(share, DIAMONDS, clear & (TO_LEAD > 5))
+    wash = within > 0.06 and _washed(picture)
+    if between > 0.15 and between > 0.7 * within and not wash:
+        return "stained glass"
+    across, along = _changes(share, clear)
+    return "chalk" if across > 0.1 and across > 1.5 * along else None
+
+
+def _deviations(field: np.ndarray, cells: np.ndarray, where: np.ndarray) -> tuple[float, float]:
+    """The standard deviation of a field's means in cells, and the field's own within them; of cells in full view."""
+    numbers = cells[where]
+    counts = np.bincount(numbers)
+    means, squares = (np.bincount(numbers, field[where] ** power) / np.maximum(counts, 1) for power in (1, 2))
+    seen = counts > 30
+    within = np.average((squares - means**2)[seen], weights=counts[seen])
+    return float(means[seen].std()), float(np.sqrt(max(within, 0)))
+
+
+def _changes(field: np.ndarray, where: np.ndarray, step: int = 4) -> tuple[float, float]:
+    """How much a field changes, on average, over `step` pixels down and right, and over as many down and left."""
+    ends = [(field[step:, step:], field[:-step, :-step]), (field[step:, :-step], field[:-step, step:])]
+    both = [where[step:, step:] & where[:-step, :-step], where[step:, :-step] & where[:-step, step:]]
+    down_right, down_left = (float(np.abs(a - b)[m].mean()) for (a, b), m in zip(ends, both, strict=True))
+    return down_right, down_left
 
 
 def position(x: float, y: float) -> str:
@@ -128,6 +172,11 @@ def _gap(picture: np.ndarray, background: str) -> np.ndarray:
     rest = picture - (tone + (shade(background) - tone) * share)
     light = rest.mean(-1)
     return np.sqrt(np.square(rest - light[..., None]).sum(-1) + 0.5 * 3 * np.square(light))
+
+
+def _away(gap: np.ndarray) -> np.ndarray:
+    """Where a picture is not background."""
+    return (gap > 38) | (ndimage.binary_dilation(gap > 38) & (gap > 22))
 
 
 def _pattern(picture: np.ndarray, background: str, away: np.ndarray) -> str:
