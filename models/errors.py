@@ -72,6 +72,18 @@ class UnusableCheckpoint(DarkroomError):
     code = "unusable_checkpoint"
 
 
+class UnusableAdapter(DarkroomError):
+    """An adapter file that cannot be used: why. Whoever names the file adds its name."""
+
+    code = "unusable_adapter"
+
+
+class AdapterChanged(DarkroomError):
+    """An adapter file is not what it was when the job was accepted."""
+
+    code = "adapter_changed"
+
+
 class UnsupportedSampler(InvalidRequest):
     """A scheduler that is not linear in its inputs, or not finite at this step count. No other try would help."""
 

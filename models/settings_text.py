@@ -40,6 +40,8 @@ def settings_text(spec: ImageSpec) -> str:
     values = {name: write_value(_value(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)}
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
+    if spec.loras:
+        values["Lora hashes"] = write_value(", ".join(f"{lora.name}: {lora.sha256[:12]}" for lora in spec.loras))
     values["Model"] = values.pop("Model")  # the last one, as there
     lines = [spec.prompt, f"Negative prompt: {spec.negative_prompt}"] if spec.negative_prompt else [spec.prompt]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in values.items())])

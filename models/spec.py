@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from math import ceil
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from models.hires import Hires, check_scale, check_shape, hires_size, of_pass
 from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER, Area, ResizeMode
 from models.validation import MAX_VALUE
 
+SHOWN_NAMES = 8
 LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
 
 
@@ -49,6 +51,15 @@ class InitImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA that an image is generated with; a negative weight takes away what it adds."""
+
+    name: str  # of the file in the model's folder of adapters, without suffix
+    weight: float
+    sha256: str = ""  # of the file, once the job is accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec(_Computed):
     """One image with nothing left open. Width and height are pixels, and those of its first pass."""
 
@@ -68,6 +79,7 @@ class ImageSpec(_Computed):
     embedded_guidance: bool = False  # the model takes the guidance scale as an input: see `ModelCard`
     init: InitImage | None = None
     hires: Hires | None = None
+    loras: tuple[Lora, ...] = ()
     family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
 
     @property
@@ -146,6 +158,19 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterCard:
+    """A LoRA file beside a model, as requests may name it."""
+
+    name: str  # of the file, without suffix
+    sha256: str = ""
+    rank: int = 0
+    title: str = ""  # this and what follows, as the file says
+    base: str = ""
+    trigger_words: tuple[str, ...] = ()
+    problem: str | None = None  # why it cannot be used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What a checkpoint allows and prefers."""
 
@@ -168,6 +193,8 @@ class ModelCard:
     latent_rgb: LatentRgb = ()  # for previews; empty: there are none
     files: Mapping[str, str] = field(default_factory=dict)  # each file that is read -> its SHA-256
     aliases: tuple[str, ...] = ()  # the operator's other names for it
+    text_width: int | None = None  # of the text that the denoiser attends to: a LoRA for another one is foreign
+    adapters: tuple[AdapterCard, ...] | None = None  # None: there is no folder of them
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,7 +211,22 @@ class ModelCard:
         if spec.hires is not None:
             width, height = hires_size((spec.width, spec.height), spec.hires.scale, self.size_multiple)
             spec = replace(spec, hires=replace(spec.hires, width=width, height=height))
-        return self.check(spec)
+        return self.check(replace(spec, loras=tuple(map(self._found, spec.loras, range(len(spec.loras))))))
+
+    def _found(self, lora: Lora, index: int) -> Lora:
+        """Return a LoRA of a request with the digest of its file. Raises InvalidRequest."""
+        path = f"loras[{index}].name"
+        if self.adapters is None:
+            raise InvalidRequest(f"{path}: {self.id} has no adapters: its config names no folder of them.", path)
+        names = [card.name for card in self.adapters if card.problem is None]
+        card = next((card for card in self.adapters if card.name == lora.name), None)
+        if card is None:
+            near = get_close_matches(lora.name, names, cutoff=0.5) or names[:SHOWN_NAMES]
+            message = f"{path}: {self.id} has no LoRA {lora.name!r}. {_listed(near, len(names))}"
+            raise InvalidRequest(message, path)
+        if card.problem is not None:
+            raise InvalidRequest(f"{path}: {lora.name} {card.problem}", path)
+        return replace(lora, sha256=card.sha256)
 
     def warnings_for(self, spec: ImageSpec) -> tuple[str, ...]:
         """Return the warnings of an allowed image, before it is generated."""
@@ -269,6 +311,12 @@ class ModelCard:
             self._check_init(spec.passes[1])
         except InvalidRequest as error:
             raise of_pass(1, error) from None
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    if not names:
+        return "It has none now."
+    return f"{'It has' if len(names) == count else 'Near are'} {', '.join(names)}."
 
 
 def find_card(cards: Sequence[ModelCard], name: str | None) -> ModelCard | None:

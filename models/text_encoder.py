@@ -3,16 +3,20 @@
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from models.adapters.lora_bank import LoraBank, RowRanks
+from models.adapters.resident_loras import ResidentLoras
 from models.checkpoint.configs import read_json
 from models.checkpoint.loading import load_component, parameter_bytes
+from models.errors import DarkroomError
 from models.families.base import Conditioning, Family, Text, TextComponents
 from models.families.registry import FAMILIES
-from models.spec import ImageSpec, Tokens
+from models.spec import ImageSpec, Lora, Tokens
 
 CACHED_TEXTS = 256
 
@@ -37,6 +41,7 @@ class TextEncoder:
         self._family = family
         self._components = components
         self._batch_invariant = batch_invariant
+        self._loras: ResidentLoras | None = None
         self._cache: OrderedDict[Text, Conditioning] = OrderedDict()
         self.asked = 0  # texts so far
         self.cached = 0  # of them, those that needed no forward
@@ -48,6 +53,12 @@ class TextEncoder:
             *(part for part in self._components.loaded.values() if isinstance(part, torch.nn.Module))
         )
 
+    def enable_loras(self, folder: Path, max_rank: int, capacity: int) -> None:
+        """Let texts name LoRAs of a folder, of up to `max_rank`; `capacity` ranks of them are kept."""
+        models = {name: part for name, part in self._components.loaded.items() if isinstance(part, torch.nn.Module)}
+        banks = {name: LoraBank(model, capacity) for name, model in models.items()}
+        self._loras = ResidentLoras(folder, banks, lambda path: self._family.read_lora(path, banks.keys()), max_rank)
+
     def warm_up(self) -> None:
         """Run one forward, so that the first prompt does not wait for what the first forward sets up."""
         with torch.inference_mode():
@@ -58,16 +69,28 @@ class TextEncoder:
         return self._family.count_tokens(self._components, text)
 
     @torch.inference_mode()
-    def encode(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt]:
-        """Encode the texts of a batch of images. Each text is encoded once."""
+    def encode(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt | DarkroomError]:
+        """Encode the texts of a batch of images, each text once. An image whose LoRA cannot be used is an error."""
         start = time.perf_counter()
         texts = [self._family.texts(spec) for spec in specs]
         encoded = self._encode([text for each in texts for text in each])
         seconds = time.perf_counter() - start
-        return [
-            EncodedPrompt(rows=tuple(encoded[text] for text in each), cut=self._cut(spec, each), encode_s=seconds)
-            for spec, each in zip(specs, texts, strict=True)
-        ]
+        return [self._prompt(spec, each, encoded, seconds) for spec, each in zip(specs, texts, strict=True)]
+
+    def _prompt(
+        self,
+        spec: ImageSpec,
+        texts: Sequence[Text],
+        encoded: Mapping[Text, Conditioning | DarkroomError],
+        seconds: float,
+    ) -> EncodedPrompt | DarkroomError:
+        rows: list[Conditioning] = []
+        for text in texts:
+            row = encoded[text]
+            if isinstance(row, DarkroomError):
+                return row
+            rows.append(row)
+        return EncodedPrompt(rows=tuple(rows), cut=self._cut(spec, texts), encode_s=seconds)
 
     def _cut(self, spec: ImageSpec, texts: Sequence[Text]) -> dict[str, str]:
         """Return the ends of an image's texts that are not read; none of a negative prompt that is not among them."""
@@ -76,21 +99,56 @@ class TextEncoder:
             read["negative_prompt"] = spec.negative_prompt
         return {name: cut for name, text in read.items() if (cut := self.tokens(text).cut)}
 
-    def _encode(self, texts: Sequence[Text]) -> dict[Text, Conditioning]:
+    def _encode(self, texts: Sequence[Text]) -> dict[Text, Conditioning | DarkroomError]:
         """Return the conditioning of `texts`; new ones share a forward."""
         unique = list(dict.fromkeys(texts))
-        found = {text: self._cache[text] for text in unique if text in self._cache}
+        found: dict[Text, Conditioning | DarkroomError] = {
+            text: self._cache[text] for text in unique if text in self._cache
+        }
         missing = [text for text in unique if text not in found]
         self.asked += len(unique)
         self.cached += len(found)
-        for group in [[text] for text in missing] if self._batch_invariant else [missing] if missing else []:
-            found |= zip(group, self._family.encode(self._components, group), strict=True)
-        for text in unique:
-            self._cache[text] = found[text]
-            self._cache.move_to_end(text)
+        for group in [[text] for text in missing] if self._batch_invariant else self._groups(missing):
+            found |= self._encode_group(group)
+        for text, row in found.items():
+            if not isinstance(row, DarkroomError):
+                self._cache[text] = row
+                self._cache.move_to_end(text)
         while len(self._cache) > CACHED_TEXTS:
             self._cache.popitem(last=False)
         return found
+
+    def _groups(self, texts: Sequence[Text]) -> list[list[Text]]:
+        """Return texts in groups whose LoRAs all have room."""
+        groups: list[list[Text]] = []
+        for text in texts:
+            if groups and (self._loras is None or self._loras.has_room(_loras_of([*groups[-1], text]))):
+                groups[-1].append(text)
+            else:
+                groups.append([text])
+        return groups
+
+    def _encode_group(self, texts: Sequence[Text]) -> dict[Text, Conditioning | DarkroomError]:
+        """Return the conditioning of texts, each with its own LoRAs, in one forward."""
+        if self._loras is None or not _loras_of(texts):
+            return dict(zip(texts, self._family.encode(self._components, texts), strict=True))
+        failed: dict[Text, DarkroomError] = {}
+        held: dict[Text, Mapping[str, RowRanks]] = {}
+        with ExitStack() as stack:
+            for text in texts:
+                try:
+                    held[text] = self._loras.hold(text.loras)
+                    stack.callback(self._loras.release, text.loras)
+                except DarkroomError as error:
+                    failed[text] = error
+            for name, bank in self._loras.banks.items():
+                stack.enter_context(bank.added_to([ranks[name] for ranks in held.values()]))
+            rows = self._family.encode(self._components, list(held)) if held else []
+        return failed | dict(zip(held, rows, strict=True))
+
+
+def _loras_of(texts: Sequence[Text]) -> list[Lora]:
+    return list(dict.fromkeys(lora for text in texts for lora in text.loras))
 
 
 def load_text_encoder(

@@ -151,6 +151,8 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
         encoder = load_text_encoder(folder, card.family, device, dtype)
         lap("loaded", encoder.parameter_bytes)
         [encoded] = encoder.encode([spec])
+        if isinstance(encoded, DarkroomError):
+            raise encoded
         lap("encoded")
     for name, end in encoded.cut.items():
         print(f"warning: the end of the {name.replace('_', ' ')} was not read: {end!r}")

@@ -17,7 +17,7 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.init_image import InitPixels, encode_init
 from models.spec import EncodedImage, ImageSpec, StepUpdate
-from models.text_encoder import load_text_encoder
+from models.text_encoder import EncodedPrompt, load_text_encoder
 from models.upscaling import FirstPass, upscale
 from models.vae import Decoded, load_vae
 
@@ -61,6 +61,7 @@ class Stages:
     def state(self, spec: ImageSpec, steps_off: int = 0, image: EncodedImage | None = None) -> DenoiseState:
         """The picture at its first step; `steps_off` bends the plan, for negative controls."""
         [encoded] = self.text_encoder.encode([spec])
+        assert isinstance(encoded, EncodedPrompt), encoded
         plan = self.model.plan(replace(spec, num_inference_steps=spec.num_inference_steps + steps_off))
         return new_state(spec, encoded, plan, self.model, image)
 

@@ -41,6 +41,7 @@ def read_outline(folder: Path, name: str, operators: Mapping[str, Any] | None = 
         size_multiple=own.size_multiple or facts.size_multiple,
         samplers=family.samplers,
         max_tokens=facts.max_tokens,
+        text_width=facts.text_width,
         embedded_guidance=facts.embedded_guidance,
         requires=facts.requires,
         styles=own.styles,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.adapters.lora_bank import LoraBank, LowRank
 from models.checkpoint.folder import read_scheduler
 from models.checkpoint.loading import load_component, parameter_bytes
 from models.errors import UnsupportedSampler
@@ -34,6 +36,7 @@ class DenoiserModel:
         self.scale = scale  # pixels to a latent cell
         self.device = device
         self.dtype: torch.dtype = model.dtype
+        self._bank: LoraBank | None = None
 
     @property
     def parameter_bytes(self) -> int:
@@ -44,13 +47,24 @@ class DenoiserModel:
         """Compile the forward. Each new shape, row counts included, costs its first batch a minute or more."""
         self._forward = torch.compile(self._model, dynamic=False)
 
+    def enable_loras(self, capacity: int, row_ranks: int | None = None) -> LoraBank:
+        """Return a new bank of LoRAs, from which rows add what they say. Before the first forward."""
+        self._bank = LoraBank(self._model, capacity, row_ranks=row_ranks)
+        return self._bank
+
+    def read_lora(self, path: Path) -> dict[str, dict[str, LowRank]]:
+        """Return what a LoRA file adds to the modules. Raises UnusableAdapter."""
+        return self.family.read_lora(path, (self.family.denoiser,), self._model.config)
+
     @torch.inference_mode()
     def predict(self, batch: Batch, padded_rows: int | None = None) -> Float[Tensor, "R C h w"]:
         """Return the model's output of each row, float32. The last row fills the forward up to `padded_rows`."""
         rows = len(batch.latents)
         if padded_rows is not None and padded_rows > rows:
             batch = batch.rows(torch.arange(padded_rows).clamp(max=rows - 1))
-        return self.family.predict(self._forward, batch._replace(latents=batch.latents.to(self.dtype)))[:rows].float()
+        with self._bank.added_to(batch.loras) if self._bank else nullcontext():
+            output = self.family.predict(self._forward, batch._replace(latents=batch.latents.to(self.dtype)))
+        return output[:rows].float()
 
     def plan(self, spec: ImageSpec) -> SamplerPlan:
         """Return how an image's sampler steps (3 to 30 ms the first time: not on the engine's thread).
@@ -106,6 +120,7 @@ class DenoiserModel:
             noise(rows, *key.latent_shape),
             torch.linspace(1, 999, rows, device=self.device),
             [{name: noise(*shape).to(self.dtype) for name, shape in key.shapes} for _ in range(rows)],
+            [self._bank.example(k) for k in range(rows)] if self._bank else (),
         )
 
     def _key(self, latent_shape: tuple[int, int, int], shapes: Mapping[str, tuple[int, ...]]) -> BatchKey:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.adapters.lora_bank import NO_RANKS, RowRanks
 from models.denoiser.model import DenoiserModel
 from models.denoiser.start import Kept, Start, begin_with, with_noise
 from models.families.base import Batch, BatchKey, Conditioning, Family
@@ -25,6 +26,7 @@ class DenoiseState:
     conditioning: Sequence[Conditioning]  # of each row that it takes of a forward; the negative prompt's comes first
     history: Float[Tensor, "terms C h w"]  # what the plan's weights are of, each in its slot
     generator: torch.Generator
+    loras: RowRanks = NO_RANKS  # what its rows add to the model
     kept: Kept | None = None
     cut: Mapping[str, str] = field(default_factory=dict)  # see `EncodedPrompt`
     encode_s: float = 0.0
@@ -65,8 +67,11 @@ def new_state(
     plan: SamplerPlan,
     model: DenoiserModel,
     image: EncodedImage | None = None,
+    loras: RowRanks = NO_RANKS,
 ) -> DenoiseState:
     """Return an image before its first step, on the model's device. It begins with `image`, else with noise.
+
+    `loras` is what the model's bank has of its LoRAs, for as long as it runs.
 
     All is drawn on the CPU by the image's own generator, so that it depends on nothing but the seed.
     """
@@ -88,6 +93,7 @@ def new_state(
         conditioning=rows,
         history=history.to(model.device),
         generator=generator,
+        loras=loras,
         kept=start.kept and Kept(*(tensor.to(model.device) for tensor in start.kept)),
         cut=encoded.cut,
         encode_s=encoded.encode_s,
@@ -102,7 +108,8 @@ def stack_rows(batch: Sequence[DenoiseState]) -> Batch:
     timesteps = torch.tensor([state.plan.timesteps[state.index] for state in batch])
     latents = torch.stack([state.latents for state in batch]) * scales.to(device).view(-1, 1, 1, 1)
     conditioning = [row for state in batch for row in state.conditioning]
-    return Batch(latents[image_of_row], timesteps[image_of_row].to(device), conditioning)
+    loras = [state.loras for state in batch for _ in range(state.rows)]
+    return Batch(latents[image_of_row], timesteps[image_of_row].to(device), conditioning, loras)
 
 
 def apply_guidance(

@@ -8,18 +8,20 @@ its latents and timestep. A `BatchKey` is what images must have in common to sha
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from models.errors import UnusableAdapter
 from models.parameters import SAMPLERS, model_calls
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.adapters.lora_bank import LowRank, RowRanks
     from models.checkpoint.sizes import Size, SizeEntries
-    from models.spec import ImageSpec, Tokens
+    from models.spec import ImageSpec, Lora, Tokens
 
 Domain = Literal["text", "latents", "pixels"]  # of the tensors that a stage computes
 Conditioning = Mapping[str, "Tensor"]  # of one row, by the names that the family's denoiser has for them
@@ -50,6 +52,7 @@ class Facts:
     side: int  # pixels that it was trained for
     size_multiple: int  # pixels; width and height are multiples of it
     max_tokens: int  # of a prompt, without start and end
+    text_width: int | None = None  # of what the denoiser attends to, if LoRAs are told apart by it
     max_clip_skip: int = 0  # last layers of the text encoders that a prompt may skip
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where its requests differ from other checkpoints'
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
@@ -61,6 +64,7 @@ class Text(NamedTuple):
 
     words: str | None  # None: there is no negative prompt
     clip_skip: int = 0  # last layers of the text encoder that are skipped
+    loras: "tuple[Lora, ...]" = ()
 
 
 class Segment(NamedTuple):
@@ -91,6 +95,7 @@ class Batch(NamedTuple):
     latents: "Tensor"  # [R, C, h, w]
     timesteps: "Tensor"  # [R]
     conditioning: Sequence[Conditioning]  # of each row
+    loras: "Sequence[RowRanks]" = ()  # of each row; empty: there is no bank of them
 
     def stacked(self, name: str) -> "Tensor":
         """Return one tensor of all rows, [R, …]."""
@@ -100,7 +105,9 @@ class Batch(NamedTuple):
 
     def rows(self, index: "Tensor") -> "Batch":
         """Return the rows that `index` names, in that order."""
-        return Batch(self.latents[index], self.timesteps[index], [self.conditioning[row] for row in index.tolist()])
+        rows = index.tolist()
+        loras = [self.loras[row] for row in rows] if self.loras else ()
+        return Batch(self.latents[index], self.timesteps[index], [self.conditioning[row] for row in rows], loras)
 
 
 class TextComponents(NamedTuple):
@@ -153,10 +160,10 @@ class Family(ABC):
 
         Source: diffusers `StableDiffusionPipeline.encode_prompt`.
         """
-        prompt = Text(spec.prompt, spec.clip_skip)
+        prompt = Text(spec.prompt, spec.clip_skip, spec.loras)
         if spec.embedded_guidance or not self.is_guided(spec):
             return (prompt,)
-        return (Text(spec.negative_prompt or None), prompt)
+        return (Text(spec.negative_prompt or None, loras=spec.loras), prompt)
 
     def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
         """Return the work of each pass of an image: the one source of its cost, its estimates and its demand."""
@@ -219,6 +226,14 @@ class Family(ABC):
         noise of these shapes.
         """
         return {name: tuple(tensor.shape) for name, tensor in conditioning.items()}
+
+    def read_lora(self, path: Path, components: Collection[str], config: Any = None) -> "dict[str, dict[str, LowRank]]":
+        """Return what a LoRA file adds to each module of `components`; `config` is the denoiser's, if it is among them.
+
+        Raises:
+            UnusableAdapter: it is not for this family, or cannot be read.
+        """
+        raise UnusableAdapter(f"cannot be used: models of the family {self.name} take no LoRAs.")
 
     @abstractmethod
     def latent_channels(self, config: Any) -> int:

@@ -3,7 +3,7 @@
 Source: diffusers `pipelines/stable_diffusion/pipeline_stable_diffusion.py`, and `pipelines/latent_consistency_models`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,7 @@ from models.parameters import MAX_CLIP_SKIP, MAX_SIDE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.adapters.lora_bank import LowRank
     from models.spec import ImageSpec, Tokens
 
 UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
@@ -67,6 +68,7 @@ class StableDiffusion(Family):
             side=side,
             size_multiple=scale,
             max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
+            text_width=read_entry(folder, UNET_CONFIG, "cross_attention_dim", int),
             max_clip_skip=self._max_clip_skip(folder),
             defaults=distilled if _takes_guidance(folder) else {},
             embedded_guidance=_takes_guidance(folder),
@@ -150,6 +152,12 @@ class StableDiffusion(Family):
 
             latents = torch.cat([latents, inputs.pop(MASKED)], 1)
         return model(latents, batch.timesteps, return_dict=False, **self._arguments(inputs))[0]
+
+    def read_lora(self, path: Path, components: Collection[str], config: Any = None) -> "dict[str, dict[str, LowRank]]":
+        """Return what a LoRA file adds to each module."""
+        from models.adapters.lora_file import read_lora
+
+        return read_lora(path, components, config)
 
     def to_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return what the VAE decodes."""

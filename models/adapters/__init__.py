@@ -1,0 +1,1 @@
+"""Files beside a checkpoint that change what it generates, row by row."""
