@@ -13,6 +13,7 @@ from deployments.pipeline import Pipeline
 from deployments.request_errors import check_defaults
 from deployments.serve.replicas import stage_replicas
 from deployments.stages.model import Model
+from models.adapters.lora_folder import check_folder
 from models.checkpoint.location import check, resolve_checkpoint
 
 
@@ -52,9 +53,11 @@ def build_model(config: ModelConfig) -> Application:
 
     Raises:
         UnusableCheckpoint: which file, and why; or the defaults that the model does not allow.
+        UnusableAdapter: there is no such folder of adapters.
         UnusablePostProcessor: an entry of `postprocess`, and why.
     """
     check(config.checkpoint, config.allowed_roots)
+    check_folder(config.adapters_path)
     # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
     # checkpoint that is refused; and Ray tries a build that fails four times.
     from deployments.stages.denoiser import Denoiser
@@ -76,4 +79,6 @@ def build_model(config: ModelConfig) -> Application:
         serve.deployment(TextEncoder).bind(config, card),
         serve.deployment(Denoiser, user_config=DenoiserKnobs().model_dump()).bind(config, card),
         serve.deployment(Vae).bind(config, card),
+        adapters=config.adapters_path,
+        max_lora_rank=config.max_lora_rank,
     )

@@ -16,10 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from deployments.nested_requests import MAX_LORAS
 from deployments.schema import GenerationRequest
 from models.parameters import DtypeName
 from models.validation import Matching
 
+ROOT = Path(__file__).parents[1]
 MAX_UPLOAD = 32 * 2**20  # bytes; `UPLOAD_TIMEOUT_S` of Serve's proxy is for two such files
 LEAST_ROWS = 2  # those of one guided picture
 WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
@@ -186,6 +188,16 @@ class ModelConfig(Settings):
         description="What requests that leave a field out get, over the checkpoint's own defaults.",
     )
 
+    adapters: Path | None = Field(
+        default=None, description="A folder of LoRA files; new ones can be used without a restart. Default: none."
+    )
+    max_lora_rank: int = Field(default=128, ge=1, le=1024, description="The greatest rank that a LoRA may have.")
+    max_resident_loras: int = Field(
+        default=4,
+        ge=MAX_LORAS,
+        le=256,
+        description="LoRAs of that rank that a replica has room for, and more of smaller ones; memory grows with both.",
+    )
     postprocess: tuple[str, ...] = Field(
         default=(),
         description="The operator's own code over each image, in order: package.module:Class. See docs/postprocess.md.",
@@ -194,6 +206,16 @@ class ModelConfig(Settings):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     vae: VaeConfig = VaeConfig()
+
+    @property
+    def adapters_path(self) -> Path | None:
+        """The folder of adapters in use, absolute. A relative one is relative to the repository, as checkpoints are."""
+        return self.adapters and (ROOT / self.adapters.expanduser()).absolute()
+
+    @property
+    def lora_ranks(self) -> int:
+        """Ranks of LoRAs that a replica has room for."""
+        return self.max_resident_loras * self.max_lora_rank
 
     @field_validator("postprocess")
     @classmethod

@@ -12,6 +12,8 @@ IMAGE_FORMAT = {"format": "image-id"}  # of a text that names an image: the page
 MAX_IMAGE_ID = 200  # characters
 UNMASKED = ("strength", "resize_mode")  # what an image without a mask has
 MAX_MASK_BLUR = 64  # pixels
+MAX_LORAS = 4  # of a request
+MAX_LORA_WEIGHT = 5.0
 
 
 def strength_of(what: str) -> Any:
@@ -60,6 +62,20 @@ class InitRequest(RequestBody):
         if value != default and "mask" in info.data and info.data["mask"] is None:
             raise ValueError("must be left out without a mask")
         return value
+
+
+class LoraRequest(RequestBody):
+    """A LoRA to generate with: a file in the model's folder of adapters."""
+
+    name: str = Field(min_length=1, max_length=100, description="Its name, as `GET /v1/models/{model}` lists it.")
+    weight: float = Field(
+        1.0,
+        ge=-MAX_LORA_WEIGHT,
+        le=MAX_LORA_WEIGHT,
+        allow_inf_nan=False,
+        description="How much of it is added; less than 0 takes away what it adds.",
+        json_schema_extra={"step": 0.05},
+    )
 
 
 class HiresRequest(RequestBody):

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
-from deployments.nested_requests import HiresRequest, InitRequest
+from deployments.nested_requests import MAX_LORAS, HiresRequest, InitRequest, LoraRequest
 from deployments.request_body import RequestBody
 from deployments.stages import Phase
 from deployments.styles import StyleName
@@ -84,6 +84,9 @@ class GenerationRequest(RequestBody):
     sampler: Sampler | None = of_model(description="The method that removes the noise.")
     init: InitRequest | None = Field(None, description="An image to begin with.")
     hires: HiresRequest | None = Field(None, description="A second pass at a higher resolution.")
+    loras: list[LoraRequest] | None = Field(
+        None, max_length=MAX_LORAS, description="LoRAs to generate with, each of another name."
+    )
     seed: int | None = Field(
         None,
         ge=RANDOM_SEED,
@@ -119,6 +122,14 @@ class GenerationRequest(RequestBody):
         if text is not None and "\0" in text:
             raise ValueError("must not contain the NUL character")
         return text
+
+    @field_validator("loras")
+    @classmethod
+    def _each_once(cls, loras: list[LoraRequest] | None) -> list[LoraRequest] | None:
+        names = [lora.name for lora in loras or ()]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"must have each name once; {twice} is there {names.count(twice)} times")
+        return loras
 
     @field_validator("prompt")
     @classmethod

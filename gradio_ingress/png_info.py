@@ -84,7 +84,7 @@ def _typed(values: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], 
     notes: list[str] = []
     for name in FIELDS:
         value = values.get(name)
-        if value is None or (name == "prompt" and value == ""):
+        if value in (None, []) or (name == "prompt" and value == ""):
             continue
         try:
             found[name] = _nested(name, value) if name in NESTED else TYPES[name].validate_python(value, strict=strict)

@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from deployments.config import WITHOUT_DEFAULT, AppConfig, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.request_errors import check_defaults
+from models.adapters.lora_folder import check_folder
 from models.checkpoint.location import checkpoint_name
-from models.errors import UnusableCheckpoint
+from models.errors import UnusableAdapter, UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
 from ops.config_errors import RENAMED, errors_of, line_of, lines_of
 from ops.defaults import OF_SET, check_model, default_lines
@@ -115,8 +116,8 @@ def _default(word: str) -> tuple[str, str]:
 
 
 def check_files(config: Config) -> list[str]:
-    """Check the files that a config names, before anything starts or changes: checkpoints, modules of
-    post-processors and API keys.
+    """Check the files that a config names, before anything starts or changes: checkpoints, folders of
+    adapters, modules of post-processors and API keys.
 
     Returns for each model that cannot be served its name and the reason: it does not keep the others from it.
 
@@ -133,10 +134,11 @@ def check_files(config: Config) -> list[str]:
             elif isinstance(settings, ModelConfig) and app.name in config.generation.models:
                 if card := check_model(settings):
                     check_defaults(card)
+                check_folder(settings.adapters_path)
                 check_modules(settings.postprocess)
         except UnusableKeys as error:
             raise UnusableConfig(f"{app.name}: {error}") from error
-        except (UnusableCheckpoint, UnusablePostProcessor) as error:
+        except (UnusableCheckpoint, UnusableAdapter, UnusablePostProcessor) as error:
             broken.append(f"{app.name}: {error}")
     if len(broken) == len(config.generation.models):
         raise UnusableConfig("\n".join(broken))

@@ -11,12 +11,16 @@ import torch
 from deployments.config import DenoiserKnobs, ModelConfig
 from deployments.errors import Superseded, WeightsMismatch
 from deployments.metrics import DenoiserMetrics
+from deployments.nested_requests import MAX_LORAS
 from deployments.serve.liveness import until_dead
 from deployments.stages import DENOISER
 from deployments.stages.executor import SerialExecutor
+from deployments.stages.lora_leases import LoraLeases
 from deployments.stages.memory import trim_heap
 from deployments.stages.startup import Startup, warn_of_cuts
 from deployments.stages.stats import StageStats
+from models.adapters.lora_bank import RowRanks
+from models.adapters.resident_loras import ResidentLoras
 from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
 from models.checkpoint.location import locate_parts
 from models.denoiser.batch_sizer import BatchSizer
@@ -52,6 +56,7 @@ class Denoiser:
         self._epoch = 0  # of the Dispatcher that this replica works for
         self._guard: asyncio.Task[None] | None = None  # over that Dispatcher's life
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lora_leases = self._lora_leases_of(model)
         if config.compile:
             self._model.compile()
         self._usual = self._model.expected_key(card.defaults["width"], card.defaults["height"], card.max_tokens)
@@ -95,26 +100,28 @@ class Denoiser:
 
         Raises:
             UnsupportedSampler, NonFinite, DarkroomError: this picture failed; its neighbours did not.
+            AdapterChanged, UnusableAdapter: a LoRA of this picture.
             WeightsMismatch: the conditioning or the image is of another checkpoint.
             Superseded: the Dispatcher that asked is not in charge any more.
         """
         self._loop = asyncio.get_running_loop()
         if any(each.model_digest != self._digest for each in (encoded, image) if each is not None):
             raise WeightsMismatch
-        state = await self._thread.run(self._start, spec, encoded, image)
-        self._work_for(epoch, dispatcher)
-        mailbox = self._mailboxes[state] = Mailbox(epoch)
-        self._engine.submit(state)
-        try:
-            while True:
-                update = await mailbox.newest()
-                yield replace(update, model_digest=self._digest)
-                if update.latents is not None:
-                    self._metrics.seconds.observe(update.denoise_s)
-                    break
-        finally:
-            state.cancelled = True
-            del self._mailboxes[state]
+        async with self._lora_leases.held(spec.loras) as loras:
+            state = await self._thread.run(self._start, spec, encoded, image, loras)
+            self._work_for(epoch, dispatcher)
+            mailbox = self._mailboxes[state] = Mailbox(epoch)
+            self._engine.submit(state)
+            try:
+                while True:
+                    update = await mailbox.newest()
+                    yield replace(update, model_digest=self._digest)
+                    if update.latents is not None:
+                        self._metrics.seconds.observe(update.denoise_s)
+                        break
+            finally:
+                state.cancelled = True
+                del self._mailboxes[state]
 
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Compile the plan of an image's sampler, which is kept. Raises UnsupportedSampler."""
@@ -164,8 +171,22 @@ class Denoiser:
                 state.cancelled = True  # here, as nobody may be reading its mailbox any more
                 mailbox.put(Superseded())
 
-    def _start(self, spec: ImageSpec, encoded: EncodedPrompt, image: EncodedImage | None) -> DenoiseState:
-        return new_state(spec, encoded, self._model.plan(spec), self._model, image)
+    def _start(
+        self, spec: ImageSpec, encoded: EncodedPrompt, image: EncodedImage | None, loras: RowRanks
+    ) -> DenoiseState:
+        return new_state(spec, encoded, self._model.plan(spec), self._model, image, loras)
+
+    def _lora_leases_of(self, model: ModelConfig) -> LoraLeases:
+        """Make room for LoRAs, if the config has a folder of them.
+
+        Where the forward must not depend on who asks, it has room for all that a request may name, in each row.
+        """
+        if model.adapters_path is None:
+            return LoraLeases(None)
+        fixed = MAX_LORAS * model.max_lora_rank if model.batch_invariant or model.denoiser.compile else None
+        bank = self._model.enable_loras(model.lora_ranks, fixed)
+        banks = {self._model.family.denoiser: bank}
+        return LoraLeases(ResidentLoras(model.adapters_path, banks, self._model.read_lora, model.max_lora_rank))
 
     def _publish(self, outcomes: list[tuple[DenoiseState, Outcome]]) -> None:
         """Hand a step's outcomes to the event loop, in one call."""

@@ -1,6 +1,7 @@
 """Serves `models.text_encoder`: specs in, conditioning out, in batches."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from deployments.stages.startup import Startup
 from deployments.stages.stats import StageStats
 from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
 from models.checkpoint.location import locate_parts
+from models.errors import DarkroomError
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import EncodedPrompt, load_text_encoder
 
@@ -36,6 +38,8 @@ class TextEncoder:
             choose_dtype(model.dtype),
             batch_invariant=model.batch_invariant,
         )
+        if model.adapters_path is not None:
+            self._encoder.enable_loras(model.adapters_path, model.max_lora_rank, model.lora_ranks)
         startup.loaded()
         self._digest = card.digest
         self._stats = StageStats(self._encoder.parameter_bytes)
@@ -48,8 +52,15 @@ class TextEncoder:
         startup.warm(self._encoder.parameter_bytes)
 
     async def encode(self, spec: ImageSpec) -> EncodedPrompt:
-        """Encode one picture's prompts, together with those that arrive at the same time."""
-        return replace(await self._encode_batch(spec), model_digest=self._digest)
+        """Encode one picture's prompts, together with those that arrive at the same time.
+
+        Raises:
+            AdapterChanged, UnusableAdapter: a LoRA of this picture.
+        """
+        encoded: EncodedPrompt | DarkroomError = await self._encode_batch(spec)
+        if isinstance(encoded, DarkroomError):
+            raise encoded
+        return replace(encoded, model_digest=self._digest)
 
     async def tokens(self, text: str) -> Tokens:
         """Count the tokens of a text, and find what is not read."""
@@ -69,11 +80,13 @@ class TextEncoder:
         return {"picture_s": self._stats.picture_s}
 
     @serve.batch
-    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt]:
+    async def _encode_batch(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt | DarkroomError]:
         self._stats.count(len(specs))
         asked, cached = self._encoder.asked, self._encoder.cached
+        start = time.perf_counter()
         encoded = await self._thread.run(self._encoder.encode, specs)
-        self._stats.took(len(specs), encoded[0].encode_s)
+        seconds = time.perf_counter() - start
+        self._stats.took(len(specs), seconds)
         self._metrics.prompts(self._encoder.asked - asked, self._encoder.cached - cached)
-        self._metrics.seconds.observe(encoded[0].encode_s)
+        self._metrics.seconds.observe(seconds)
         return encoded

@@ -12,7 +12,7 @@ from ray.serve import Application
 from deployments.app import build_model
 from deployments.config import ModelConfig
 from deployments.stages import STAGES
-from models.errors import UnusableCheckpoint
+from models.errors import UnusableAdapter, UnusableCheckpoint
 from models.latent_rgb import fit_latent_rgb
 from models.vae import load_vae
 
@@ -21,7 +21,7 @@ REFUSED = """
 import sys
 from deployments.app import build_model
 from deployments.config import ModelConfig
-from models.errors import UnusableCheckpoint
+from models.errors import UnusableAdapter, UnusableCheckpoint
 
 try:
     build_model(ModelConfig(checkpoint=sys.argv[1]))
@@ -45,6 +45,11 @@ def test_defaults_that_the_model_does_not_allow_are_all_named(shapes: Path) -> N
         "clip_skip must be from 0 to 2 for shapes, got 9.",
     )
     assert str(caught.value) == f"defaults: {of_width} {of_clip_skip}"
+
+
+def test_a_folder_of_adapters_that_is_not_there_is_refused_at_start(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnusableAdapter, match=r"adapters: .*/none: no such folder\."):
+        build_model(ModelConfig(checkpoint=str(shapes), adapters=tmp_path / "none"))
 
 
 @pytest.fixture(scope="module")

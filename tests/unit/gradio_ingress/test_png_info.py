@@ -95,7 +95,7 @@ def after_the_pixels(png: bytes, *chunks: bytes) -> bytes:
 
 
 def settings(of: ImageSpec) -> dict[str, Any]:
-    return {name: value for name, value in asdict(of).items() if name in png_info.FIELDS and value is not None}
+    return {name: value for name, value in asdict(of).items() if name in png_info.FIELDS and value not in (None, ())}
 
 
 SOUND = [

@@ -26,6 +26,7 @@ PROMPTS = {"prompt": "a circle", "inputs": "a circle"}  # what is required, by i
 REQUIRED = {  # of nested objects
     "init": {"input": "input_" + "0" * 64},
     "hires": {"scale": 2.0},
+    "loras[0]": {"name": "chalk"},
     "target_size": {"width": 128, "height": 128},
 }
 FORMS: dict[str, Any] = {"/images/edits": openai.EditBody, "/images/variations": openai.VariationBody}
@@ -52,6 +53,9 @@ WRONG: tuple[Any, ...] = (
 )
 
 
+FIRST = "[0]"  # in the name of a list of objects: the object that is meant
+
+
 class Field(NamedTuple):
     """A field of a body: the route, the path of objects around it, its name and its declaration."""
 
@@ -66,7 +70,10 @@ class Field(NamedTuple):
         body: dict[str, Any] = {required: PROMPTS[required]}
         inner = body
         for name in self.around:
-            inner = inner.setdefault(name, dict(REQUIRED.get(name, {})))
+            new = dict(REQUIRED.get(name, {}))
+            listed = name.removesuffix(FIRST)
+            inner[listed] = [new] if listed != name else new
+            inner = new
         inner[self.name] = value
         return body
 
@@ -98,7 +105,8 @@ def fields_of(route: str, kind: type[Any], around: tuple[str, ...] = ()) -> Iter
         yield Field(route, around, name, info)
         inner = nested_type(info.annotation)
         if inner is not None:
-            yield from fields_of(route, inner, (*around, name))
+            is_list = plain_type(info.annotation) is not inner
+            yield from fields_of(route, inner, (*around, f"{name}{FIRST}" if is_list else name))
 
 
 BODIES = bodies()
@@ -131,7 +139,8 @@ def test_null_is_the_same_as_leaving_a_field_out(field: Field) -> None:
     left_out = kind.model_validate({name: value for name, value in PROMPTS.items() if name in kind.model_fields})
     body = kind.model_validate(field.body(None))
     for name in field.around:
-        body = getattr(body, name)
+        body = getattr(body, name.removesuffix(FIRST))
+        body = body[0] if name.endswith(FIRST) else body
         left_out = type(body)(**REQUIRED.get(name, {}))
     assert getattr(body, field.name) == getattr(left_out, field.name)
     assert field.name not in body.model_fields_set
