@@ -228,6 +228,9 @@ def test_a_mask_that_is_cleared_or_given_up_changes_nothing_on_a_phone_and_axe_f
     found = Axe().run(page).response["violations"]
     assert not found, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
     page.keyboard.press("Escape")
+    said = page.locator(".painter").get_by_role("status")
+    expect(said).to_have_text("Press Escape again to discard what you painted.")
+    page.keyboard.press("Escape")
     expect(page.locator(".painter")).to_have_count(0)
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()
     page.locator("#init-mask").get_by_role("button", name="Paint").click()
@@ -299,11 +302,43 @@ def test_what_an_extension_has_set_goes_with_its_mask_and_a_new_image_takes_no_o
     expect(page.locator("#init-area input")).to_have_value("Whole")
 
 
-def test_a_mask_without_paint_is_none(page: Page, site: Site) -> None:
+def contrast(shown: Image.Image) -> float:
+    """Between the colours that a picture has at its corner and in its middle, as WCAG counts it."""
+
+    def luminance(at: tuple[int, int]) -> float:
+        channels = [value / 255 for value in shown.getpixel(at)[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return sum(share * value for share, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted(luminance(at) for at in ((0, 0), (shown.width // 2, 4)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_painter_shows_that_it_erases_and_stays_while_nothing_is_painted(page: Page, site: Site) -> None:
     choose(page, photo())
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     page.locator("#init-mask").get_by_role("button", name="Paint").click()
-    expect(page.locator(".painter canvas")).to_be_focused()
+    canvas = page.locator(".painter canvas")
+    expect(canvas).to_be_focused()
+    erase = page.get_by_label("Erase")
+    for dark in (False, True):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        erase.uncheck()
+        expect(erase).to_have_css("background-color", "rgba(0, 0, 0, 0)")  # when its colour has changed
+        plain = Image.open(io.BytesIO(erase.screenshot(animations="disabled")))
+        erase.check()
+        chosen = Image.open(io.BytesIO(erase.screenshot(animations="disabled")))
+        assert contrast(plain) < 1.5, dark
+        assert contrast(chosen) >= 3, dark
+
     page.get_by_role("button", name="Use mask").click()
+    said = page.locator(".painter").get_by_role("status")
+    expect(said).to_have_text("Nothing is painted yet. Paint over what changes.")
+    canvas.press("Space")
+    expect(said).to_have_text("")
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Use mask").click()
+    expect(said).to_contain_text("Nothing is painted yet.")
+    page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".painter")).to_have_count(0)
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()
