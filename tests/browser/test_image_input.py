@@ -91,11 +91,28 @@ def test_a_reload_keeps_the_image_and_what_was_chosen_for_it(page: Page, site: S
 
 def test_a_picture_can_be_the_image_to_begin_with(page: Page, site: Site) -> None:
     generate(page, PROMPT)
-    page.get_by_role("button", name="Use as input").click()
-    expect(page.locator("#message")).to_contain_text("The next picture begins with this one.")
+    choose(page, photo((64, 64)))
     thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    first = str(thumbnail.get_attribute("src"))
+    choose(page, photo((64, 64), color="white"), "init-mask")
+    mask = page.get_by_role("img", name="Mask")
+    expect(mask).to_have_attribute("src", INPUT)
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.locator("#message").get_by_role("status")).to_have_text("The next picture begins with this one.")
     expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
     page.wait_for_function("document.querySelector('#init-input img').naturalWidth === 64")
+    expect(mask).to_be_visible()  # as it is as large
+    page.get_by_role("button", name="Undo").click()
+    expect(thumbnail).to_have_attribute("src", first)
+    choose(page, photo())
+    expect(mask).to_be_hidden()
+    choose(page, photo(color="white"), "init-mask")
+    expect(mask).to_have_attribute("src", INPUT)
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.locator("#message")).to_contain_text("The mask was removed, as its image had another size.")
+    expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
+    expect(mask).to_be_hidden()
     page.reload()
     page.wait_for_selector("button#generate:not(:disabled)")
     expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
@@ -288,7 +305,9 @@ def test_an_image_goes_on_in_a_direction_and_its_mask_with_it(page: Page, site: 
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()  # with its image
 
 
-def test_what_an_extension_has_set_goes_with_its_mask_and_a_new_image_takes_no_old_mask(page: Page, site: Site) -> None:
+def test_what_an_extension_has_set_goes_with_its_mask_which_stays_with_an_image_of_its_size(
+    page: Page, site: Site
+) -> None:
     choose(page, photo())
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     page.locator("#init-input").get_by_role("button", name="Right").click()
@@ -296,8 +315,13 @@ def test_what_an_extension_has_set_goes_with_its_mask_and_a_new_image_takes_no_o
     expect(strength).to_have_value("1")
     mask = page.get_by_role("img", name="Mask")
     expect(mask).to_have_attribute("src", INPUT)
+    extended = str(page.get_by_role("img", name="Image to begin with").get_attribute("src"))
+    choose(page, photo((100, 48), color="navy"))  # as large as what was extended
+    expect(page.get_by_role("img", name="Image to begin with")).not_to_have_attribute("src", extended)
+    expect(mask).to_be_visible()
     choose(page, photo((48, 80), color="red"))
     expect(mask).to_be_hidden()
+    expect(page.locator("#init-mask .image-state")).to_have_text("Removed: the new image has another size.")
     expect(strength).to_have_value("0.75")
     expect(page.locator("#init-area input")).to_have_value("Whole")
 
@@ -306,7 +330,7 @@ def contrast(shown: Image.Image) -> float:
     """Between the colours that a picture has at its corner and in its middle, as WCAG counts it."""
 
     def luminance(at: tuple[int, int]) -> float:
-        channels = [value / 255 for value in shown.getpixel(at)[:3]]
+        channels = [value / 255 for value in shown.convert("RGB").crop((*at, at[0] + 1, at[1] + 1)).tobytes()]
         linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
         return sum(share * value for share, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
