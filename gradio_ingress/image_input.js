@@ -30,9 +30,15 @@ const images = {
       if (props.value) said = "";
       state.textContent = said;
       images.names.set(field.id, props.value);
-      if (props.value) picture.src = images.address(props.value);
-      else picture.removeAttribute("src");
+      if (props.value) {
+        picture.src = images.address(props.value);
+        noteIfGone(props.value);
+      } else picture.removeAttribute("src");
       arrivals.splice(0).forEach((arrived) => arrived());
+    };
+    // The browser may still have a picture that the service has deleted.
+    const noteIfGone = async (name) => {
+      if ((await images.isGone(name)) && name === props.value) state.textContent = GONE;
     };
     const set = (value, words = "") => {
       newest += 1; // an upload that still comes is not wanted
@@ -114,6 +120,15 @@ const images = {
   address(name) {
     const path = encodeURIComponent(name);
     return name.startsWith("input_") ? `/v1/inputs/${path}/content` : `/v1/files/${path}`;
+  },
+
+  async isGone(name) {
+    try {
+      const { status } = await fetch(images.address(name), { method: "HEAD", cache: "no-store" });
+      return status === 404 || status === 410;
+    } catch {
+      return false; // the page says that there is no connection
+    }
   },
 
   // An answer that Generate waits for.
@@ -203,6 +218,9 @@ document.addEventListener(
   },
   true,
 );
+
+// To leave the page would lose an image that is on its way: the browser asks.
+addEventListener("beforeunload", (event) => images.sending.size && event.preventDefault());
 
 // An image that is dropped or pasted goes to the control that it was dropped on, else to the one to begin with.
 function aimedAt({ target }) {

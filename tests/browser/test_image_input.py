@@ -5,7 +5,7 @@ import re
 
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Site
 from tests.chromium import NUMBER, generate
@@ -64,11 +64,16 @@ def test_an_image_that_cannot_be_used_is_refused_on_its_field(page: Page, site: 
 
 
 def test_an_image_that_has_gone_meanwhile_is_to_be_chosen_again(page: Page, site: Site) -> None:
-    choose(page, photo())
-    thumbnail = page.get_by_role("img", name="Image to begin with")
-    expect(thumbnail).to_have_attribute("src", INPUT)
-    address = str(thumbnail.get_attribute("src")).removesuffix("/content")
-    assert page.request.delete(f"{site.url}{address}").status == 204
+    for control, name, color in (("init-input", "Image to begin with", "teal"), ("init-mask", "Mask", "white")):
+        choose(page, photo(color=color), control)
+        expect(page.get_by_role("img", name=name)).to_have_attribute("src", INPUT)
+        address = str(page.get_by_role("img", name=name).get_attribute("src")).removesuffix("/content")
+        assert page.request.delete(f"{site.url}{address}").status == 204
+    page.reload()
+    page.wait_for_selector("button#generate:not(:disabled)")
+    for control in ("init-input", "init-mask"):  # although the browser may still have both
+        expect(page.locator(f"#{control} .image-state")).to_have_text("This image is gone. Choose it again.")
+    page.locator("#init-mask").get_by_role("button", name="Remove").click()
     page.locator("#init-input").get_by_role("button", name="Right").click()
     expect(page.locator("#init-input .field-error")).to_have_text("This image is gone. Choose it again.")
     generate(page, PROMPT)
@@ -153,12 +158,19 @@ def test_an_image_that_is_pasted_or_dropped_anywhere_is_taken_and_one_on_the_mas
     expect(thumbnail).to_have_attribute("src", second)
 
 
-def test_generate_waits_for_an_image_that_is_on_its_way(page: Page, site: Site) -> None:
+def test_generate_and_a_reload_wait_for_an_image_that_is_on_its_way(page: Page, site: Site) -> None:
     page.fill("#prompt textarea", PROMPT)
-    page.route("**/v1/inputs", lambda route: page.wait_for_timeout(500) or route.continue_())
+    held: list[Route] = []
+    page.route("**/v1/inputs", lambda route: held.append(route))
     choose(page, photo())
     page.click("#generate")
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: asked.append(dialog.type) or dialog.dismiss())
+    with page.expect_event("dialog"):
+        page.evaluate("setTimeout(() => location.reload())")
+    held[0].continue_()
     finished(page)
+    assert asked == ["beforeunload"]  # a reload would lose the image
     [spec] = site.pipeline.specs
     assert spec.init is not None
 
