@@ -180,6 +180,16 @@ def test_on_a_phone_everything_of_an_image_fits_and_is_large_enough_and_axe_find
     choose(page, photo((900, 500)))
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#init-input input[type=file]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    drop = page.locator("#init-input .drop label")
+    box = drop.bounding_box()
+    assert box
+    left, middle = max(0, box["x"] - 4), box["y"] + box["height"] / 2
+    ring = page.screenshot(clip={"x": left, "y": middle, "width": 5, "height": 1})
+    colors = [color for _, color in Image.open(io.BytesIO(ring)).convert("RGB").getcolors() or ()]
+    assert any(red > 200 and blue < 60 for red, _, blue in colors), "the focus ring is whole on its left"
     small = page.evaluate(
         """[...document.querySelectorAll('#section-init :is(button, label)')]
             .filter((e) => e.checkVisibility() && !e.querySelector('[type=checkbox]'))
@@ -272,6 +282,8 @@ def test_a_mask_that_is_cleared_or_given_up_changes_nothing_on_a_phone_and_axe_f
 
 def test_a_picture_is_compared_with_the_image_that_it_began_with_by_keyboard(page: Page, site: Site) -> None:
     choose(page, photo())
+    page.locator("#init-resize_mode input").click()
+    page.get_by_role("option", name="Fit").click()
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     generate(page, PROMPT)
     finished(page)
@@ -283,6 +295,7 @@ def test_a_picture_is_compared_with_the_image_that_it_began_with_by_keyboard(pag
     page.wait_for_function("document.querySelector('.tile .before').naturalWidth === 80")
     slider.press("End")
     expect(before).to_have_css("clip-path", "inset(0px 0% 0px 0px)")
+    expect(before).to_have_css("background-color", "rgba(0, 0, 0, 0)")  # the filled edges can be seen beside it
     picture, shown = page.get_by_role("img", name=PROMPT, exact=True).bounding_box(), before.bounding_box()
     assert picture == shown
     found = Axe().run(page, context="#gallery").response["violations"]
