@@ -61,7 +61,7 @@
     };
     const expectAnswer = () => {
       expect(ANSWER_MS);
-      slow = setTimeout(tell, SLOW_MS, "slow");
+      slow = setTimeout(() => isRefused || tell("slow"), SLOW_MS);
     };
     expectEvent = expectAnswer;
     expect(SILENCE_MS);

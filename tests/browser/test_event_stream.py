@@ -89,3 +89,12 @@ def test_a_refused_event_is_told_whatever_an_open_stream_brings_until_one_is_acc
     assert page.evaluate("told") == ["refused"]
     page.evaluate("answer = 200; fetch('http://page/queue/join')")
     assert page.evaluate("told") == ["refused", "answers"]
+
+
+def test_an_event_that_is_refused_is_told_although_one_before_it_is_still_to_be_answered(page: Page) -> None:
+    page.evaluate("window.told = []; addEventListener('connection', (event) => told.push(event.detail))")
+    page.evaluate("open_stream()")
+    page.evaluate("fetch('http://page/queue/join')")
+    page.evaluate("answer = 503; fetch('http://page/queue/join')")
+    page.clock.fast_forward(3_000)
+    assert page.evaluate("told") == ["answers", "refused"]
