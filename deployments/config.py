@@ -18,6 +18,8 @@ from pydantic import (
 
 from deployments.nested_requests import MAX_LORAS
 from deployments.schema import GenerationRequest
+from models.checkpoint.assembly import Overrides
+from models.checkpoint.original_configs import PredictionType
 from models.parameters import DtypeName
 from models.validation import Matching
 
@@ -133,6 +135,10 @@ class DenoiserKnobs(Settings):
 class VaeConfig(Settings):
     """One Vae replica."""
 
+    checkpoint: str | None = Field(
+        default=None,
+        description="Of a single file: the VAE in place of its own, a file or a folder with config.json.",
+    )
     threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
     max_batch_size: int = Field(default=4, ge=1, le=64, description="Pictures decoded together.")
     batch_wait_timeout_s: float = Field(
@@ -163,7 +169,12 @@ class ModelConfig(Settings):
     """`args` of a model's own application: which checkpoint is served, and on what."""
 
     checkpoint: str = Field(
-        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id: owner/name@commit."
+        default="models/checkpoints/shapes",
+        description="A diffusers folder, a single .safetensors file, or a hub id: owner/name@commit.",
+    )
+    prediction_type: PredictionType | None = Field(
+        default=None,
+        description="Of a single file: what its UNet predicts. Default: what the file says, see docs/checkpoints.md.",
     )
     manifest: Path | None = Field(
         default=None,
@@ -216,6 +227,11 @@ class ModelConfig(Settings):
     def lora_ranks(self) -> int:
         """Ranks of LoRAs that a replica has room for."""
         return self.max_resident_loras * self.max_lora_rank
+
+    @property
+    def overrides(self) -> Overrides:
+        """What the config says of a single file."""
+        return Overrides(self.vae.checkpoint, self.prediction_type)
 
     @field_validator("postprocess")
     @classmethod

@@ -44,7 +44,7 @@ class Vae:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._vae = load_vae(
-            locate_parts(model.checkpoint, card, VAE.domain, allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, VAE.domain, model.allowed_roots, model.overrides),
             card.family,
             self._device,
             choose_dtype(model.dtype),

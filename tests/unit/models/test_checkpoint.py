@@ -401,12 +401,6 @@ def test_the_index_of_a_checkpoint_is_refused_with_its_folder(folder: Path) -> N
     assert refusal(index) == f"{index}: a file of a checkpoint; name its folder: {folder}."
 
 
-def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.touch()
-    assert refusal(path).startswith(f"{path}: a single file; checkpoints are diffusers folders. Convert it: ")
-
-
 @pytest.mark.parametrize("inside", ["", "snapshots"])
 def test_a_repository_of_the_hubs_cache_is_refused_with_its_snapshots(tmp_path: Path, inside: str) -> None:
     repository = tmp_path / "models--owner--name"
