@@ -64,14 +64,14 @@ def original_tensors(kind: str, folder: Path, *, convolutions: bool = False) -> 
             for name, tensor in text.items()
             if "layers.0." in name
         }
-        tensors |= _open_clip("cond_stage_model.model.", text | last)
+        tensors |= open_clip("cond_stage_model.model.", text | last)
         tensors["cond_stage_model.model.text_projection"] = torch.zeros(64, 64)
         tensors["cond_stage_model.model.logit_scale"] = torch.ones(())
     elif kind == "sdxl":
         second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").state_dict()
         second = {name.removeprefix("text_model."): tensor for name, tensor in second.items()}
         tensors |= {"conditioner.embedders.0.transformer.text_model." + name: tensor for name, tensor in text.items()}
-        tensors |= _open_clip("conditioner.embedders.1.model.", second)
+        tensors |= open_clip("conditioner.embedders.1.model.", second)
     else:
         tensors |= {"cond_stage_model.transformer.text_model." + name: tensor for name, tensor in text.items()}
         tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
@@ -169,7 +169,7 @@ def _vae_name(name: str, levels: int) -> str:
     )
 
 
-def _open_clip(prefix: str, tensors: Tensors) -> Tensors:
+def open_clip(prefix: str, tensors: Tensors) -> Tensors:
     """Return a text encoder as open_clip has it: query, key and value in one, the projection transposed."""
     renamed = {}
     for name, tensor in tensors.items():

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from deployments.config import ModelConfig
 from models.checkpoint import conversion
-from models.checkpoint.assembly import CONVERT, Overrides
+from models.checkpoint.assembly import AS_IT_IS, CONVERT, Overrides
 from models.checkpoint.card import read_card
 from models.checkpoint.clip import vocabulary_files
 from models.checkpoint.guard import TensorInfo
@@ -27,6 +29,7 @@ from models.checkpoint.original_layout import Kind, Part, recognise
 from models.errors import UnusableCheckpoint
 from models.families.registry import FAMILIES
 from models.vae import load_vae
+from ops import config, try_model
 from tests.original_layout import Tensors, build_folder, original_tensors, original_vae, unet_name, write_file
 from tests.stages import Stages, other
 
@@ -223,8 +226,8 @@ def test_the_shapes_of_the_published_models_give_their_published_configs(kind: K
     derived = unet_config(part, kind, "v_prediction", {"text_encoder_2": {"projection_dim": 1280}})
     with torch.device("meta"):
         assert entries_of(UNet2DConditionModel(**derived)) == entries_of(unet)
-        config = vae_config(Path(), kind, {name: info_of(each) for name, each in names.items()})
-        assert entries_of(AutoencoderKL(**config)) == entries_of(vae)
+        of_vae = vae_config(Path(), kind, {name: info_of(each) for name, each in names.items()})
+        assert entries_of(AutoencoderKL(**of_vae)) == entries_of(vae)
 
 
 def named(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -530,3 +533,30 @@ def test_links_of_a_folder_that_only_looks_like_an_assembled_one_lead_nowhere(sd
             else:
                 (copy / path.relative_to(source)).write_bytes(path.read_bytes())
     assert "a link out of the checkpoint" in refusal(copy)
+
+
+# -- for operators
+
+
+def test_it_can_be_tried(sd1: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_file(tmp_path / "pruned.safetensors", without(sd1.tensors, "first_stage_model."))
+    words = ["--set", "num_inference_steps=1", "--size", "64x64", "--prediction-type", "v_prediction"]
+    out = tmp_path / "image.png"
+    assert try_model.main([str(file), *words, "--vae", str(sd1.file), "--out", str(out)]) == 0
+    assert "pruned: family sd, digest " in capsys.readouterr().out
+    assert out.exists()
+
+
+def test_model_serves_a_file_without_what_the_config_says_of_another(sd1: Saved, tmp_path: Path) -> None:
+    content = yaml.safe_load((config.ROOT / "serve_config.yaml").read_text())
+    [shapes] = [app for app in content["applications"] if app["name"] == "shapes"]
+    shapes["args"]["prediction_type"] = "epsilon"
+    shapes["args"]["vae"] = {"checkpoint": "/somewhere", "threads": 3}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    read = config.read(path, model=str(sd1.file))
+    assert read.generation.models == ("sd1",)
+    [app] = [app for app in read.serve.applications if app.name == "sd1"]
+    settings = ModelConfig.model_validate(app.args)
+    assert (settings.checkpoint, settings.overrides, settings.vae.threads) == (str(sd1.file), AS_IT_IS, 3)
+    assert config.check_files(read) == []
