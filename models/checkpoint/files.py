@@ -68,7 +68,8 @@ def check_parts(
     for path in checked_files(folder, family, allowed_roots):
         name = path.relative_to(folder).as_posix()
         if name.partition("/")[0] in parts and _sum(path) != sums.get(name):
-            raise UnusableCheckpoint(f"{path}: not the file that the model's digest is of.")
+            file = path.resolve() if path.name == ORIGINAL else path
+            raise UnusableCheckpoint(f"{file}: not the file that the model's digest is of.")
 
 
 def own_manifest(folder: Path, allowed_roots: Sequence[Path] = ()) -> Path | None:
@@ -250,12 +251,12 @@ def _model_files(roots: Sequence[Path], part: Path, component: Component) -> Ite
 def _held(part: Path, weights: Weights) -> Size:
     """Return what the weights of a part hold. Raises UnusableCheckpoint: too many tensors."""
     if weights.is_original:
-        [file] = weights.files
-        held = size_of(need_part(file.resolve(), read_header(file), part.name).tensors)
+        [file] = (path.resolve() for path in weights.files)
+        held = size_of(need_part(file, read_header(file), part.name).tensors)
     else:
-        held = Size(*map(sum, zip(*map(measure, weights.files), strict=True)))
+        file, held = weights.files[0], Size(*map(sum, zip(*map(measure, weights.files), strict=True)))
     if held.tensors > MAX_TENSORS:
-        raise UnusableCheckpoint(f"{weights.files[0]}: {held.tensors} tensors in all, the most is {MAX_TENSORS}.")
+        raise UnusableCheckpoint(f"{file}: {held.tensors} tensors in all, the most is {MAX_TENSORS}.")
     return held
 
 

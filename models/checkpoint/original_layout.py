@@ -27,7 +27,7 @@ PREFIXES = {  # of a component's tensors; a VAE of its own has none
 }
 OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.")  # prefixes of its layout; others are CLIP's
 VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-UNREAD_ENDINGS = ("embeddings.position_ids", "logit_scale")  # of text encoders: a constant, and CLIP's training
+UNREAD_ENDINGS = ("embeddings.position_ids", "logit_scale", "text_projection.weight")  # of CLIP, in no text encoder
 KINDS: dict[Kind, str] = {
     "sd1": "cond_stage_model.transformer.",
     "sd2": "cond_stage_model.model.",
@@ -45,7 +45,7 @@ FOREIGN = {  # what a name begins with -> what the file is
     "down_blocks.": "the UNet of a diffusers folder",
     "text_model.": "the text encoder of a diffusers folder",
 }
-SERVED = "single files of Stable Diffusion 1.x, 2.x and XL in the original layout, with UNet and text encoders"
+SERVED = "only whole checkpoints of Stable Diffusion 1.x, 2.x and XL in the original layout are served"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def find_part(path: Path, header: Mapping[str, TensorInfo], component: str) -> P
         for name, info in found.items():
             if info.dtype not in WEIGHT_TYPES:
                 known = ", ".join(WEIGHT_TYPES)
-                raise UnusableCheckpoint(f"{path}: {prefix}{name[:100]} is of type {info.dtype}; read are {known}.")
+                raise UnusableCheckpoint(f"{path}: {prefix}{name[:100]} is {info.dtype}; must be one of {known}.")
         if found:
             return Part(path, prefix, found)
     return None
@@ -100,7 +100,7 @@ def need_part(path: Path, header: Mapping[str, TensorInfo], component: str) -> P
     part = find_part(path, header, component)
     if part is None:
         names = " or ".join(f"{prefix}…" for prefix in PREFIXES[component] if prefix)
-        raise UnusableCheckpoint(f"{path}: has no {component} (tensors {names}); read are {SERVED}.")
+        raise UnusableCheckpoint(f"{path}: has no {component} (tensors {names}); {SERVED}.")
     return part
 
 
@@ -113,10 +113,10 @@ def recognise(path: Path) -> tuple[Kind, dict[str, TensorInfo]]:
     header = read_header(path)
     for start, what in FOREIGN.items():
         if any(name.startswith(start) for name in header):
-            raise UnusableCheckpoint(f"{path}: is {what}; read are {SERVED}.")
+            raise UnusableCheckpoint(f"{path}: is {what}; {SERVED}.")
     need_part(path, header, "unet")
     for kind, prefix in KINDS.items():
         if any(name.startswith(prefix) for name in header):
             return kind, header
     names = " or ".join(f"{prefix}…" for prefix in KINDS.values())
-    raise UnusableCheckpoint(f"{path}: has no text encoder (tensors {names}); read are {SERVED}.")
+    raise UnusableCheckpoint(f"{path}: has no text encoder (tensors {names}); {SERVED}.")

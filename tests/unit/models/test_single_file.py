@@ -282,9 +282,11 @@ def test_2x_predicts_the_velocity_unless_its_steps_or_the_operator_say_otherwise
 
 def test_what_training_leaves_in_a_file_changes_nothing_but_its_sum(sd1: Saved, tmp_path: Path) -> None:
     averages = {f"model_ema.{number}": torch.ones(3) for number in range(120)}
+    averages["cond_stage_model.transformer.text_projection.weight"] = torch.ones(64, 64)
     whole = resolve_checkpoint(str(write_file(tmp_path / "whole.safetensors", {**sd1.tensors, **averages})))
-    ours, theirs = weights_of(whole, "unet", "sd"), weights_of(sd1.folder, "unet", "sd")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for component in ("unet", "text_encoder"):
+        ours, theirs = weights_of(whole, component, "sd"), weights_of(sd1.folder, component, "sd")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_model_is_called_as_its_file(sd1: Saved) -> None:
@@ -354,7 +356,7 @@ def test_a_stage_refuses_a_file_that_is_no_longer_that_of_the_card(sd1: Saved, t
     assert locate_parts(str(file), card, "latents") == resolve_checkpoint(str(file))
     name = "model.diffusion_model.out.2.bias"
     write_file(file, {**sd1.tensors, name: sd1.tensors[name] + 1})
-    with pytest.raises(UnusableCheckpoint, match="not the file that the model's digest is of"):
+    with pytest.raises(UnusableCheckpoint, match=rf"^{file}: not the file that the model's digest is of"):
         locate_parts(str(file), card, "latents")
 
 
@@ -407,7 +409,7 @@ def test_a_foreign_file_is_refused_as_what_it_is(tmp_path: Path, what: str) -> N
 @pytest.mark.parametrize(
     ("absent", "reason"),
     [
-        (UNET, "has no unet (tensors model.diffusion_model.…); read are single files of Stable Diffusion"),
+        (UNET, "has no unet (tensors model.diffusion_model.…); only whole checkpoints of Stable Diffusion"),
         ("cond_stage_model.", "has no text encoder (tensors cond_stage_model.transformer.… or cond_"),
         (UNET + "middle_block.1.", "its UNet has 0 transformers in the middle"),
         (UNET + "output_blocks.3.", "its UNet is not that of the original models"),
@@ -426,7 +428,11 @@ def test_a_file_that_lacks_what_its_kind_has_is_refused(sd1: Saved, tmp_path: Pa
         (UNET + "input_blocks.0.0.weight", torch.zeros(64, 8, 3, 3), "its UNet takes 8 channels; must be 4, or 9 for"),
         (TEXT + "embeddings.token_embedding.weight", torch.zeros(50000, 64), f"{TEXT[:-11]}… has 50000 tokens; CLIP's"),
         (TEXT + "embeddings.token_embedding.weight", torch.zeros(49408, 63), f"{TEXT[:-11]}… has a width of 63; must"),
-        (UNET + "out.2.bias", torch.zeros(4).to(torch.float8_e4m3fn), f"{UNET}out.2.bias is of type F8_E4M3; read are"),
+        (
+            UNET + "out.2.bias",
+            torch.zeros(4).to(torch.float8_e4m3fn),
+            f"{UNET}out.2.bias is F8_E4M3; must be one of F16",
+        ),
         (
             VAE + "encoder.down.0.block.0.conv1.weight",
             torch.zeros(33, 3, 3, 3),
