@@ -63,6 +63,20 @@ def link_targets(folder: Path) -> list[Path]:
     return sorted({link.resolve() for link in links if link.is_symlink()})
 
 
+def guesses(folder: Path, overrides: Overrides) -> list[str]:
+    """Say what was assumed of the single file of an assembled folder."""
+    if not link_targets(folder) or overrides.prediction_type is not None:
+        return []
+    kind, header = recognise((folder / "unet" / ORIGINAL).resolve())
+    predicts = read_json(folder, "scheduler/scheduler_config.json")["prediction_type"]
+    if kind != "sd2" or predicts == "epsilon" or "v_pred" in header:
+        return []
+    return [
+        "The file does not say what its UNet predicts; taken for v_prediction, as most of Stable Diffusion 2.x. If "
+        "images are noise, set prediction_type: epsilon."
+    ]
+
+
 def _check_format(file: Path) -> None:
     if file.suffix != ".safetensors":
         raise UnusableCheckpoint(

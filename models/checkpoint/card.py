@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint.assembly import AS_IT_IS, Overrides
+from models.checkpoint.assembly import AS_IT_IS, Overrides, guesses
 from models.checkpoint.files import (
     check_manifest,
     digest,
@@ -60,7 +60,7 @@ def read_card(
         defaults={**outline.defaults, "sampler": samplers.default},
         samplers=samplers.names,
         min_steps=samplers.min_steps,
-        warnings=_warnings(folder, family, sums, samplers, outline.warnings),
+        warnings=_warnings(folder, family, sums, samplers, [*outline.warnings, *guesses(folder, overrides)]),
     )
 
 

@@ -278,6 +278,15 @@ def test_2x_predicts_the_velocity_unless_its_steps_or_the_operator_say_otherwise
         read_card(str(later), overrides=Overrides(prediction_type=each)).defaults["width"] for each in (None, "epsilon")
     ]
     assert sides == [192, 128]  # 768 and 512 with a VAE of real scale
+    warned = [
+        any("set prediction_type: epsilon" in warning for warning in read_card(str(file), overrides=said).warnings)
+        for file, said in (
+            (later, Overrides()),
+            (later, Overrides(prediction_type="v_prediction")),
+            (base, Overrides()),
+        )
+    ]
+    assert warned == [True, False, False]
 
 
 def test_what_training_leaves_in_a_file_changes_nothing_but_its_sum(sd1: Saved, tmp_path: Path) -> None:
