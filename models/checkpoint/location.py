@@ -48,7 +48,7 @@ def resolve_checkpoint(checkpoint: str, overrides: Overrides = AS_IT_IS) -> Path
             fetched = fetch()
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and the hub gave: {reason}") from error
+        raise UnusableCheckpoint(f"{checkpoint}: no such folder or file, and the hub gave: {reason}") from error
     return fetched
 
 
@@ -163,11 +163,11 @@ def _hub_id(checkpoint: str) -> tuple[str, str]:
         raise UnusableCheckpoint(f"{checkpoint}: a file of a checkpoint; name its folder: {named.parent}.")
     name, _, revision = checkpoint.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UnusableCheckpoint(f"{checkpoint}: no such folder, and not a hub id (owner/name@commit).")
+        raise UnusableCheckpoint(f"{checkpoint}: no such folder or file, and not a hub id (owner/name@commit).")
     if not COMMIT.fullmatch(revision):
         command = f"git ls-remote https://huggingface.co/{name} {revision or 'HEAD'}"
         raise UnusableCheckpoint(
-            f"{checkpoint}: no such folder, and a hub id is taken with its commit alone, as anything else can change: "
-            f"{name}@commit, where `{command}` tells the commit."
+            f"{checkpoint}: no such folder or file, and a hub id is taken with its commit alone, as anything else can "
+            f"change: {name}@commit, where `{command}` tells the commit."
         )
     return name, revision
