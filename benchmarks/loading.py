@@ -38,7 +38,7 @@ XL_TEXTS = {  # hidden_size, layers, heads
     "text_encoder_2": (CLIPTextModelWithProjection, 1280, 32, "gelu"),
 }
 XL_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-RUNS = 3  # of XL, each layout in turn
+RUNS = 3  # of XL, for each layout
 
 
 def write(folder: Path) -> None:
@@ -177,9 +177,9 @@ def main() -> None:
         write_xl(Path(folder))
         print("XL in float16, the least of", RUNS, "runs")
         paths = {"folder": Path(folder) / "folder", "file": Path(folder) / "single.safetensors"}
-        runs = [{name: measured(path, "sdxl", "float16") for name, path in paths.items()} for _ in range(RUNS)]
-        for name in paths:
-            of_xl[name] = {key: min(run[name][key] for run in runs) for key in runs[0][name]}
+        for name, path in paths.items():
+            runs = [measured(path, "sdxl", "float16") for _ in range(RUNS)]  # in a row: then the files are in memory
+            of_xl[name] = {key: min(run[key] for run in runs) for key in runs[0]}
             show(name, "float16", of_xl[name])
     finish("loading", {"unet": rows, "xl": of_xl})
 
