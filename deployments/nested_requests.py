@@ -44,7 +44,11 @@ class InitRequest(RequestBody):
         json_schema_extra={**IMAGE_FORMAT},
     )
     mask_blur: int = Field(
-        4, ge=0, le=MAX_MASK_BLUR, description="Pixels over which `paste_back` goes from the old image to the new one."
+        4,
+        ge=0,
+        le=MAX_MASK_BLUR,
+        description="How softly `paste_back` goes from the new image to the old one: within about twice as many pixels "
+        "around the mask.",
     )
     area: Area = Field(
         "whole",

@@ -162,12 +162,15 @@ def latent_mask(mask: Bool[np.ndarray, "H W"], scale: int) -> Bool[np.ndarray, "
     return mask[::scale, ::scale]
 
 
-def blurred(mask: Bool[np.ndarray, "H W"], blur: int) -> UInt8[np.ndarray, "H W"]:
-    """Return a mask as weights from 0 to 255, its edge softened by a Gaussian of `blur` pixels that ends at 3 `blur`.
+def paste_weights(mask: Bool[np.ndarray, "H W"], blur: int) -> UInt8[np.ndarray, "H W"]:
+    """Return the weights, 0 to 255, with which a generated image is pasted back: 255 in the mask.
 
-    Source: diffusers `VaeImageProcessor.blur`.
+    Outside they fade by a Gaussian of `blur` pixels: below a fortieth from 2 `blur` on, and 0 beyond 3 `blur`.
+
+    Source: outside the mask, diffusers `VaeImageProcessor.blur`. That fades inside too, so small masks change nothing.
     """
-    return np.array(_weights(mask, blur))
+    levels = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.maximum(np.asarray(levels), np.asarray(levels.filter(ImageFilter.GaussianBlur(blur))))
 
 
 def pasted_back(
@@ -176,13 +179,14 @@ def pasted_back(
     mask: Bool[np.ndarray, "H W"],
     blur: int,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the original with the generated image in the mask, mixed along its edge by `blurred`.
+    """Return the original with the generated image in the mask, mixed around it by `paste_weights`.
 
-    Outside the mask and its blur the pixels are the original's, and inside the generated ones, bit for bit.
+    In the mask the pixels are the generated ones, and outside the mask and its blur the original's, bit for bit.
 
     Source: diffusers `VaeImageProcessor.apply_overlay`, which rounds twice where this rounds once.
     """
-    return np.array(Image.composite(Image.fromarray(generated), Image.fromarray(original), _weights(mask, blur)))
+    weights = Image.fromarray(paste_weights(mask, blur))
+    return np.array(Image.composite(Image.fromarray(generated), Image.fromarray(original), weights))
 
 
 def extended(
@@ -203,10 +207,6 @@ def extended(
     pixels = np.pad(np.array(_over(image, "white")), (*room, (0, 0)), mode="edge")
     changes = np.zeros((height, width), bool) if mask is None else resized_mask(mask, width, height, "stretch")
     return Image.fromarray(pixels), Image.fromarray(np.pad(changes, room, constant_values=True))
-
-
-def _weights(mask: Bool[np.ndarray, "H W"], blur: int) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(blur))
 
 
 def _over(image: Image.Image, background: str) -> Image.Image:

@@ -91,13 +91,26 @@ async def test_what_is_transparent_in_the_mask_is_white_in_the_one_that_the_stag
     assert (mask[:, 96:] == 0).all()
 
 
-@pytest.mark.parametrize(("alpha", "white"), [(0, 255), (127, 128)])
-async def test_an_image_without_a_mask_is_made_anew_where_it_is_transparent(api: Api, alpha: int, white: int) -> None:
+@pytest.mark.parametrize("alpha", [0, 127])
+async def test_an_image_without_a_mask_is_made_anew_where_it_is_transparent(api: Api, alpha: int) -> None:
     assert (await edit(api, {"image": ("a.png", with_hole(alpha))})).status_code == 200
     [spec] = api.pipeline.specs
     assert (spec.init.strength, spec.init.paste_back) == (1.0, True)  # there is nothing beneath
     mask = np.array(stored(api, spec.init.mask))
-    assert (set(mask[:, :96].flat), set(mask[:, 96:].flat)) == ({white}, {0})
+    assert (set(mask[:, :96].flat), set(mask[:, 96:].flat)) == ({255}, {0})
+
+
+async def test_a_soft_edge_of_a_transparent_part_is_made_anew_too(api: Api) -> None:
+    image = photo(192, 128).convert("RGBA")
+    image.putalpha(
+        Image.fromarray(np.repeat([np.arange(192).clip(0, 255)], 128, 0).astype(np.uint8)).point(
+            lambda a: min(255, 2 * a)
+        )
+    )
+    assert (await edit(api, {"image": ("a.png", saved(image, "PNG"))})).status_code == 200
+    mask = np.array(stored(api, api.pipeline.specs[0].init.mask))
+    assert (mask[:, :125] == 255).all()  # an alpha of 248: there the image is mixed with white
+    assert (mask[:, 125:] == 0).all()
 
 
 @pytest.mark.parametrize("image", [OPAQUE, with_hole(alpha=128), saved(photo(192, 128), "JPEG")])
