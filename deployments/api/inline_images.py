@@ -20,8 +20,12 @@ async def submit_with_images(
     uploads: Sequence[Upload],
     owner: str,
     key: str | None,
+    *,
+    alpha_is_mask: bool = False,
 ) -> Job:
     """Queue a request that names some uploads, which are kept for it; the same key and request give the same job.
+
+    With `alpha_is_mask` the transparency of its image is no cause for a warning.
 
     Raises:
         DarkroomError: nothing was queued, and what was kept is deleted, unless a job needs it.
@@ -34,7 +38,7 @@ async def submit_with_images(
             for upload in uploads:
                 image, is_new = await intake.keep(owner, upload, BRIEF_TTL_S)
                 added += [image.id] if is_new else []
-            return await client.submit(request, owner, key)
+            return await client.submit(request, owner, key, alpha_is_mask=alpha_is_mask)
         except DarkroomError as error:
             await _release(client, owner, added)
             if not (isinstance(error, InputNotFound) and tries_left):

@@ -127,8 +127,12 @@ class Dispatcher:
 
     # -- what ingresses call
 
-    async def submit(self, request: GenerationRequest, owner: str, key: str | None = None) -> Job:
+    async def submit(
+        self, request: GenerationRequest, owner: str, key: str | None = None, alpha_is_mask: bool = False
+    ) -> Job:
         """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
+
+        With `alpha_is_mask` the transparency of its image is no cause for a warning.
 
         Raises:
             Unauthorized, UnknownModel, Unavailable, InvalidRequest, InputNotFound, QueueFull, IdempotencyKeyReused,
@@ -152,7 +156,8 @@ class Dispatcher:
                 await plan_checks.check(specs[0], card.digest)
                 inputs = await self._inputs.resolve(owner, named_inputs(specs[0]), self.job)
                 specs = [with_inputs(spec, inputs) for spec in specs]
-            warnings = request_warnings(request, specs[0], card)
+            shows_white = not alpha_is_mask and await self._inputs.is_transparent(owner, specs[0])
+            warnings = request_warnings(request, specs[0], card, shows_white=shows_white)
             job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
             return await asyncio.shield(self._accept(job, request_key, before))

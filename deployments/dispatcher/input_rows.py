@@ -128,8 +128,13 @@ def pin(connection: Connection, job: Job, named: Mapping[str, str]) -> None:
         connection.execute(pins.insert().values(job=job.id, owner=job.owner, digest=digest))
 
 
+def mask_flaw(connection: Connection, owner: str, input_id: str) -> str | None:
+    """Return what keeps an input from being a mask, a `MaskFlaw`; None if nothing does, or if there is no input."""
+    return connection.scalar(select(inputs.c.mask_flaw).where(*_of(inputs, owner, input_id)))
+
+
 def _check_mask(connection: Connection, owner: str, input_id: str) -> None:
-    flaw = connection.scalar(select(inputs.c.mask_flaw).where(*_of(inputs, owner, input_id)))
+    flaw = mask_flaw(connection, owner, input_id)
     if flaw in MASK_RULES:
         raise InvalidRequest(f"{MASK} {MASK_RULES[flaw]}.", MASK)
 

@@ -119,6 +119,17 @@ async def test_an_image_that_is_opaque_enough_is_made_anew_as_a_whole(api: Api, 
     assert (api.pipeline.specs[0].init.mask, api.pipeline.specs[0].init.paste_back) == (None, False)
 
 
+async def test_an_edit_whose_white_the_caller_never_sent_is_warned_of(api: Api) -> None:
+    clear, warning = with_hole(alpha=200), "image is transparent in places, which is white here."
+    for files in ({"image": ("a", clear)}, masked(image=clear)):
+        assert (await edit(api, files)).json()["warnings"] == [warning]
+        [*_, (_, completed)] = events(await edit(api, files, stream="true"))
+        assert completed["warnings"] == [warning]
+    assert (await vary(api, {"image": ("a", HOLE)})).json()["warnings"] == [warning]
+    for files in ({"image": ("a", HOLE)}, masked()):  # where alpha is the mask, nothing white is left
+        assert "warnings" not in (await edit(api, files)).json()
+
+
 async def test_a_mask_wins_over_the_transparency_of_its_image(api: Api) -> None:
     right = photo(192, 128).convert("RGBA")
     right.paste((0, 0, 0, 0), (96, 0, 192, 128))

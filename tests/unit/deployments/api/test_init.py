@@ -53,6 +53,25 @@ async def test_a_job_begins_with_the_result_of_another_by_its_name(api: Api) -> 
     assert (await api.ended(job))["status"] == "succeeded"
 
 
+async def test_a_result_without_white_is_refused_as_a_mask_at_once(api: Api) -> None:
+    dark = (await api.ended(await api.submit()))["images"][0]["name"]
+    image = await uploaded(api, an_image())
+    for _ in range(2):  # the first time leaves an input
+        answer = await api.http.post("/jobs", json={"prompt": "a circle", "init": {"input": image, "mask": dark}})
+        found = problem(answer, 400)
+        assert (found["message"], found["param"]) == (f"init.mask {MASK_RULES['black']}.", "init.mask")
+
+
+async def test_an_image_that_is_transparent_in_places_is_warned_of(api: Api) -> None:
+    clear = await uploaded(api, saved(Image.new("RGBA", (9, 7), (0, 0, 0, 200)), "PNG"))
+    opaque, mask = await uploaded(api, an_image()), await uploaded(api, MASK)
+    warning = "init.input is transparent in places, which is white here."
+    assert (await api.submit(init={"input": clear}))["warnings"] == [warning]
+    assert (await api.submit(init={"input": clear, "mask": mask}))["warnings"] == [warning]
+    assert (await api.submit(init={"input": opaque}))["warnings"] == []
+    assert (await api.generate(init={"input": clear})).json()["warnings"] == [warning]
+
+
 @pytest.mark.parametrize("name", [ID, "job_" + "0" * 32 + "-0-1-1.png", "photo.png", "https://example.org/a.png"])
 async def test_an_image_that_is_not_there_is_refused_in_the_field_that_names_it(api: Api, name: str) -> None:
     known = await uploaded(api, MASK)
