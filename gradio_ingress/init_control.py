@@ -49,4 +49,7 @@ class InitControl(ObjectControl):
 
     def _sent(self, members: Mapping[str, Any]) -> dict[str, Any]:
         found = super()._sent(members)
-        return found if "mask" in found else {name: value for name, value in found.items() if name not in OF_MASK}
+        left_out: tuple[str, ...] = () if "mask" in found else OF_MASK
+        if not found.get("paste_back") and found.get("area") != "masked":
+            left_out += ("mask_blur",)
+        return {name: value for name, value in found.items() if name not in left_out}

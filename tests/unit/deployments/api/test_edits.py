@@ -139,10 +139,14 @@ async def test_a_mask_wins_over_the_transparency_of_its_image(api: Api) -> None:
 
 
 async def test_what_the_caller_says_wins_over_what_a_mask_implies(api: Api) -> None:
-    answer = await edit(api, {"image": ("a", HOLE)}, strength=0.5, paste_back="false", mask_blur=9, resize_mode="fit")
+    answer = await edit(api, {"image": ("a", HOLE)}, strength=0.5, mask_blur=9, resize_mode="fit")
     assert answer.status_code == 200
     init = api.pipeline.specs[0].init
-    assert (init.strength, init.paste_back, init.mask_blur, init.resize_mode) == (0.5, False, 9, "fit")
+    assert (init.strength, init.paste_back, init.mask_blur, init.resize_mode) == (0.5, True, 9, "fit")
+    assert (await edit(api, {"image": ("a", HOLE)}, paste_back="false")).status_code == 200
+    assert api.pipeline.specs[1].init.paste_back is False
+    refused = problem(await edit(api, {"image": ("a", HOLE)}, paste_back="false", area="masked"), 400)
+    assert refused["param"] == "paste_back"
 
 
 async def test_every_field_reaches_the_pipeline(api: Api) -> None:

@@ -165,6 +165,30 @@ async def test_what_cannot_be_is_refused_by_its_path(api: Api, init: dict[str, A
     assert problem(answer, 400)["message"] == message
 
 
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"area": "masked", "paste_back": False}, "init.paste_back must be true or left out when area is masked: "),
+        ({"mask_blur": 5}, "init.mask_blur must be left out without paste_back, got 5."),
+        ({"mask_blur": 5, "paste_back": False}, "init.mask_blur must be left out without paste_back, got 5."),
+    ],
+)
+async def test_what_a_mask_would_leave_without_effect_is_refused(api: Api, init: dict[str, Any], message: str) -> None:
+    init |= {"input": await uploaded(api, an_image()), "mask": await uploaded(api, MASK)}
+    answer = await api.http.post("/jobs", json={"prompt": "a", "init": init})
+    assert problem(answer, 400)["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "init", [{"area": "masked", "mask_blur": 9}, {"area": "masked"}, {"paste_back": True, "mask_blur": 9}, {}]
+)
+async def test_what_a_job_says_of_its_image_is_accepted_again(api: Api, init: dict[str, Any]) -> None:
+    init |= {"input": await uploaded(api, an_image()), "mask": await uploaded(api, MASK)}
+    said = (await api.submit(init=init))["specs"][0]["init"]
+    assert said["paste_back"] == ("area" in init or "paste_back" in init)
+    assert (await api.submit(init=said))["specs"][0]["init"] == said
+
+
 async def test_openais_answer_has_no_size_where_the_image_has_that_of_its_input(api: Api) -> None:
     image, mask = await uploaded(api, an_image()), await uploaded(api, MASK)
     for area, has_size in (("whole", True), ("masked", False)):
