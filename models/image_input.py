@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.color_profile import to_srgb
-from models.errors import InvalidImage
+from models.errors import InvalidImage, InvalidRequest
 from models.image_container import EXIF_PREFIX, Container, damaged, read_container
 from models.parameters import MaskFlaw, ResizeMode
 
@@ -62,14 +62,14 @@ def read_image(content: bytes, max_pixels: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(
+    width: int, height: int, max_pixels: int, is_so: str = "The image is", remedy: str = "Scale it down."
+) -> None:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise InvalidImage(
-            f"The image is {width}x{height} pixels; each side must be from 1 to {MAX_SIDE:,}. Resize or crop it."
-        )
+        raise InvalidImage(f"{is_so} {width}x{height} pixels; each side must be from 1 to {MAX_SIDE:,}. {remedy}")
     if width * height > max_pixels:
         raise InvalidImage(
-            f"The image is {width}x{height}, {width * height:,} pixels; the limit is {max_pixels:,}. Scale it down."
+            f"{is_so} {width}x{height}, {width * height:,} pixels; the limit is {max_pixels:,}. {remedy}"
         )
 
 
@@ -198,15 +198,30 @@ def extended(
 
     Raises:
         InvalidImage: the result is too large. It names no field.
+        InvalidRequest: the room on a side is less than a pixel; `param` is the side.
     """
     width, height = image.size
-    left, right = (round(width * side) for side in (sides.left, sides.right))
-    up, down = (round(height * side) for side in (sides.up, sides.down))
-    _check_size(width + left + right, height + up + down, max_pixels)
+    left, right, up, down = (
+        _room(name, share, length)
+        for name, share, length in zip(Sides._fields, sides, (width, width, height, height), strict=True)
+    )
+    extended_size = width + left + right, height + up + down
+    _check_size(
+        *extended_size, max_pixels, "With this room the image is", "Ask for less room, or scale the image down."
+    )
     room = (up, down), (left, right)
     pixels = np.pad(np.array(_over(image, "white")), (*room, (0, 0)), mode="edge")
     changes = np.zeros((height, width), bool) if mask is None else resized_mask(mask, width, height, "stretch")
     return Image.fromarray(pixels), Image.fromarray(np.pad(changes, room, constant_values=True))
+
+
+def _room(side: str, share: float, length: int) -> int:
+    """Return the pixels of room on a side of an image."""
+    pixels = round(length * share)
+    if share and not pixels:
+        message = f"{side} must be 0, or {1 / length:.2g} or more: {share:g} of {length} pixels is less than one."
+        raise InvalidRequest(message, side)
+    return pixels
 
 
 def _over(image: Image.Image, background: str) -> Image.Image:

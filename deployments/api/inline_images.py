@@ -1,7 +1,6 @@
 """Requests that carry their images: each image is kept as an input before its job is accepted."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import InputNotFound
@@ -40,13 +39,7 @@ async def submit_with_images(
                 added += [image.id] if is_new else []
             return await client.submit(request, owner, key, alpha_is_mask=alpha_is_mask)
         except DarkroomError as error:
-            await _release(client, owner, added)
+            await intake.release(owner, added)
             if not (isinstance(error, InputNotFound) and tries_left):
                 raise
     raise AssertionError
-
-
-async def _release(client: DispatcherClient, owner: str, input_ids: Iterable[str]) -> None:
-    for input_id in input_ids:
-        with suppress(DarkroomError):  # a job needs it; else it expires
-            await client.delete_input(input_id, owner)
