@@ -59,6 +59,7 @@ from deployments.schema import (
     words,
 )
 from deployments.serve.job_context import context_of
+from deployments.serve.refusal_log import log_refusals_briefly
 from models.errors import DarkroomError, Unavailable
 from models.parameters import MaskFlaw
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
@@ -96,6 +97,7 @@ class Dispatcher:
         aliases: Mapping[str, str] = {},
         clock: SteadyClock | None = None,
     ) -> None:
+        log_refusals_briefly()
         self._clock = clock or SteadyClock()
         self._models = {name: ModelQueue(name, stages, max_rows) for name, stages in models.items()}
         self._aliases = aliases  # another name -> the model
