@@ -91,7 +91,9 @@ async def read_sent(intake: InputIntake, owner: str, sent: SentImages, *, takes_
         sizes = f"{upload.width}x{upload.height} pixels, as image; got {seen.width}x{seen.height}"
         raise InvalidImage(f"mask must have {sizes}.", "mask")
     if mask is None:
-        raise InvalidImage("mask must be transparent where image is to change; it is opaque everywhere.", "mask")
+        raise InvalidImage(
+            "mask must be a PNG or WebP file, transparent where image is to change; it is opaque everywhere.", "mask"
+        )
     return image
 
 
