@@ -370,8 +370,8 @@ FILE = ("a.png", IMAGE)
         ([("image", ("a.png", IMAGE[:-30]))], "image", "image: "),
         ([("image", ("a.gif", saved(photo(), "GIF")))], "image", "image: "),
         ([("image", FILE), ("mask", ("a.png", IMAGE[:90]))], "mask", "mask: "),
-        ([("image", FILE), ("mask", FILE)], "mask", "mask must be transparent where image is to change"),
-        ([("image", FILE), ("mask", ("a.png", OPAQUE))], "mask", "mask must be transparent where image is to change"),
+        ([("image", FILE), ("mask", FILE)], "mask", "mask must be a PNG or WebP file, transparent where"),
+        ([("image", FILE), ("mask", ("a.png", OPAQUE))], "mask", "mask must be a PNG or WebP file, transparent where"),
         (
             [("image", FILE), ("mask", ("a.png", with_hole(size=(128, 192))))],
             "mask",
