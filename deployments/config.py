@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +16,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from deployments.nested_requests import MAX_LORAS
+from deployments.request_body import plain_type
 from deployments.schema import GenerationRequest
 from models.checkpoint.assembly import Overrides
 from models.checkpoint.original_configs import PredictionType
@@ -25,6 +28,7 @@ from models.validation import Matching
 
 ROOT = Path(__file__).parents[1]
 MAX_UPLOAD = 32 * 2**20  # bytes; `UPLOAD_TIMEOUT_S` of Serve's proxy is for two such files
+LEAST_COUNTED_BYTES = 64 * 2**10  # of an input, so that bounds on bytes are bounds on numbers too
 LEAST_ROWS = 2  # those of one guided picture
 WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
 ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
@@ -56,6 +60,17 @@ class Settings(BaseModel):
     """Refuses unknown keys, so that a misspelt one is an error and not a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse booleans, texts and infinity, which pydantic takes for numbers; paths and lists are lax for YAML."""
+        kind = plain_type(cls.model_fields[str(info.field_name)].annotation)
+        if kind in (int, float) and isinstance(value, bool | str):
+            raise PydanticKnownError("int_type" if kind is int else "float_type")
+        if kind in (int, float) and isinstance(value, float) and not isfinite(value):
+            raise PydanticKnownError("finite_number")
+        return value
 
 
 class QueueConfig(Settings):
@@ -97,9 +112,13 @@ class InputsConfig(Settings):
         default=86400, gt=0, description="How long an input is kept that no job needs, after its last upload, seconds."
     )
     max_owner_bytes: int = Field(
-        default=512 * 2**20, ge=1, description="How much the inputs of one owner may take; then a 429."
+        default=512 * 2**20,
+        ge=LEAST_COUNTED_BYTES,
+        description="How much the inputs of one owner may take; then a 429.",
     )
-    max_total_bytes: int = Field(default=10 * 2**30, ge=1, description="How much all inputs may take; then a 507.")
+    max_total_bytes: int = Field(
+        default=10 * 2**30, ge=LEAST_COUNTED_BYTES, description="How much all inputs may take; then a 507."
+    )
 
 
 class TextEncoderConfig(Settings):

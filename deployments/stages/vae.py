@@ -157,7 +157,7 @@ class Vae:
         if isinstance(decoded, DarkroomError):
             raise decoded
         pixels = decoded.pixels
-        if spec.init is not None and (spec.init.paste_back or spec.init.area == "masked"):
+        if spec.init is not None and spec.init.paste_back:
             pixels = paste(pixels, source_of(spec.passes[-1], store, owner), spec.init.mask_blur)
         pixels = self._postprocess.pixels(pixels, spec)
         content = encode_image(decoded._replace(pixels=pixels), spec, self._digest)
