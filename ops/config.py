@@ -163,7 +163,7 @@ def load(path: Path) -> dict[str, Any]:
 def _embedded(text: str) -> Any:
     """Return the config inside a manifest. Raises yaml.YAMLError, which says whose lines it counts."""
     try:
-        return yaml.load(text, UniqueKeyLoader)
+        return yaml.load(text, UniqueKeyLoader)  # nosec B506  # a SafeLoader
     except yaml.YAMLError as error:
         raise yaml.YAMLError(f"serveConfigV2: {error}") from error
 

@@ -44,7 +44,7 @@ def load_original(part: Path, loader: Any, file: Path, device: torch.device, dty
 def _empty_model(loader: Any, part: Path) -> Any:
     """Return a model of a part's config whose weights take no memory."""
     if issubclass(loader, PreTrainedModel):
-        return loader(CLIPTextConfig.from_pretrained(part, local_files_only=True))
+        return loader(CLIPTextConfig.from_json_file(part / "config.json"))
     return loader.from_config(loader.load_config(part, local_files_only=True))
 
 

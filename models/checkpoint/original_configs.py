@@ -42,6 +42,7 @@ SCHEDULERS: dict[Kind, tuple[str, dict[str, Any]]] = {
     "sd2": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "sdxl": ("EulerDiscreteScheduler", {"interpolation_type": "linear", "timestep_spacing": "leading"}),
 }
+TOKEN_IDS = dict(zip(("bos_token_id", "eos_token_id", "pad_token_id"), (0, 2, 1), strict=True))  # as published
 PADDING = {"sd2": {"tokenizer": "!"}, "sdxl": {"tokenizer_2": "!"}}  # others: END
 
 
@@ -220,9 +221,7 @@ def _text_config(part: Part) -> dict[str, Any]:
         "num_attention_heads": width // HEAD,
         "hidden_act": "gelu" if part.prefix in OPEN_CLIP else "quick_gelu",
         "layer_norm_eps": 1e-5,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
+        **TOKEN_IDS,
     }
 
 
