@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from ray.util.metrics import Metric
 
+from deployments.config import LEAST_COUNTED_BYTES
 from deployments.dispatcher import deployment, sweeper
 from deployments.errors import ReplicaLost, UnknownModel
 from deployments.input_store import InputStore, file_name, id_of
@@ -67,7 +68,7 @@ async def test_inputs_are_counted_as_they_expire_and_their_bytes_while_they_are_
     for content in (b"one", b"three"):
         files.put(file_name("ada", id_of(content)), content)
         await dispatcher.add_input("ada", id_of(content), len(content), 4, 3)
-    await until(lambda: ("input_bytes", 8, {}) in records)
+    await until(lambda: ("input_bytes", 2 * LEAST_COUNTED_BYTES, {}) in records)  # as the quotas count them
     assert of(records, "inputs_expired") == []
     jumping.later(86401)
     await until(lambda: of(records, "inputs_expired"))
