@@ -1,6 +1,7 @@
 """Read a LoRA file into the matrices of each module that it changes."""
 
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -20,11 +21,13 @@ from models.adapters.lora_bank import OLD_LEVEL, LowRank
 from models.adapters.lora_header import PREFIXES
 from models.errors import UnusableAdapter
 
+logger = logging.getLogger(__name__)
+
 PEFT_METADATA = "lora_adapter_metadata"  # where diffusers keeps a LoRA's config
 
 
 def read_lora(path: Path, components: Collection[str], unet_config: Any = None) -> dict[str, dict[str, LowRank]]:
-    """Return the matrices of a LoRA file whose header `read_header` has passed, float32, alpha folded in.
+    """Return the matrices of a LoRA file whose header `read_lora_header` has passed, float32, alpha folded in.
 
     They are of each module, by its name, of each of `components`. `unet_config` is the config of the UNet that it is
     for: block numbers of other layouts are read by it.
@@ -42,8 +45,11 @@ def read_lora(path: Path, components: Collection[str], unet_config: Any = None) 
         raise UnusableAdapter(f"{bad} has numbers that are not finite.")
     try:
         converted = StableDiffusionXLLoraLoaderMixin.lora_state_dict(_alpha_folded(raw), unet_config=unet_config)[0]
-    except (ValueError, KeyError, IndexError) as error:
-        raise UnusableAdapter(f"has keys of no layout that diffusers knows: {str(error)[:200]}") from error
+    except UnusableAdapter:
+        raise
+    except Exception as error:  # the conversion raises whatever its parsing of names meets
+        logger.warning("%s: %r", path, error)
+        raise UnusableAdapter("has names of tensors in no layout that diffusers knows.") from error
     configs = _configs(metadata)
     found: dict[str, dict[str, LowRank]] = {}
     for component in components:

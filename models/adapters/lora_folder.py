@@ -1,18 +1,20 @@
 """The LoRA files beside a model: what each is, looked at again whenever the folder is. No torch."""
 
-import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from models.adapters.lora_header import LoraHeader, read_header
-from models.errors import UnusableAdapter
+from models.adapters.lora_header import LoraHeader, read_lora_header
+from models.checkpoint.cache import file_identity, recorded_sum
+from models.errors import UnusableAdapter, UnusableCheckpoint
 from models.spec import AdapterCard
+
+logger = logging.getLogger(__name__)
 
 COPIED_WITHIN_S = 10.0  # a file that is no LoRA so soon after it was written may still be on its way
 NAME = re.compile(r"[^:<>,\s/\\]([^:<>,/\\]{0,98}[^:<>,\s/\\])?")
-Identity = tuple[int, int, int]  # of a file's content, as far as its directory entry tells
 
 
 def check_folder(folder: Path | None) -> None:
@@ -28,7 +30,7 @@ class LoraFolder:
         """`problem` says why a LoRA is not for the model; None if it is."""
         self._folder = folder
         self._problem = problem
-        self._known: dict[str, tuple[Identity, AdapterCard]] = {}
+        self._known: dict[str, tuple[str, AdapterCard]] = {}
 
     @property
     def cards(self) -> tuple[AdapterCard, ...]:
@@ -42,19 +44,21 @@ class LoraFolder:
             del self._known[name]
         for name, path in sorted(found.items()):
             try:
-                identity = _identity(path)
+                identity = file_identity(path)
                 if self._known.get(name, (None,))[0] == identity:
                     continue
                 card = self._read(name, path)
-                if card is not None and _identity(path) == identity:
+                if card is not None and file_identity(path) == identity:
                     self._known[name] = identity, card
             except OSError:
                 continue  # gone while it was read: the next scan knows
+            except UnusableCheckpoint as error:
+                logger.warning("%s", error)  # changed while it was read, or no sum can be kept: so do the next scans
 
     def _read(self, name: str, path: Path) -> AdapterCard | None:
         """Return a file's card; None if it may not be whole yet."""
         try:
-            header = read_header(path)
+            header = read_lora_header(path)
         except UnusableAdapter as error:
             if time.time() - path.stat().st_mtime < COPIED_WITHIN_S:
                 return None
@@ -62,19 +66,12 @@ class LoraFolder:
         problem = self._problem(header)
         if not NAME.fullmatch(name):
             problem = "must be renamed: a name has up to 100 characters, none of : < > , / \\ and no space at its ends."
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return AdapterCard(
             name=name,
-            sha256=digest,
+            sha256=recorded_sum(path),
             rank=header.rank,
             title=header.title,
             base=header.base,
             trigger_words=header.trigger_words,
             problem=problem,
         )
-
-
-def _identity(path: Path) -> Identity:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns

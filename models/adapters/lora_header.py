@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from models.errors import UnusableAdapter
+from models.checkpoint.guard import TensorInfo, read_header
+from models.errors import UnusableAdapter, UnusableCheckpoint
 
-MAX_HEADER_BYTES = 2**23
 MAX_TENSORS = 2**14  # of a LoRA; one of all of XL's layers has 7,500
 MAX_RANK = 1024
 MAX_TRIGGER_WORDS = 20
@@ -49,13 +49,6 @@ PREFIXES = {  # component -> how the names of its tensors begin
 ATTENDED = ("attn2.to_k", "attn2_to_k")  # of a UNet: takes what the text encoders give
 
 
-class Entry(NamedTuple):
-    """A tensor in the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraHeader:
     """What the header of a LoRA file says."""
@@ -68,19 +61,21 @@ class LoraHeader:
     trigger_words: tuple[str, ...]
 
 
-def read_header(path: Path) -> LoraHeader:
+def read_lora_header(path: Path) -> LoraHeader:
     """Return what a file says of itself.
 
     Raises:
         UnusableAdapter: it is no whole safetensors file, or of another kind; says which.
     """
-    entries, metadata = _entries(path)
+    entries, metadata = _contents(path)
     if kind := next((kind for mark, kind in OTHER_KINDS.items() if any(mark in f"{name}." for name in entries)), None):
         raise UnusableAdapter(f"is {kind}, which is not supported. Convert it to a plain LoRA.")
     ranks = _ranks(entries)
     for name, entry in entries.items():
+        if name.endswith(".alpha") and math.prod(entry.shape) != 1:
+            raise UnusableAdapter(f"{_line(name)} has the shape {entry.shape}, and must be one number.")
         if entry.dtype not in TYPES and not name.endswith(".alpha"):
-            raise UnusableAdapter(f"{name} is {entry.dtype}, and must be one of {', '.join(TYPES)}.")
+            raise UnusableAdapter(f"{_line(name)} is {entry.dtype}, and must be one of {', '.join(TYPES)}.")
     return LoraHeader(
         rank=max(ranks.values()),
         text_width=next((entries[name].shape[1] for name in ranks if any(part in name for part in ATTENDED)), None),
@@ -91,22 +86,19 @@ def read_header(path: Path) -> LoraHeader:
     )
 
 
-def _entries(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Return tensors and metadata, if sizes and places agree with the file."""
+def _contents(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return tensors and metadata of a file that is whole."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER_BYTES:
-            raise SafetensorError(f"a header of {length} bytes, the most is {MAX_HEADER_BYTES}")
+        tensors = read_header(path)
         with safe_open(path, framework="numpy") as weights:
-            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
-            found = {name: Entry(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
-            return found, weights.metadata() or {}
+            return tensors, weights.metadata() or {}
+    except UnusableCheckpoint as error:
+        raise UnusableAdapter(f"is {error.message.removeprefix(f'{path}: ')}") from error
     except (SafetensorError, OSError) as error:
-        raise UnusableAdapter(f"is not a whole safetensors file: {error}") from error
+        raise UnusableAdapter("went while it was read.") from error
 
 
-def _ranks(entries: Mapping[str, Entry]) -> dict[str, int]:
+def _ranks(entries: Mapping[str, TensorInfo]) -> dict[str, int]:
     """Return the rank of each matrix `down`. Each has a matrix `up` of the same rank."""
     if len(entries) > MAX_TENSORS:
         raise UnusableAdapter(f"has {len(entries)} tensors, the most is {MAX_TENSORS}.")

@@ -1,13 +1,13 @@
 """The LoRAs that a stage has in the banks of its models: loaded when they are asked for, kept while there is room."""
 
-import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from models.adapters.lora_bank import NO_RANKS, LoraBank, LowRank, RowRanks
-from models.adapters.lora_header import read_header
-from models.errors import AdapterChanged, DarkroomError, UnusableAdapter
+from models.adapters.lora_header import read_lora_header
+from models.checkpoint.cache import recorded_sum
+from models.errors import AdapterChanged, UnusableAdapter, UnusableCheckpoint
 from models.spec import Lora
 
 Ranks = Mapping[str, RowRanks]  # component -> what a row adds to it
@@ -28,10 +28,6 @@ class ResidentLoras:
         self._resident: OrderedDict[str, Ranks] = OrderedDict()  # digest -> its ranks, the latest last
         self._held: Counter[str] = Counter()  # digest -> how many images hold it
 
-    def is_resident(self, loras: Sequence[Lora]) -> bool:
-        """Whether `hold` needs to load nothing."""
-        return all(lora.sha256 in self._resident for lora in loras)
-
     def has_room(self, loras: Sequence[Lora]) -> bool:
         """Whether `hold` finds room, however large those are that are not resident."""
         wanted = {lora.sha256 for lora in loras}
@@ -49,16 +45,14 @@ class ResidentLoras:
             AdapterChanged: a file is not what it was when the job was accepted.
             UnusableAdapter: a file cannot be used, or is not for this model.
         """
-        held: list[Lora] = []
+        self._held.update(lora.sha256 for lora in loras)  # all at once: none of them makes room for another
         try:
             for lora in loras:
-                self._held[lora.sha256] += 1
-                held.append(lora)
                 if lora.sha256 not in self._resident:
                     self._load(lora)
                 self._resident.move_to_end(lora.sha256)
-        except DarkroomError:
-            self.release(held)
+        except BaseException:
+            self.release(loras)
             raise
         return {
             name: RowRanks.joined([_weighted(self._resident[lora.sha256].get(name), lora.weight) for lora in loras])
@@ -73,10 +67,11 @@ class ResidentLoras:
     def _load(self, lora: Lora) -> None:
         path = self._folder / f"{lora.name}.safetensors"
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
+            found = recorded_sum(path)
+        except FileNotFoundError as error:
             raise AdapterChanged(f"loras: {lora.name} is gone since the job was accepted.", "loras") from error
+        except UnusableCheckpoint as error:
+            raise UnusableAdapter(f"loras: {lora.name} cannot be checked: {error.message}", "loras") from error
         if found != lora.sha256:
             raise AdapterChanged(f"loras: {lora.name} has changed since the job was accepted.", "loras")
         try:
@@ -89,7 +84,7 @@ class ResidentLoras:
         self._resident[lora.sha256] = {name: self.banks[name].add(own) for name, own in weights.items() if own}
 
     def _fitting(self, path: Path) -> Mapping[str, Mapping[str, LowRank]]:
-        if (rank := read_header(path).rank) > self._max_rank:
+        if (rank := read_lora_header(path).rank) > self._max_rank:
             raise UnusableAdapter(f"has rank {rank}, the greatest is {self._max_rank}: see max_lora_rank.")
         weights = self._read(path)
         for name, own in weights.items():

@@ -1,4 +1,4 @@
-"""What is kept on this machine about single files: folders of their configs, and their SHA-256. No torch."""
+"""What is kept on this machine about files: folders of single files' configs, and SHA-256 sums. No torch."""
 
 import hashlib
 import json
@@ -54,13 +54,13 @@ def recorded_sum(path: Path) -> str:
         UnusableCheckpoint: it changes while it is read; or the sum cannot be written down.
     """
     target = path.resolve()
-    identity = _identity(target)
+    identity = file_identity(target)
     record = cache_dir() / "sums" / hashlib.sha256(identity.encode()).hexdigest()
     if record.exists():
         return record.read_text(encoding="ascii")
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if _identity(target) != identity:
+    if file_identity(target) != identity:
         raise UnusableCheckpoint(f"{target}: changes while it is read; start again once it is whole.")
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,8 @@ def recorded_sum(path: Path) -> str:
     return found
 
 
-def _identity(path: Path) -> str:
+def file_identity(path: Path) -> str:
+    """Return what changes with a file's content, as far as its directory entry tells. Raises OSError."""
     stat = path.stat()
     return f"{path} {stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from models.adapters.lora_folder import COPIED_WITHIN_S, LoraFolder
 from models.adapters.lora_header import LoraHeader
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 LORA = {"lora_unet_a.lora_down.weight": torch.ones(4, 8), "lora_unet_a.lora_up.weight": torch.ones(8, 4)}
 
 
@@ -54,7 +55,7 @@ def test_a_file_that_is_replaced_has_another_digest(folder, tmp_path):
 
 def test_a_file_is_read_once_as_long_as_it_stays_the_same(folder, tmp_path, monkeypatch):
     folder.scan()
-    monkeypatch.setattr("models.adapters.lora_folder.read_header", lambda path: pytest.fail(f"read {path} again"))
+    monkeypatch.setattr("models.adapters.lora_folder.read_lora_header", lambda path: pytest.fail(f"read {path} again"))
     folder.scan()
 
 
@@ -72,7 +73,7 @@ def test_a_file_that_stays_broken_is_listed_with_the_reason(folder, tmp_path):
     aged(path)
     folder.scan()
     broken, chalk = folder.cards
-    assert (broken.problem or "").startswith("is not a whole safetensors file: ")
+    assert (broken.problem or "").startswith("is not a safetensors file: ")
     assert chalk.problem is None
 
 
@@ -82,7 +83,7 @@ def test_a_header_that_claims_more_than_there_is_takes_no_memory(folder, tmp_pat
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     aged(path)
     folder.scan()
-    assert "not a whole safetensors file" in (folder.cards[1].problem or "")
+    assert "is not a safetensors file" in (folder.cards[1].problem or "")
 
 
 def test_a_foreign_lora_is_listed_with_the_reason(tmp_path):

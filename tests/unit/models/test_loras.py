@@ -15,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from models.adapters.lora_header import read_header
+from models.adapters.lora_header import read_lora_header
 from models.adapters.resident_loras import ResidentLoras
 from models.denoiser.state import DenoiseState
 from models.errors import AdapterChanged, UnusableAdapter
@@ -23,6 +23,7 @@ from models.spec import ImageSpec, Lora
 from tests.adapters import ALL, ATTENTION, sum_of, write_lora
 from tests.stages import Stages
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 LATENTS_WITHIN = 1e-4
 MAX_RANK = 8
 Chosen = tuple[tuple[str, float], ...]  # names and weights
@@ -160,8 +161,13 @@ def test_a_lora_that_nobody_holds_makes_room_and_one_that_is_held_stays(pair):
         write_lora(
             pair.folder / f"{name}.safetensors", {"unet": pair.stages.model._model}, rank=MAX_RANK, seed=len(name)
         )
-    bank = pair.stages.model.enable_loras(2 * MAX_RANK)
-    loras = ResidentLoras(pair.folder, {"unet": bank}, pair.stages.model.read_lora, MAX_RANK)
+    bank, read = pair.stages.model.enable_loras(2 * MAX_RANK), list[str]()
+
+    def noted(path: Path) -> Any:
+        read.append(path.stem)
+        return pair.stages.model.read_lora(path)
+
+    loras = ResidentLoras(pair.folder, {"unet": bank}, noted, MAX_RANK)
     more, again, peft = pair.lora("more"), pair.lora("again"), pair.lora("peft")
     loras.hold([more])
     loras.hold([again])
@@ -169,9 +175,35 @@ def test_a_lora_that_nobody_holds_makes_room_and_one_that_is_held_stays(pair):
     assert loras.has_room([peft])
     assert not loras.has_room([peft, again])
     loras.hold([peft])
-    assert loras.is_resident([more, peft])
-    assert not loras.is_resident([again])
+    loras.hold([more, peft])
+    assert read == ["more", "again", "peft"]
     assert not loras.has_room([again])
+
+
+def test_of_what_an_image_names_none_makes_room_for_another(pair):
+    bank, read = pair.stages.model.enable_loras(12), list[str]()
+
+    def noted(path: Path) -> Any:
+        read.append(path.stem)
+        return pair.stages.model.read_lora(path)
+
+    loras = ResidentLoras(pair.folder, {"unet": bank}, noted, MAX_RANK)
+    for name in ("old", "attention"):  # of rank 2 and 4, and in this order the first to go
+        loras.hold([pair.lora(name)])
+        loras.release([pair.lora(name)])
+    loras.hold([pair.lora("peft")])  # of rank 6: no room is left
+    loras.release([pair.lora("peft")])
+    loras.hold([pair.lora("all"), pair.lora("old")])  # of rank 3
+    assert read == ["old", "attention", "peft", "all"]
+
+
+def test_an_alpha_that_is_no_number_is_refused_and_leaves_nothing_held(pair):
+    tensors = load_file(pair.folder / "attention.safetensors")
+    alpha = next(name for name in tensors if name.endswith(".alpha"))
+    save_file(tensors | {alpha: torch.ones(2)}, pair.folder / "alphas.safetensors")
+    with pytest.raises(UnusableAdapter, match="must be one number"):
+        pair.loras.hold([pair.lora("alphas")])
+    assert not pair.loras._held
 
 
 def test_a_file_that_changed_or_went_since_the_job_was_accepted_fails_it(pair, tmp_path):
@@ -196,7 +228,7 @@ def test_files_of_other_kinds_are_refused_with_the_reason(pair, tmp_path, key, r
     tensors = load_file(pair.folder / "attention.safetensors")
     save_file(tensors | {key: torch.ones(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UnusableAdapter, match=reason):
-        read_header(tmp_path / "other.safetensors")
+        read_lora_header(tmp_path / "other.safetensors")
 
 
 def test_a_lora_of_another_model_is_refused_with_the_first_module_that_does_not_fit(pairs):
@@ -224,6 +256,6 @@ def test_a_header_says_rank_components_and_trigger_words(pair):
     path = write_lora(
         pair.folder / "said.safetensors", {"text_encoder": components["text_encoder"]}, rank=5, metadata=metadata
     )
-    header = read_header(path)
+    header = read_lora_header(path)
     assert (header.rank, header.components, header.title) == (5, ("text_encoder",), "chalk v1")
     assert header.trigger_words == ("blackboard", "chalk")

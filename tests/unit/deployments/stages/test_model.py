@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -12,6 +13,7 @@ from deployments.stages.model import Model
 from models.spec import AdapterCard
 from tests.fakes import CARD
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 MODEL_CARD = replace(CARD, text_width=128)
 TO_K = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
