@@ -13,7 +13,7 @@ from models.errors import InvalidRequest
 from models.families.base import Segment
 from models.families.registry import FAMILIES
 from models.hires import Hires, check_scale, check_shape, hires_size, of_pass
-from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER, Area, ResizeMode
+from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER, Area, PromptSyntax, ResizeMode
 from models.validation import MAX_VALUE
 
 SHOWN_NAMES = 8
@@ -80,6 +80,7 @@ class ImageSpec(_Computed):
     init: InitImage | None = None
     hires: Hires | None = None
     loras: tuple[Lora, ...] = ()
+    prompt_syntax: PromptSyntax = "plain"  # of both texts
     family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
 
     @property
