@@ -11,7 +11,7 @@ from models.spec import ImageSpec, ModelCard
 
 def request_warnings(request: GenerationRequest, spec: ImageSpec, card: ModelCard) -> tuple[str, ...]:
     """Return the warnings of a request that became images like `spec`, each with its field."""
-    return (*card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request))
+    return (*card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request, spec))
 
 
 def _unused_negative_prompt(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:
@@ -28,7 +28,7 @@ def _reads_negative_prompt(spec: ImageSpec) -> bool:
     return texts(spec) != texts(replace(spec, negative_prompt=""))
 
 
-def _unread_syntax(request: GenerationRequest) -> Iterator[str]:
+def _unread_syntax(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-        for words in unread_syntax(text or ""):
+        for words in unread_syntax(text or "", spec.prompt_syntax):
             yield f"{name}: {words}"
