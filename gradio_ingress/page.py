@@ -30,7 +30,7 @@ RETRY_INTERVAL_S = 1.0
 MORE_JOBS = 48  # that "Show more" adds
 UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
 EXTENDED = ("input", "mask", "area", "strength")  # members that an image has which was extended
-WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
+WORDS = ("prompt", "negative_prompt", "prompt_syntax", "style", "model")  # what decides how much of a prompt is read
 
 
 class Page:

@@ -37,7 +37,8 @@ AUTOMATIC = (
     "Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 1234, Size: 512x768, "
     'Model hash: 6ce0161689, Model: "v1-5, pruned", Lora hashes: "walls: 1a2b, Seed: 9", Clip skip: 2, Version: v1.9.4'
 )
-NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0, "prompt_syntax": "plain"}  # what a text means that does not name them
+# what a text means that does not name them
+NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0, "prompt_syntax": "plain"}
 
 characters = st.characters(blacklist_categories=("Cs",), blacklist_characters="\0")
 words = st.text(characters, min_size=1).filter(lambda text: text.strip() and "\nNegative prompt:" not in "\n" + text)
