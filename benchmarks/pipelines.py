@@ -42,8 +42,8 @@ class Pipelines:
             **begin,
         ).images
         if first.init is not None and first.init.paste_back:  # as the documentation of diffusers does it
-            blurred = [self._inpaint.mask_processor.blur(mask, first.init.mask_blur) for mask in begin["mask_image"]]
-            images = map(self._inpaint.image_processor.apply_overlay, blurred, begin["image"], images)
+            assert first.init.mask_blur == 0  # their blur leaves the old image in the mask too
+            images = map(self._inpaint.image_processor.apply_overlay, begin["mask_image"], begin["image"], images)
         return [png(image) for image in images]
 
     def _chosen(self, requests: Requests) -> tuple[Any, dict[str, Any]]:

@@ -56,7 +56,7 @@ def build_model(config: ModelConfig) -> Application:
         UnusableAdapter: there is no such folder of adapters.
         UnusablePostProcessor: an entry of `postprocess`, and why.
     """
-    check(config.checkpoint, config.allowed_roots)
+    check(config.checkpoint, config.allowed_roots, config.overrides)
     check_folder(config.adapters_path)
     # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
     # checkpoint that is refused; and Ray tries a build that fails four times.
@@ -69,10 +69,11 @@ def build_model(config: ModelConfig) -> Application:
     from models.postprocess import load_classes
     from models.vae import load_vae
 
-    card = read_card(config.checkpoint, config.defaults.chosen, config.manifest, config.allowed_roots)
+    defaults = config.defaults.chosen
+    card = read_card(config.checkpoint, defaults, config.manifest, config.allowed_roots, config.overrides)
     check_defaults(card)
     load_classes(config.postprocess)
-    vae = load_vae(resolve_checkpoint(config.checkpoint), card.family, choose_device("cpu"))
+    vae = load_vae(resolve_checkpoint(config.checkpoint, config.overrides), card.family, choose_device("cpu"))
     card = replace(card, latent_rgb=fit_latent_rgb(vae))
     return serve.deployment(Model).bind(
         card,

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,14 +16,19 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from deployments.nested_requests import MAX_LORAS
+from deployments.request_body import plain_type
 from deployments.schema import GenerationRequest
+from models.checkpoint.assembly import Overrides
+from models.checkpoint.original_configs import PredictionType
 from models.parameters import DtypeName
 from models.validation import Matching
 
 ROOT = Path(__file__).parents[1]
 MAX_UPLOAD = 32 * 2**20  # bytes; `UPLOAD_TIMEOUT_S` of Serve's proxy is for two such files
+LEAST_COUNTED_BYTES = 64 * 2**10  # of an input, so that bounds on bytes are bounds on numbers too
 LEAST_ROWS = 2  # those of one guided picture
 WITHOUT_DEFAULT = ("prompt", "model", "style", "seed", "num_images", "deadline_s")  # fields that a model has none for
 ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?")
@@ -54,6 +60,17 @@ class Settings(BaseModel):
     """Refuses unknown keys, so that a misspelt one is an error and not a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse booleans, texts and infinity, which pydantic takes for numbers; paths and lists are lax for YAML."""
+        kind = plain_type(cls.model_fields[str(info.field_name)].annotation)
+        if kind in (int, float) and isinstance(value, bool | str):
+            raise PydanticKnownError("int_type" if kind is int else "float_type")
+        if kind in (int, float) and isinstance(value, float) and not isfinite(value):
+            raise PydanticKnownError("finite_number")
+        return value
 
 
 class QueueConfig(Settings):
@@ -95,9 +112,13 @@ class InputsConfig(Settings):
         default=86400, gt=0, description="How long an input is kept that no job needs, after its last upload, seconds."
     )
     max_owner_bytes: int = Field(
-        default=512 * 2**20, ge=1, description="How much the inputs of one owner may take; then a 429."
+        default=512 * 2**20,
+        ge=LEAST_COUNTED_BYTES,
+        description="How much the inputs of one owner may take; then a 429.",
     )
-    max_total_bytes: int = Field(default=10 * 2**30, ge=1, description="How much all inputs may take; then a 507.")
+    max_total_bytes: int = Field(
+        default=10 * 2**30, ge=LEAST_COUNTED_BYTES, description="How much all inputs may take; then a 507."
+    )
 
 
 class TextEncoderConfig(Settings):
@@ -133,6 +154,10 @@ class DenoiserKnobs(Settings):
 class VaeConfig(Settings):
     """One Vae replica."""
 
+    checkpoint: str | None = Field(
+        default=None,
+        description="Of a single file: the VAE in place of its own, a file or a folder with config.json.",
+    )
     threads: int = Field(default=2, ge=1, le=256, description="CPU threads of torch.")
     max_batch_size: int = Field(default=4, ge=1, le=64, description="Pictures decoded together.")
     batch_wait_timeout_s: float = Field(
@@ -163,7 +188,12 @@ class ModelConfig(Settings):
     """`args` of a model's own application: which checkpoint is served, and on what."""
 
     checkpoint: str = Field(
-        default="models/checkpoints/shapes", description="A diffusers folder, or a hub id: owner/name@commit."
+        default="models/checkpoints/shapes",
+        description="A diffusers folder, a single .safetensors file, or a hub id: owner/name@commit.",
+    )
+    prediction_type: PredictionType | None = Field(
+        default=None,
+        description="Of a single file: what its UNet predicts. Default: what the file says, see docs/checkpoints.md.",
     )
     manifest: Path | None = Field(
         default=None,
@@ -219,6 +249,11 @@ class ModelConfig(Settings):
     def lora_ranks(self) -> int:
         """Ranks of LoRAs that a replica has room for."""
         return self.max_resident_loras * self.max_lora_rank
+
+    @property
+    def overrides(self) -> Overrides:
+        """What the config says of a single file."""
+        return Overrides(self.vae.checkpoint, self.prediction_type)
 
     @field_validator("postprocess")
     @classmethod

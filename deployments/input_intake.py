@@ -3,8 +3,8 @@
 import asyncio
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
@@ -17,7 +17,7 @@ from deployments.input_store import InputStore, StoredInput, file_name, id_of
 from deployments.open_requests import RETRY_AFTER_S
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
-from models.errors import InvalidImage, Unavailable
+from models.errors import DarkroomError, InvalidImage, Unavailable
 from models.image_input import Sides, extended, mask_flaw, read_image
 from models.parameters import MASK_RULES, MaskFlaw
 
@@ -131,6 +131,7 @@ class InputIntake:
 
         Raises:
             InputNotFound: the owner has no such input, or no such mask.
+            InvalidRequest: the room on a side is less than a pixel.
             TooLarge, InvalidImage: the result is too large, or the mask is transparent.
             TooManyRequests, Unavailable, InputQuotaExceeded, StorageFull: as `add` does.
         """
@@ -145,10 +146,20 @@ class InputIntake:
                 files = await self._decoder.run(_extended, content, mask, sides, self.config)
             except MemoryError as error:
                 raise Unavailable("There is too little memory to read the image now. Try again soon.") from error
-        image, of_room = [
-            await self.add(owner, file, field) for file, field in zip(files, ("image", "mask"), strict=True)
-        ]
-        return image[0], of_room[0]
+        extended_image, is_new = await self.add(owner, files[0], "image")
+        try:
+            of_room, _ = await self.add(owner, files[1], "mask")
+        except DarkroomError:
+            if is_new:
+                await self.release(owner, [extended_image.id])
+            raise
+        return extended_image, of_room
+
+    async def release(self, owner: str, input_ids: Iterable[str]) -> None:
+        """Delete inputs of a request that was refused, but those that a job needs."""
+        for input_id in input_ids:
+            with suppress(DarkroomError):  # a job needs it; else it expires
+                await self._client.delete_input(input_id, owner)
 
     async def _content(self, owner: str, input_id: str) -> bytes:
         found = await self._client.input(input_id, owner)

@@ -43,24 +43,45 @@ class InitRequest(RequestBody):
         description=f"Black keeps. {IMAGE}",
         json_schema_extra={**IMAGE_FORMAT},
     )
-    mask_blur: int = Field(
-        4, ge=0, le=MAX_MASK_BLUR, description="Pixels over which `paste_back` goes from the old image to the new one."
-    )
     area: Area = Field(
         "whole",
         description="With `masked` only what lies around the mask is generated, at the full size, and pasted back: the "
         "result is as large as the input.",
     )
     paste_back: bool = Field(
-        False, description="Put the pixels outside the mask back: without it they change a little on their way."
+        False,
+        description="Put the pixels outside the mask back, as `area` `masked` always does: else they change a little.",
     )
 
-    @field_validator("mask_blur", "area", "paste_back")
+    mask_blur: int = Field(
+        4,
+        ge=0,
+        le=MAX_MASK_BLUR,
+        description="How softly `paste_back` goes from the new image to the old one: within about twice as many pixels "
+        "around the mask.",
+    )
+
+    @field_validator("area", "paste_back", "mask_blur")
     @classmethod
     def _only_with_a_mask(cls, value: Any, info: ValidationInfo) -> Any:
         default = cls.model_fields[str(info.field_name)].default  # which receipts and their code say, mask or not
         if value != default and "mask" in info.data and info.data["mask"] is None:
             raise ValueError("must be left out without a mask")
+        return value
+
+    @field_validator("paste_back")
+    @classmethod
+    def _always_for_a_part(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and info.data.get("area") == "masked":
+            raise ValueError("must be true or left out when area is masked: what is generated is a part of the image")
+        return value
+
+    @field_validator("mask_blur")
+    @classmethod
+    def _only_where_pasted_back(cls, value: int, info: ValidationInfo) -> int:
+        is_pasted = info.data.get("paste_back", True) or info.data.get("area") == "masked"
+        if value != cls.model_fields["mask_blur"].default and not is_pasted:  # the default: as above
+            raise ValueError("must be left out without paste_back")
         return value
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from deployments.schema import GenerationRequest, resolve
 from models.errors import InvalidRequest, UnusableCheckpoint
 from models.spec import ModelCard
-from models.validation import OUT_OF_BOUNDS, first_problem, plain
+from models.validation import OUT_OF_BOUNDS, first_error, first_problem, plain
 
 
 def read_request(
@@ -23,7 +23,7 @@ def read_request(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise request_error(error.errors()[0], card, values.get("sampler")) from None
+        raise request_error(first_error(error.errors()), card, values.get("sampler")) from None
 
 
 def request_error(problem: Any, card: ModelCard | None = None, sampler: Any = None) -> InvalidRequest:

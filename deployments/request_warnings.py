@@ -8,10 +8,18 @@ from deployments.schema import GenerationRequest
 from models.families.registry import FAMILIES
 from models.spec import ImageSpec, ModelCard
 
+TRANSPARENT = "init.input is transparent in places, which is white here."
 
-def request_warnings(request: GenerationRequest, spec: ImageSpec, card: ModelCard) -> tuple[str, ...]:
-    """Return the warnings of a request that became images like `spec`, each with its field."""
-    return (*card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request, spec))
+
+def request_warnings(
+    request: GenerationRequest, spec: ImageSpec, card: ModelCard, *, shows_white: bool = False
+) -> tuple[str, ...]:
+    """Return the warnings of a request that became images like `spec`, each beginning with its field.
+
+    `shows_white`: the image that it begins with is transparent in places, and not as a mask.
+    """
+    found = *card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request, spec)
+    return (*found, TRANSPARENT) if shows_white else found
 
 
 def _unused_negative_prompt(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:

@@ -13,6 +13,7 @@
   const REFUSED = { status: 422, body: '{"detail":[]}' }; // on which Gradio gives the event up and shows nothing of its own
   const request = window.fetch;
   let expectEvent = () => {}; // of the stream that was opened last
+  let heard = 0; // how many pieces all streams have brought
   let isRefused = false; // the last event; an open stream goes on without it
 
   window.fetch = async (resource, options) => {
@@ -26,6 +27,7 @@
 
   async function joined(resource, options) {
     const patience = new AbortController();
+    const before = heard;
     const timers = [setTimeout(tell, SLOW_MS, "slow"), setTimeout(() => patience.abort(), ANSWER_MS)];
     try {
       const signal = AbortSignal.any([patience.signal, options?.signal].filter(Boolean));
@@ -33,7 +35,7 @@
       isRefused = !response.ok; // as while the service stops
       tell(isRefused ? "refused" : "answers");
       if (isRefused) return new Response(REFUSED.body, REFUSED); // the page says it
-      expectEvent();
+      if (heard === before) expectEvent(); // else its answer may have come already, and nothing more follow
       return response;
     } catch (error) {
       if (!options?.signal?.aborted) tell("lost");
@@ -59,7 +61,7 @@
     };
     const expectAnswer = () => {
       expect(ANSWER_MS);
-      slow = setTimeout(tell, SLOW_MS, "slow");
+      slow = setTimeout(() => isRefused || tell("slow"), SLOW_MS);
     };
     expectEvent = expectAnswer;
     expect(SILENCE_MS);
@@ -68,6 +70,7 @@
         const { done, value } = await reader.read().catch(() => ({ done: true })); // it was cut
         if (!done) {
           expect(SILENCE_MS);
+          heard += 1;
           if (!isRefused) tell("answers");
           end = (end + decoder.decode(value, { stream: true })).slice(-200);
           controller.enqueue(value);

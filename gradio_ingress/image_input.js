@@ -17,6 +17,7 @@ const images = {
     const [file, picture, remove] = ["input", "img", ".remove"].map((part) => element.querySelector(part));
     const extend = element.querySelector(".extend");
     let newest = 0;
+    let said = ""; // why there is no image any more
     const arrivals = []; // called when the value has changed
 
     const show = () => {
@@ -26,14 +27,22 @@ const images = {
       picture.hidden = remove.hidden = !props.value;
       hint.hidden = !!props.value;
       if (extend) extend.hidden = !props.value;
-      state.textContent = "";
+      if (props.value) said = "";
+      state.textContent = said;
       images.names.set(field.id, props.value);
-      if (props.value) picture.src = images.address(props.value);
-      else picture.removeAttribute("src");
+      if (props.value) {
+        picture.src = images.address(props.value);
+        noteIfGone(props.value);
+      } else picture.removeAttribute("src");
       arrivals.splice(0).forEach((arrived) => arrived());
     };
-    const set = (value) => {
+    // The browser may still have a picture that the service has deleted.
+    const noteIfGone = async (name) => {
+      if ((await images.isGone(name)) && name === props.value) state.textContent = GONE;
+    };
+    const set = (value, words = "") => {
       newest += 1; // an upload that still comes is not wanted
+      said = words;
       props.value = value;
       darkroom.pardon(field);
       show();
@@ -51,11 +60,14 @@ const images = {
         darkroom.blame(field.id, error.message);
       }
     };
-    const dropMask = () => images.takers.get(extend?.dataset.mask)?.set(null); // which is nothing without its image
+    const dropMask = (words) => {
+      const mask = extend?.dataset.mask; // it may still be on its way
+      images.takers.get(mask)?.set(null, images.names.get(mask) ? words : "");
+    };
     const send = (image) =>
-      wait("Sending the image…", images.send(image), (id) => {
+      wait("Sending the image…", images.send(image), ({ id, width, height }) => {
         const isSame = id === props.value;
-        if (!isSame) dropMask();
+        if (!isSame && !images.fits(field.id, width, height)) dropMask("Removed: the new image has another size.");
         set(id);
         if (!isSame) return;
         darkroom.renewed(field.id);
@@ -67,7 +79,7 @@ const images = {
     picture.addEventListener("error", () => props.value && (state.textContent = GONE));
     remove.addEventListener("click", () => {
       set(null);
-      dropMask();
+      dropMask("Removed with its image.");
       file.focus();
     });
     file.addEventListener("change", () => {
@@ -99,9 +111,24 @@ const images = {
     images.takers.set(field.id, { send, set });
   },
 
+  // Whether an image may take the place of a control's, with its mask: there is none yet, or one of the same size.
+  fits(id, width, height) {
+    const { naturalWidth, naturalHeight } = document.querySelector(`#${id} img`);
+    return !images.names.get(id) || (naturalWidth === width && naturalHeight === height);
+  },
+
   address(name) {
     const path = encodeURIComponent(name);
     return name.startsWith("input_") ? `/v1/inputs/${path}/content` : `/v1/files/${path}`;
+  },
+
+  async isGone(name) {
+    try {
+      const { status } = await fetch(images.address(name), { method: "HEAD", cache: "no-store" });
+      return status === 404 || status === 410;
+    } catch {
+      return false; // the page says that there is no connection
+    }
   },
 
   // An answer that Generate waits for.
@@ -111,10 +138,10 @@ const images = {
     return answer;
   },
 
-  // Sends an image, and returns its id.
+  // Sends an image, and returns its id and its size.
   async send(image) {
     const headers = { "Content-Type": "application/octet-stream" };
-    return (await images.post("/v1/inputs", { body: image, headers })).id;
+    return images.post("/v1/inputs", { body: image, headers });
   },
 
   // Returns an image with a quarter more on one side, or on all, and the mask of what is new.
@@ -123,7 +150,7 @@ const images = {
       if (each.startsWith("input_")) return each;
       const found = await fetch(images.address(each));
       if (!found.ok) throw Error(GONE);
-      return images.send(await found.blob());
+      return (await images.send(await found.blob())).id;
     };
     const sides = Object.fromEntries((side ? [side] : ["left", "right", "up", "down"]).map((each) => [each, 0.25]));
     const body = JSON.stringify({ ...sides, mask: mask ? await idOf(mask) : null });
@@ -166,6 +193,18 @@ document.addEventListener(
   true,
 );
 
+// A picture that becomes the image to begin with leaves the mask if it is as large.
+document.addEventListener(
+  "click",
+  ({ target }) => {
+    const button = target.closest('button[data-act="input"]');
+    if (!button) return;
+    const { naturalWidth, naturalHeight } = button.closest(".tile").querySelector("img");
+    button.dataset.fits = images.fits("init-input", naturalWidth, naturalHeight);
+  },
+  true,
+);
+
 // What would generate waits for images that are on their way.
 document.addEventListener(
   "click",
@@ -179,6 +218,9 @@ document.addEventListener(
   },
   true,
 );
+
+// To leave the page would lose an image that is on its way: the browser asks.
+addEventListener("beforeunload", (event) => images.sending.size && event.preventDefault());
 
 // An image that is dropped or pasted goes to the control that it was dropped on, else to the one to begin with.
 function aimedAt({ target }) {

@@ -20,9 +20,9 @@ class InitControl(ObjectControl):
     infos: ClassVar[Mapping[str, str]] = {
         "input": "The prompt says what it becomes.",
         "mask": "White changes, black stays. Without one, the whole image changes.",
-        "mask_blur": "Over how many pixels the new part fades into the old one.",
+        "mask_blur": "How softly the new part fades into the old one: within about twice as many pixels around it.",
         "area": "Masked: the model sees what lies around the mask alone, and draws it finer.",
-        "paste_back": "Outside the mask, every pixel stays as it was.",
+        "paste_back": "Away from the mask, every pixel stays as it was.",
     }
     defaults: ClassVar[Mapping[str, Any]] = {"paste_back": True}
 
@@ -49,4 +49,7 @@ class InitControl(ObjectControl):
 
     def _sent(self, members: Mapping[str, Any]) -> dict[str, Any]:
         found = super()._sent(members)
-        return found if "mask" in found else {name: value for name, value in found.items() if name not in OF_MASK}
+        left_out: tuple[str, ...] = () if "mask" in found else OF_MASK
+        if not found.get("paste_back") and found.get("area") != "masked":
+            left_out += ("mask_blur",)
+        return {name: value for name, value in found.items() if name not in left_out}

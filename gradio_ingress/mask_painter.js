@@ -12,6 +12,7 @@ const PAINTER = `
     <button type="button" class="clear">Clear</button>
     <button type="button" class="invert">Invert</button>
   </div>
+  <p class="said" role="status"></p>
   <div class="tools">
     <button type="submit" value="cancel" formnovalidate>Cancel</button>
     <button type="submit" value="use" class="use">Use mask</button>
@@ -19,6 +20,8 @@ const PAINTER = `
 </form>`;
 const MAX_MASK_SIDE = 1024; // pixels: finer than any model's latents
 const MASK_COLOR = "#ea580c";
+const UNPAINTED = "Nothing is painted yet. Paint over what changes.";
+const UNSAVED = "Press Escape again to discard what you painted.";
 
 class MaskPainter {
   // `image` and `mask` are addresses; there may be no mask yet. `done` gets the mask as a PNG, white where painted.
@@ -27,15 +30,23 @@ class MaskPainter {
     this.dialog.setAttribute("aria-labelledby", "painter-title");
     document.querySelector(".gradio-container").append(this.dialog);
     const find = (part) => this.dialog.querySelector(part);
-    [this.sheet, this.canvas, this.ring] = [".sheet", "canvas", ".brush"].map(find);
+    [this.sheet, this.canvas, this.ring, this.said] = [".sheet", "canvas", ".brush", ".said"].map(find);
     [this.size, this.erases] = ["[type=range]", ".erases"].map(find);
     this.pen = this.canvas.getContext("2d", { willReadFrequently: true });
     this.at = null; // of the brush, in pixels of the mask
     this.listen();
-    find(".clear").addEventListener("click", () => this.pen.clearRect(0, 0, this.canvas.width, this.canvas.height));
-    find(".invert").addEventListener("click", () => this.fill("xor", MASK_COLOR));
+    this.isUnsaved = false; // something was painted, and Escape was not pressed since
+    find(".clear").addEventListener("click", () => this.clear());
+    find(".invert").addEventListener("click", () => this.invert());
+    find("form").addEventListener("submit", (event) => {
+      if (event.submitter.value === "use" && !this.isPainted()) this.stay(event, UNPAINTED);
+    });
+    this.dialog.addEventListener("cancel", (event) => {
+      if (this.isUnsaved) this.stay(event, UNSAVED);
+      this.isUnsaved = false;
+    });
     this.dialog.addEventListener("close", () => {
-      if (this.dialog.returnValue === "use" && this.isPainted()) this.blob().then(done);
+      if (this.dialog.returnValue === "use") this.blob().then(done);
       this.dialog.remove();
     });
     this.opened = this.open(find("img"), image, mask).catch((error) => {
@@ -117,6 +128,27 @@ class MaskPainter {
     this.ring.style.width = `${(100 * this.width) / width}%`;
   }
 
+  // Keeps the dialog open, and says why.
+  stay(event, words) {
+    event.preventDefault();
+    this.said.textContent = words;
+  }
+
+  changed() {
+    this.isUnsaved = true;
+    this.said.textContent = "";
+  }
+
+  clear() {
+    this.pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.changed();
+  }
+
+  invert() {
+    this.fill("xor", MASK_COLOR);
+    this.changed();
+  }
+
   // Paints from a place to the brush's.
   paint(x, y) {
     this.pen.globalCompositeOperation = this.erases.checked ? "destination-out" : "source-over";
@@ -129,6 +161,7 @@ class MaskPainter {
     this.pen.arc(...this.at, this.width / 2, 0, 2 * Math.PI);
     this.pen.fill();
     this.pen.globalCompositeOperation = "source-over";
+    this.changed();
   }
 
   fill(operation, color) {

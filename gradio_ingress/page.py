@@ -20,7 +20,7 @@ from gradio_ingress.lookups import served_models, shared_job
 from gradio_ingress.page_auth import owner_of
 from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
 from gradio_ingress.restored import settings_of
-from gradio_ingress.reuse import Reuse
+from gradio_ingress.reuse import BEGIN, Reuse
 from models.errors import DarkroomError
 from models.spec import ModelCard
 
@@ -29,7 +29,6 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 RETRY_INTERVAL_S = 1.0
 MORE_JOBS = 48  # that "Show more" adds
 UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
-EXTENDED = ("input", "mask", "area", "strength")  # members that an image has which was extended
 WORDS = ("prompt", "negative_prompt", "prompt_syntax", "style", "model")  # what decides how much of a prompt is read
 
 
@@ -68,7 +67,8 @@ class Page:
         parts.aspects.click(
             self.on_aspect, {ui["width"], ui["height"], ui["model"]}, [ui["width"], ui["height"]], **quiet
         )
-        ui["init.input"].select(self.reuse.on_extended, None, [ui[f"init.{name}"] for name in EXTENDED], **quiet)
+        begin = [ui[path] for path in BEGIN]
+        ui["init.input"].select(self.reuse.on_extended, {*begin}, [*begin, parts.message], **quiet)
         extended = [ui["init.area"], ui["init.strength"]]
         masked = [ui["init.mask"], *extended, ui["model"]]
         ui["init.mask"].change(self.reuse.on_mask, masked, extended, **quiet, trigger_mode="always_last")

@@ -1,13 +1,16 @@
 """A finished picture's receipt: how it came about, and code that makes the same one again. Pure."""
 
 import json
+import re
 import shlex
 from dataclasses import fields, is_dataclass
 from typing import Any
 from urllib.parse import quote
 
+from deployments.input_store import PREFIX
 from deployments.named_inputs import named_inputs
 from deployments.schema import ImageResult, request_data
+from gradio_ingress.controls import label
 from models.compression import compression
 from models.parameters import SAMPLER_NAMES
 from models.settings_text import OTHERS, is_default
@@ -16,6 +19,7 @@ from models.spec import ImageSpec
 KEY = 'os.environ.get("DARKROOM_API_KEY", "unused")'
 OPENAIS = ("prompt", "model", "width", "height", "output_format", "output_compression")  # among them as `size`
 HUGGING_FACES = ("negative_prompt", "num_inference_steps", "guidance_scale", "seed")  # and `scheduler`, our sampler
+DIGEST = re.compile(f"(?:{PREFIX})?([0-9a-f]{{12}})[0-9a-f]{{52}}")  # of which people see as much as of the model's
 UNPACK = (
     'import base64, json, sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
 )
@@ -47,7 +51,7 @@ def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
         ("Sampler", SAMPLER_NAMES[spec.sampler]),
         ("Steps", str(spec.num_inference_steps)),
         ("Guidance", f"{spec.guidance_scale:g}" if spec.guided else "off"),
-        *((name, _in_words(getattr(spec, field))) for field, name in OTHERS.items() if not is_default(spec, field)),
+        *((label(field), _in_words(getattr(spec, field))) for field in OTHERS if not is_default(spec, field)),
         *again,
         *size,
     ]
@@ -119,7 +123,9 @@ def _in_words(value: Any) -> str:
     if is_dataclass(value):
         members = ((field.name.replace("_", " "), getattr(value, field.name)) for field in fields(value))
         return ", ".join(f"{name} {_in_words(each)}" for name, each in members if each is not None)
-    return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return DIGEST.sub(r"\1", str(value))
 
 
 def _file_name(spec: ImageSpec) -> str:

@@ -21,6 +21,14 @@ from models.spec import ModelCard
 
 LOST = "The image that it began with is gone or is not yours, so it is left out."
 BEGINS = "The next picture begins with this one."
+MASK_REMOVED = "The mask was removed, as its image had another size."
+EXTENDED = "The image was extended. The next picture fills what is new."
+BEGIN = (
+    "init.input",
+    "init.mask",
+    "init.area",
+    "init.strength",
+)  # the controls that another image to begin with changes
 
 
 class Reuse:
@@ -38,16 +46,16 @@ class Reuse:
             if event.act == "seed":
                 return {self._parts.controls["seed"]: job.specs[index].seed, self._parts.randomize: False}
             if event.act == "input":
-                return self._begins_with(job, index)
+                return self._begins_with(job, index, given, fits=event.fits == "true")
             data = settings_of(job.specs[index])
             return await self._restored(await served_models(self._client), data, "Settings restored.", given, owner)
         except DarkroomError as error:
             return {self._parts.message: problem(error)}
 
-    def on_extended(self, event: gr.EventData) -> Update:
+    def on_extended(self, given: Update, event: gr.EventData) -> Update:
         """Begin with an image that was extended, and make anew what is new of it, at the size that the image has."""
-        values = {"input": event.image, "mask": event.mask, "area": "masked", "strength": 1.0}
-        return {self._parts.controls[f"init.{member}"]: value for member, value in values.items()}
+        values = {"init.input": event.image, "init.mask": event.mask, "init.area": "masked", "init.strength": 1.0}
+        return self._begun(values, given, EXTENDED)
 
     async def on_mask(self, mask: str | None, area: str, strength: float, model: str | None) -> Any:
         """Take back what an extension has set, once its mask has gone: nothing is made around a mask without one."""
@@ -83,11 +91,20 @@ class Reuse:
             return kept, [*notes, LOST]
         return usable(cards, data)
 
-    def _begins_with(self, job: Job, index: int) -> Update:
+    def _begins_with(self, job: Job, index: int, given: Update, *, fits: bool) -> Update:
+        """`fits` says that the picture is as large as the image of the form, whose mask then stays."""
         name = next(image.name for image in job.images if image.index == index)
         opened: Update = {self._parts.sections["init"]: gr.update(open=True)}
-        begun = {self._parts.controls["init.input"]: name, self._parts.controls["init.mask"]: None}
-        return opened | begun | {self._parts.message: status.note(BEGINS)}
+        if fits or not given[self._parts.controls["init.mask"]]:
+            return opened | self._begun({"init.input": name}, given, BEGINS)
+        return opened | self._begun({"init.input": name, "init.mask": None}, given, f"{BEGINS} {MASK_REMOVED}")
+
+    def _begun(self, values: Mapping[str, Any], given: Update, words: str) -> Update:
+        """Another image to begin with, in the form. What was there can come back."""
+        ui = self._parts.controls
+        before = {str(ui[path].elem_id): given[ui[path]] for path in BEGIN}
+        begun: Update = {ui[path]: value for path, value in values.items()}
+        return begun | {self._parts.message: status.replaced(before, words)}
 
     async def _restored(
         self, cards: list[ModelCard], data: Mapping[str, Any], words: str, given: Update, owner: str

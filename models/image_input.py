@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.color_profile import to_srgb
-from models.errors import InvalidImage
+from models.errors import InvalidImage, InvalidRequest
 from models.image_container import EXIF_PREFIX, Container, damaged, read_container
 from models.parameters import MaskFlaw, ResizeMode
 
@@ -62,14 +62,14 @@ def read_image(content: bytes, max_pixels: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(
+    width: int, height: int, max_pixels: int, is_so: str = "The image is", remedy: str = "Scale it down."
+) -> None:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise InvalidImage(
-            f"The image is {width}x{height} pixels; each side must be from 1 to {MAX_SIDE:,}. Resize or crop it."
-        )
+        raise InvalidImage(f"{is_so} {width}x{height} pixels; each side must be from 1 to {MAX_SIDE:,}. {remedy}")
     if width * height > max_pixels:
         raise InvalidImage(
-            f"The image is {width}x{height}, {width * height:,} pixels; the limit is {max_pixels:,}. Scale it down."
+            f"{is_so} {width}x{height}, {width * height:,} pixels; the limit is {max_pixels:,}. {remedy}"
         )
 
 
@@ -162,12 +162,15 @@ def latent_mask(mask: Bool[np.ndarray, "H W"], scale: int) -> Bool[np.ndarray, "
     return mask[::scale, ::scale]
 
 
-def blurred(mask: Bool[np.ndarray, "H W"], blur: int) -> UInt8[np.ndarray, "H W"]:
-    """Return a mask as weights from 0 to 255, its edge softened by a Gaussian of `blur` pixels that ends at 3 `blur`.
+def paste_weights(mask: Bool[np.ndarray, "H W"], blur: int) -> UInt8[np.ndarray, "H W"]:
+    """Return the weights, 0 to 255, with which a generated image is pasted back: 255 in the mask.
 
-    Source: diffusers `VaeImageProcessor.blur`.
+    Outside they fade by a Gaussian of `blur` pixels: below a fortieth from 2 `blur` on, and 0 beyond 3 `blur`.
+
+    Source: outside the mask, diffusers `VaeImageProcessor.blur`. That fades inside too, so small masks change nothing.
     """
-    return np.array(_weights(mask, blur))
+    levels = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.maximum(np.asarray(levels), np.asarray(levels.filter(ImageFilter.GaussianBlur(blur))))
 
 
 def pasted_back(
@@ -176,13 +179,14 @@ def pasted_back(
     mask: Bool[np.ndarray, "H W"],
     blur: int,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the original with the generated image in the mask, mixed along its edge by `blurred`.
+    """Return the original with the generated image in the mask, mixed around it by `paste_weights`.
 
-    Outside the mask and its blur the pixels are the original's, and inside the generated ones, bit for bit.
+    In the mask the pixels are the generated ones, and outside the mask and its blur the original's, bit for bit.
 
     Source: diffusers `VaeImageProcessor.apply_overlay`, which rounds twice where this rounds once.
     """
-    return np.array(Image.composite(Image.fromarray(generated), Image.fromarray(original), _weights(mask, blur)))
+    weights = Image.fromarray(paste_weights(mask, blur))
+    return np.array(Image.composite(Image.fromarray(generated), Image.fromarray(original), weights))
 
 
 def extended(
@@ -194,19 +198,30 @@ def extended(
 
     Raises:
         InvalidImage: the result is too large. It names no field.
+        InvalidRequest: the room on a side is less than a pixel; `param` is the side.
     """
     width, height = image.size
-    left, right = (round(width * side) for side in (sides.left, sides.right))
-    up, down = (round(height * side) for side in (sides.up, sides.down))
-    _check_size(width + left + right, height + up + down, max_pixels)
+    left, right, up, down = (
+        _room(name, share, length)
+        for name, share, length in zip(Sides._fields, sides, (width, width, height, height), strict=True)
+    )
+    extended_size = width + left + right, height + up + down
+    _check_size(
+        *extended_size, max_pixels, "With this room the image is", "Ask for less room, or scale the image down."
+    )
     room = (up, down), (left, right)
     pixels = np.pad(np.array(_over(image, "white")), (*room, (0, 0)), mode="edge")
     changes = np.zeros((height, width), bool) if mask is None else resized_mask(mask, width, height, "stretch")
     return Image.fromarray(pixels), Image.fromarray(np.pad(changes, room, constant_values=True))
 
 
-def _weights(mask: Bool[np.ndarray, "H W"], blur: int) -> Image.Image:
-    return Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(blur))
+def _room(side: str, share: float, length: int) -> int:
+    """Return the pixels of room on a side of an image."""
+    pixels = round(length * share)
+    if share and not pixels:
+        message = f"{side} must be 0, or {1 / length:.2g} or more: {share:g} of {length} pixels is less than one."
+        raise InvalidRequest(message, side)
+    return pixels
 
 
 def _over(image: Image.Image, background: str) -> Image.Image:

@@ -75,7 +75,10 @@ def put_back(
 
 
 def encode_init(vae: Vae, images: Sequence[InitPixels], *, requires_mask: bool) -> list[EncodedImage | DarkroomError]:
-    """Encode images to begin with; for a model that `requires_mask`, also each without what its mask marks."""
+    """Encode images to begin with; for a model that `requires_mask`, also each without what its mask marks.
+
+    One whose mask marks nothing of the latents is an `InvalidRequest`: it would not change.
+    """
     encoded = vae.encode([image.pixels for image in images])
     holed = [without(*image) for image in images] if requires_mask else []
     masked = vae.encode(holed) if requires_mask else [None] * len(images)
@@ -86,8 +89,20 @@ def encode_init(vae: Vae, images: Sequence[InitPixels], *, requires_mask: bool) 
                 outcomes.append(error)
             case Encoded(mean, std), (Encoded() | None):
                 cells = None if image.mask is None else latent_mask(image.mask, vae.scale)
-                outcomes.append(EncodedImage(mean=mean, std=std, mask=cells, masked=rest))
+                if cells is not None and not cells.any():
+                    outcomes.append(_too_small(image, vae.scale))
+                else:
+                    outcomes.append(EncodedImage(mean=mean, std=std, mask=cells, masked=rest))
     return outcomes
+
+
+def _too_small(image: InitPixels, scale: int) -> InvalidRequest:
+    height, width, _ = image.pixels.shape
+    return InvalidRequest(
+        f"init.mask marks less than the model can change: of {width}x{height} pixels it reads one in {scale}, "
+        f"across and down, and none of those is white. Mark {scale}x{scale} pixels or more at that size.",
+        "init.mask",
+    )
 
 
 def without(pixels: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"] | None) -> Float32[np.ndarray, "H W 3"]:

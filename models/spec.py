@@ -45,9 +45,14 @@ class InitImage:
     strength: float
     resize_mode: ResizeMode = "crop"
     mask: str | None = None  # id of a stored image
-    mask_blur: int = 4  # pixels: how wide the seam is where the rest is pasted back
+    mask_blur: int = 4  # pixels around the mask in which the new image fades into the one that is pasted back
     area: Area = "whole"  # masked: what lies around the mask is generated in the size of the image, and pasted back
-    paste_back: bool = False  # put the pixels outside the mask back after decoding
+    paste_back: bool = False  # put the pixels outside the mask back after decoding; always where the area is masked
+
+    def __post_init__(self) -> None:
+        """Say so of a part, whose whole has no other pixels."""
+        if self.area == "masked":
+            object.__setattr__(self, "paste_back", True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,9 +70,15 @@ class Matching:
         return text
 
 
+def first_error(errors: Sequence[Any]) -> Any:
+    """Return the first of pydantic's errors; of a required field and an unknown one, which may be it, the unknown."""
+    unknown = (error for error in errors if error["type"] == "extra_forbidden")
+    return next(unknown, errors[0]) if errors[0]["type"] == "missing" else errors[0]
+
+
 def first_problem(errors: Sequence[Any]) -> tuple[str, str]:
     """Return path and message for the first of pydantic's errors, as `loras[0].weight must be 2 or less, got 3.`"""
-    problem = errors[0]
+    problem = first_error(errors)
     path, kind = _path(problem["loc"], is_unknown=problem["type"] == "extra_forbidden"), problem["type"]
     if kind in RULES:
         bounds = {name: plain(bound) for name, bound in problem.get("ctx", {}).items()}

@@ -163,7 +163,7 @@ def load(path: Path) -> dict[str, Any]:
 def _embedded(text: str) -> Any:
     """Return the config inside a manifest. Raises yaml.YAMLError, which says whose lines it counts."""
     try:
-        return yaml.load(text, UniqueKeyLoader)
+        return yaml.load(text, UniqueKeyLoader)  # nosec B506  # a SafeLoader
     except yaml.YAMLError as error:
         raise yaml.YAMLError(f"serveConfigV2: {error}") from error
 
@@ -195,7 +195,10 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
     others = [app for app in config["applications"] if app.get("name") not in served]
     name = checkpoint_name(checkpoint)
     args = args_of(first) | {"checkpoint": checkpoint, "defaults": {}}
-    args.pop("manifest", None)  # of the other checkpoint's files
+    for of_the_other in ("manifest", "prediction_type"):
+        args.pop(of_the_other, None)
+    if isinstance(args.get("vae"), dict):
+        args["vae"] = {key: value for key, value in args["vae"].items() if key != "checkpoint"}
     first = first | {"name": name, "args": args}
     aliases = {alias: name for alias, of in generation_of(config).aliases.items() if of == served[0] and alias != name}
     generation["args"] = args_of(generation) | {"models": [name], "aliases": aliases}

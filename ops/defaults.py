@@ -24,7 +24,7 @@ def check_model(settings: ModelConfig) -> ModelCard | None:
     Raises:
         UnusableCheckpoint: names the file that is at fault.
     """
-    folder = check(settings.checkpoint, settings.allowed_roots)
+    folder = check(settings.checkpoint, settings.allowed_roots, settings.overrides)
     return folder and read_outline(folder, checkpoint_name(settings.checkpoint), settings.defaults.chosen)
 
 

@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "serve_config.yaml", help="Serve config file")
     parser.add_argument("--host", help="in place of http_options.host")
     parser.add_argument("--port", type=int, help="in place of http_options.port")
-    parser.add_argument("--model", help="in place of all models: a diffusers folder or a hub id")
+    parser.add_argument("--model", help="in place of all models: a diffusers folder, a .safetensors file or a hub id")
     parser.add_argument("--set", metavar="FIELD=VALUE ...", default="", help="over the defaults of the first model")
     args = parser.parse_args(argv)
     args.config = args.config.absolute()

@@ -1,4 +1,4 @@
-"""`python -m ops.try_model FOLDER`: what Darkroom makes of a checkpoint, in one process, without Ray.
+"""`python -m ops.try_model CHECKPOINT`: what Darkroom makes of a checkpoint, in one process, without Ray.
 
 The three stages are loaded and run one after another, as their replicas do it. It prints the card, and seconds and
 memory of each stage, and writes an image. It exits with status 1 and the reason where the checkpoint cannot be served.
@@ -24,9 +24,11 @@ from deployments.config import DenoiserKnobs
 from deployments.request_errors import check_defaults, read_request
 from deployments.schema import resolve
 from deployments.stages.memory import peak_bytes
+from models.checkpoint.assembly import Overrides
 from models.checkpoint.card import read_card
 from models.checkpoint.loading import choose_device, choose_dtype
 from models.checkpoint.location import resolve_checkpoint
+from models.checkpoint.original_configs import PredictionType
 from models.denoiser.batch_sizer import BatchSizer
 from models.denoiser.engine import DenoisingEngine, Outcome
 from models.denoiser.model import DenoiserModel, load_denoiser
@@ -49,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     try:
-        card = read_card(args.checkpoint, manifest=args.manifest, allowed_roots=args.allowed_root)
+        overrides = Overrides(args.vae, args.prediction_type)
+        card = read_card(args.checkpoint, None, args.manifest, args.allowed_root, overrides)
         print(described(card))
         check_defaults(card)
         [spec] = resolve(read_request(fields(args), card), card)
@@ -67,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m ops.try_model", description=__doc__)
-    parser.add_argument("checkpoint", help="a diffusers folder, or a hub id: owner/name@commit")
+    parser.add_argument("checkpoint", help="a diffusers folder, a .safetensors file, or a hub id")
+    parser.add_argument("--vae", help="of a single file: another VAE, a file or a folder")
+    parser.add_argument("--prediction-type", choices=get_args(PredictionType), help="of a single file")
     parser.add_argument("--prompt", default="a red circle on a blue background")
     parser.add_argument("--negative-prompt", default=None)
     parser.add_argument("--seed", type=int, default=7)
@@ -146,7 +151,8 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     Raises:
         DarkroomError: what a stage raises.
     """
-    folder, device, dtype = resolve_checkpoint(args.checkpoint), choose_device(args.device), choose_dtype(args.dtype)
+    folder = resolve_checkpoint(args.checkpoint, Overrides(args.vae, args.prediction_type))
+    device, dtype = choose_device(args.device), choose_dtype(args.dtype)
     with reported("text encoder", device) as lap:
         encoder = load_text_encoder(folder, card.family, device, dtype)
         lap("loaded", encoder.parameter_bytes)

@@ -50,6 +50,11 @@ class Dialect:
         except InvalidRequest as error:
             raise self._translate(error) from None
 
+    def warning(self, warning: str) -> str:
+        """Return a warning in the dialect's names: of a job's, which begins with its field."""
+        field, space, rest = warning.partition(" ")
+        return self.names.get(field, field) + space + rest
+
     def _translate(self, error: InvalidRequest) -> InvalidRequest:
         """Rename the field of an error, with which its message begins."""
         path = error.param or ""

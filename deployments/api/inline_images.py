@@ -1,7 +1,6 @@
 """Requests that carry their images: each image is kept as an input before its job is accepted."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import InputNotFound
@@ -20,8 +19,12 @@ async def submit_with_images(
     uploads: Sequence[Upload],
     owner: str,
     key: str | None,
+    *,
+    alpha_is_mask: bool = False,
 ) -> Job:
     """Queue a request that names some uploads, which are kept for it; the same key and request give the same job.
+
+    With `alpha_is_mask` the transparency of its image is no cause for a warning.
 
     Raises:
         DarkroomError: nothing was queued, and what was kept is deleted, unless a job needs it.
@@ -34,15 +37,9 @@ async def submit_with_images(
             for upload in uploads:
                 image, is_new = await intake.keep(owner, upload, BRIEF_TTL_S)
                 added += [image.id] if is_new else []
-            return await client.submit(request, owner, key)
+            return await client.submit(request, owner, key, alpha_is_mask=alpha_is_mask)
         except DarkroomError as error:
-            await _release(client, owner, added)
+            await intake.release(owner, added)
             if not (isinstance(error, InputNotFound) and tries_left):
                 raise
     raise AssertionError
-
-
-async def _release(client: DispatcherClient, owner: str, input_ids: Iterable[str]) -> None:
-    for input_id in input_ids:
-        with suppress(DarkroomError):  # a job needs it; else it expires
-            await client.delete_input(input_id, owner)

@@ -85,13 +85,17 @@ class DispatcherClient:
         self._watchers: dict[str, set[asyncio.Queue[Job | DarkroomError]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
-    async def submit(self, request: GenerationRequest, owner: str, key: str | None = None) -> Job:
+    async def submit(
+        self, request: GenerationRequest, owner: str, key: str | None = None, *, alpha_is_mask: bool = False
+    ) -> Job:
         """Queue a request; the same key and request give the same job again.
+
+        With `alpha_is_mask` the transparency of its image is no cause for a warning.
 
         Raises:
             UnknownModel, InvalidRequest, QueueFull, IdempotencyKeyReused, Unavailable: nothing was queued.
         """
-        return await self._call("submit", request, owner, key or f"darkroom-{secrets.token_hex(16)}")
+        return await self._call("submit", request, owner, key or f"darkroom-{secrets.token_hex(16)}", alpha_is_mask)
 
     async def accepted(self, request: GenerationRequest, owner: str, key: str) -> Job | None:
         """Return the job that a request with the same key got before, if any. Raises IdempotencyKeyReused, Gone."""

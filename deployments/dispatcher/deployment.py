@@ -59,6 +59,7 @@ from deployments.schema import (
     words,
 )
 from deployments.serve.job_context import context_of
+from deployments.serve.refusal_log import log_refusals_briefly
 from models.errors import DarkroomError, Unavailable
 from models.parameters import MaskFlaw
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
@@ -96,6 +97,7 @@ class Dispatcher:
         aliases: Mapping[str, str] = {},
         clock: SteadyClock | None = None,
     ) -> None:
+        log_refusals_briefly()
         self._clock = clock or SteadyClock()
         self._models = {name: ModelQueue(name, stages, max_rows) for name, stages in models.items()}
         self._aliases = aliases  # another name -> the model
@@ -127,8 +129,12 @@ class Dispatcher:
 
     # -- what ingresses call
 
-    async def submit(self, request: GenerationRequest, owner: str, key: str | None = None) -> Job:
+    async def submit(
+        self, request: GenerationRequest, owner: str, key: str | None = None, alpha_is_mask: bool = False
+    ) -> Job:
         """Queue a request; the job that is returned is on disk. The same key and request give the same job again.
+
+        With `alpha_is_mask` the transparency of its image is no cause for a warning.
 
         Raises:
             Unauthorized, UnknownModel, Unavailable, InvalidRequest, InputNotFound, QueueFull, IdempotencyKeyReused,
@@ -152,7 +158,8 @@ class Dispatcher:
                 await plan_checks.check(specs[0], card.digest)
                 inputs = await self._inputs.resolve(owner, named_inputs(specs[0]), self.job)
                 specs = [with_inputs(spec, inputs) for spec in specs]
-            warnings = request_warnings(request, specs[0], card)
+            shows_white = not alpha_is_mask and await self._inputs.is_transparent(owner, specs[0])
+            warnings = request_warnings(request, specs[0], card, shows_white=shows_white)
             job = new_job(specs, owner, self._clock.now(), deadline_s(request, self._config), warnings)
             # Shielded: a caller who leaves must not leave a job on disk that is in no line.
             return await asyncio.shield(self._accept(job, request_key, before))

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Table, case, cast, delete, func, select, update
 
-from deployments.config import InputsConfig
+from deployments.config import LEAST_COUNTED_BYTES, InputsConfig
 from deployments.dispatcher.job_tables import inputs, pins
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, StorageFull
 from deployments.input_store import PREFIX, StoredInput, file_name, is_input_id
@@ -17,8 +17,6 @@ from deployments.named_inputs import MASK
 from deployments.schema import Job
 from models.errors import InvalidRequest
 from models.parameters import MASK_RULES, MaskFlaw
-
-LEAST_COUNTED_BYTES = 64 * 1024  # of an input, so that bounds on bytes are bounds on numbers too
 
 _SIZE = cast(inputs.c.size, BigInteger)  # SQLite keeps any value in any column: cast, what is not a number is 0
 _COUNTED = case((_SIZE < LEAST_COUNTED_BYTES, LEAST_COUNTED_BYTES), else_=_SIZE)
@@ -63,16 +61,18 @@ def check_room(connection: Connection, owner: str, size: int, now: float, config
         InputQuotaExceeded: not the owner.
         StorageFull: nobody may.
     """
-    of_owner = inputs.c.owner == owner
+    of_owner, counted = inputs.c.owner == owner, max(size, LEAST_COUNTED_BYTES)
     kept, first = connection.execute(select(func.sum(_COUNTED), func.min(inputs.c.expires)).where(of_owner)).one()
-    if (kept or 0) + max(size, LEAST_COUNTED_BYTES) > config.max_owner_bytes:
+    if (kept or 0) + counted > config.max_owner_bytes:
         raise InputQuotaExceeded(
-            f"You may keep {config.max_owner_bytes} bytes of inputs; {kept or 0} are kept, and this would be {size} "
-            f"more. Delete some with DELETE /v1/inputs/ID, or wait until they expire.",
+            f"Your inputs may take {config.max_owner_bytes} bytes, each {LEAST_COUNTED_BYTES} or more; "
+            f"{kept or 0} are taken, and this one would take {counted}. Delete some with DELETE /v1/inputs/ID, or wait "
+            f"until they expire.",
             max(1, ceil((first or now) - now)),
         )
-    if (connection.scalar(select(func.sum(_COUNTED))) or 0) + size > config.max_total_bytes:
-        raise StorageFull("There is no room for more inputs. Try again when others have expired.")
+    if kept_bytes(connection) + counted > config.max_total_bytes:
+        remedy = "Delete some of yours with DELETE /v1/inputs/ID, or try" if kept else "Try"
+        raise StorageFull(f"There is no room for more inputs. {remedy} again when others have expired.")
 
 
 def find(connection: Connection, owner: str, input_id: str) -> StoredInput:
@@ -128,8 +128,13 @@ def pin(connection: Connection, job: Job, named: Mapping[str, str]) -> None:
         connection.execute(pins.insert().values(job=job.id, owner=job.owner, digest=digest))
 
 
+def mask_flaw(connection: Connection, owner: str, input_id: str) -> str | None:
+    """Return what keeps an input from being a mask, a `MaskFlaw`; None if nothing does, or if there is no input."""
+    return connection.scalar(select(inputs.c.mask_flaw).where(*_of(inputs, owner, input_id)))
+
+
 def _check_mask(connection: Connection, owner: str, input_id: str) -> None:
-    flaw = connection.scalar(select(inputs.c.mask_flaw).where(*_of(inputs, owner, input_id)))
+    flaw = mask_flaw(connection, owner, input_id)
     if flaw in MASK_RULES:
         raise InvalidRequest(f"{MASK} {MASK_RULES[flaw]}.", MASK)
 
@@ -156,8 +161,8 @@ def orphans(connection: Connection, names: Sequence[str]) -> list[str]:
 
 
 def kept_bytes(connection: Connection) -> int:
-    """Return how many bytes all inputs have."""
-    return int(connection.scalar(select(func.sum(_SIZE))) or 0)
+    """Return how many bytes all inputs take, as they are counted for the quotas."""
+    return int(connection.scalar(select(func.sum(_COUNTED))) or 0)
 
 
 def _of(table: Table, owner: str, input_id: str) -> tuple[ColumnElement[bool], ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 
 from PIL import Image
@@ -14,8 +15,11 @@ from deployments.dispatcher.metrics import DispatcherMetrics
 from deployments.errors import Gone, InputNotFound, InputQuotaExceeded, NotFound, StorageFull, UnreadableJob
 from deployments.image_store import ImageStore
 from deployments.input_store import BRIEF_TTL_S, PREFIX, InputStore, StoredInput, file_name, id_of
+from deployments.named_inputs import MASK
 from deployments.schema import Job
+from models.image_input import mask_flaw, read_image
 from models.parameters import MaskFlaw
+from models.spec import ImageSpec
 
 FindJob = Callable[[str, str], Awaitable[Job]]
 ORPHAN_BATCH = 500  # names that are compared at a time
@@ -105,13 +109,18 @@ class Inputs:
         except (NotFound, Gone, UnreadableJob):
             message = f"{field} must be the id of an input or the name of an image of yours; there is no {name[:80]}."
             raise InputNotFound(message, field) from None
-        with Image.open(io.BytesIO(content)) as result:  # its header alone: a size that its spec need not have
-            sides = result.size
+        sides, flaw = await asyncio.to_thread(_looked_at, content, as_mask=field == MASK)
         input_id, added = id_of(content), None
         while added is None:  # a deletion of the same input may come in between
             await asyncio.to_thread(self._files.put, file_name(owner, input_id), content)
-            added = await self.add(owner, input_id, len(content), *sides, ttl_s=BRIEF_TTL_S)
+            added = await self.add(owner, input_id, len(content), *sides, ttl_s=BRIEF_TTL_S, mask_flaw=flaw)
         return input_id
+
+    async def is_transparent(self, owner: str, spec: ImageSpec) -> bool:
+        """Return whether the input that an image begins with, if any, is transparent in places."""
+        if spec.init is None:
+            return False
+        return await self._call(self._run, input_rows.mask_flaw, owner, spec.init.input) == "transparent"
 
     async def find(self, input_id: str, owner: str) -> StoredInput:
         """Return an input of an owner. Raises InputNotFound."""
@@ -143,3 +152,9 @@ class Inputs:
                 batch = names[start : start + ORPHAN_BATCH]
                 orphans = await self._call(self._run, input_rows.orphans, batch)
                 await asyncio.to_thread(self._files.remove, orphans)
+
+
+def _looked_at(content: bytes, *, as_mask: bool) -> tuple[tuple[int, int], MaskFlaw | None]:
+    """Return width and height of a result, by its header alone, and what keeps it from being a mask if it is one."""
+    with Image.open(io.BytesIO(content)) as result:
+        return result.size, mask_flaw(read_image(content, sys.maxsize)) if as_mask else None

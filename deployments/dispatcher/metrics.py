@@ -65,7 +65,9 @@ class DispatcherMetrics:
         self._epoch = Gauge("darkroom_epoch", description="Of the Dispatcher in charge: one more with each.")
         self._store_problem = Gauge("darkroom_store_problem", description="1 while the database cannot be used.")
         self._inputs_expired = Counter("darkroom_inputs_expired", description="Uploaded images that have expired.")
-        self._input_bytes = Gauge("darkroom_input_bytes", description="Bytes of the uploaded images that are kept.")
+        self._input_bytes = Gauge(
+            "darkroom_input_bytes", description="Bytes of the uploaded images that are kept, as quotas count them."
+        )
 
     @contextmanager
     def refusals(self) -> Iterator[None]:

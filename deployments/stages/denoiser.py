@@ -44,7 +44,7 @@ class Denoiser:
         startup = Startup(DENOISER.deployment)
         config = model.denoiser
         torch.set_num_threads(config.threads)
-        folder = locate_parts(model.checkpoint, card, DENOISER.domain, allowed_roots=model.allowed_roots)
+        folder = locate_parts(model.checkpoint, card, DENOISER.domain, model.allowed_roots, model.overrides)
         device = choose_device(model.device)
         self._model = load_denoiser(folder, card.family, device, choose_dtype(model.dtype))
         startup.loaded()

@@ -33,7 +33,7 @@ class TextEncoder:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._encoder = load_text_encoder(
-            locate_parts(model.checkpoint, card, TEXT_ENCODER.domain, allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, TEXT_ENCODER.domain, model.allowed_roots, model.overrides),
             card.family,
             self._device,
             choose_dtype(model.dtype),

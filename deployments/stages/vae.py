@@ -44,7 +44,7 @@ class Vae:
         torch.set_num_threads(config.threads)
         self._device = choose_device(model.device)
         self._vae = load_vae(
-            locate_parts(model.checkpoint, card, VAE.domain, allowed_roots=model.allowed_roots),
+            locate_parts(model.checkpoint, card, VAE.domain, model.allowed_roots, model.overrides),
             card.family,
             self._device,
             choose_dtype(model.dtype),
@@ -157,7 +157,7 @@ class Vae:
         if isinstance(decoded, DarkroomError):
             raise decoded
         pixels = decoded.pixels
-        if spec.init is not None and (spec.init.paste_back or spec.init.area == "masked"):
+        if spec.init is not None and spec.init.paste_back:
             pixels = paste(pixels, source_of(spec.passes[-1], store, owner), spec.init.mask_blur)
         pixels = self._postprocess.pixels(pixels, spec)
         content = encode_image(decoded._replace(pixels=pixels), spec, self._digest)

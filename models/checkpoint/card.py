@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint.assembly import AS_IT_IS, Overrides, guesses
 from models.checkpoint.files import (
     check_manifest,
     digest,
@@ -32,6 +33,7 @@ def read_card(
     operators: Mapping[str, Any] | None = None,
     manifest: Path | None = None,
     allowed_roots: Sequence[Path] = (),
+    overrides: Overrides = AS_IT_IS,
 ) -> ModelCard:
     """Return the card of a checkpoint whose every file has been checked.
 
@@ -42,13 +44,13 @@ def read_card(
     Raises:
         UnusableCheckpoint: names the file that is missing, broken, unsafe, not as listed or of an unknown family.
     """
-    folder = resolve_checkpoint(checkpoint)
+    folder = resolve_checkpoint(checkpoint, overrides)
     family = PIPELINES[pipeline_class(folder)]
     check_components(folder)
     sums = file_sums(folder, family.name, allowed_roots)
     check_numbers(folder)
     if manifest := manifest or own_manifest(folder, allowed_roots):
-        check_manifest(manifest, sums)
+        check_manifest(manifest, folder, sums)
     outline = read_outline(folder, checkpoint_name(checkpoint), operators)
     samplers = choose_samplers(folder, family, read_scheduler(folder), outline.defaults)
     return replace(
@@ -58,7 +60,7 @@ def read_card(
         defaults={**outline.defaults, "sampler": samplers.default},
         samplers=samplers.names,
         min_steps=samplers.min_steps,
-        warnings=_warnings(folder, family, sums, samplers, outline.warnings),
+        warnings=_warnings(folder, family, sums, samplers, [*outline.warnings, *guesses(folder, overrides)]),
     )
 
 

@@ -6,8 +6,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from models.checkpoint.assembly import link_targets
+from models.checkpoint.cache import recorded_sum
 from models.checkpoint.configs import LARGEST_JSON, check_file, read_json
-from models.checkpoint.guard import check_entries, check_model, check_neighbours, check_scheduler, check_tokenizer_file
+from models.checkpoint.guard import (
+    MAX_TENSORS,
+    check_entries,
+    check_model,
+    check_neighbours,
+    check_scheduler,
+    check_tokenizer_file,
+    measure,
+    read_header,
+    size_of,
+)
+from models.checkpoint.original_layout import ORIGINAL, need_part
+from models.checkpoint.sizes import Size
 from models.errors import UnusableCheckpoint
 from models.families.base import Component
 from models.families.registry import FAMILIES
@@ -54,7 +68,8 @@ def check_parts(
     for path in checked_files(folder, family, allowed_roots):
         name = path.relative_to(folder).as_posix()
         if name.partition("/")[0] in parts and _sum(path) != sums.get(name):
-            raise UnusableCheckpoint(f"{path}: not the file that the model's digest is of.")
+            file = path.resolve() if path.name == ORIGINAL else path
+            raise UnusableCheckpoint(f"{file}: not the file that the model's digest is of.")
 
 
 def own_manifest(folder: Path, allowed_roots: Sequence[Path] = ()) -> Path | None:
@@ -63,8 +78,10 @@ def own_manifest(folder: Path, allowed_roots: Sequence[Path] = ()) -> Path | Non
     return _inside(_roots(folder, allowed_roots), path) if path.exists() or path.is_symlink() else None
 
 
-def check_manifest(manifest: Path, sums: Mapping[str, str]) -> None:
+def check_manifest(manifest: Path, folder: Path, sums: Mapping[str, str]) -> None:
     """Check the files of a checkpoint against a list of SHA-256 sums, as `sha256sum` writes it.
+
+    Of a single file, that file and a VAE's are checked, by their own names; the configs are ours.
 
     Raises:
         UnusableCheckpoint: the manifest cannot be read; or names the file that it does not have or says otherwise of.
@@ -82,11 +99,24 @@ def check_manifest(manifest: Path, sums: Mapping[str, str]) -> None:
         if matched is None:
             raise UnusableCheckpoint(f"{manifest}: line {number} is none of sha256sum.")  # it may be of another file
         known[matched[2]] = matched[1]
-    for name, found in sums.items():
+    for name, found in _listed(folder, sums):
         if name not in known:
             raise UnusableCheckpoint(f"{name}: not in {manifest}.")
         if found != known[name]:
             raise UnusableCheckpoint(f"{name}: its SHA-256 is {found}, and {manifest} says {known[name]}.")
+
+
+def _listed(folder: Path, sums: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the names that a manifest has for files, and their sums."""
+    is_assembled, vae_is_folder = bool(link_targets(folder)), (folder / "vae").is_symlink()
+    for name, found in sums.items():
+        path = folder / name
+        if not is_assembled:
+            yield name, found
+        elif path.name == ORIGINAL:
+            yield path.readlink().name, found
+        elif vae_is_folder and name.startswith("vae/"):
+            yield path.name, found
 
 
 def digest(sums: Mapping[str, str]) -> str:
@@ -150,12 +180,14 @@ class Weights(NamedTuple):
     variant: str | None  # what the library is asked for: "fp16" reads model.fp16.safetensors
     index: Path | None
     files: tuple[Path, ...]
+    is_original: bool = False  # a single file, of which the component is a part
 
 
 def find_weights(part: Path, component: Component) -> Weights:
     """Return the weights that the component's library reads; a variant's where there are no others.
 
-    Where a whole file lies beside shards, diffusers reads the shards and transformers the whole file.
+    Where a whole file lies beside shards, diffusers reads the shards and transformers the whole file. A single file
+    in the original layout has a name of ours.
 
     Raises:
         UnusableCheckpoint: there are none, or their index is broken; says what there is and how to get safetensors.
@@ -168,6 +200,8 @@ def find_weights(part: Path, component: Component) -> Weights:
             return Weights(variant, index, _shards(index))
         if whole.exists():
             return Weights(variant, None, (whole,))
+    if (original := part / ORIGINAL).exists():
+        return Weights(None, None, (original,), is_original=True)
     raise UnusableCheckpoint(f"{part}: {_why_no_weights(part, component.weights)}")
 
 
@@ -208,10 +242,22 @@ def _model_files(roots: Sequence[Path], part: Path, component: Component) -> Ite
     check_neighbours(part, component.package, weights.variant)
     files = [_inside(roots, path) for path in weights.files]
     assert component.least_size is not None, f"{part.name}: a component with weights declares its least size"
-    check_model(config, content, component.package, component.least_size, files)
+    check_model(config, content, component.package, component.least_size, _held(part, weights))
     yield from (config, *files)
     if weights.index is not None:
         yield _inside(roots, weights.index)
+
+
+def _held(part: Path, weights: Weights) -> Size:
+    """Return what the weights of a part hold. Raises UnusableCheckpoint: too many tensors."""
+    if weights.is_original:
+        [file] = (path.resolve() for path in weights.files)
+        held = size_of(need_part(file, read_header(file), part.name).tensors)
+    else:
+        file, held = weights.files[0], Size(*map(sum, zip(*map(measure, weights.files), strict=True)))
+    if held.tensors > MAX_TENSORS:
+        raise UnusableCheckpoint(f"{file}: {held.tensors} tensors in all, the most is {MAX_TENSORS}.")
+    return held
 
 
 def _hub_blobs(folder: Path) -> tuple[Path, ...]:
@@ -227,7 +273,9 @@ def _hub_blobs(folder: Path) -> tuple[Path, ...]:
 
 def _roots(folder: Path, allowed_roots: Sequence[Path]) -> list[Path]:
     """Return the folders that links may lead to."""
-    return [root.resolve() for root in (folder, *_hub_blobs(folder), *allowed_roots)]
+    targets = link_targets(folder)  # what the operator has named beside the folder
+    blobs = (root for named in (folder, *targets, *(each.parent for each in targets)) for root in _hub_blobs(named))
+    return [root.resolve() for root in (folder, *targets, *blobs, *allowed_roots)]
 
 
 def _inside(roots: Sequence[Path], path: Path, largest: int | None = None) -> Path:
@@ -248,5 +296,7 @@ def _inside(roots: Sequence[Path], path: Path, largest: int | None = None) -> Pa
 
 
 def _sum(path: Path) -> str:
+    if path.name == ORIGINAL:
+        return recorded_sum(path)  # several components have it
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -60,6 +60,7 @@ FOUND_BY_THEMSELVES = {
     "transformers": r"adapter_config\.json|shard-\d{5}-model-.*",
     "diffusers": r"diffusion_pytorch_model\.(safetensors\.{variant}|{variant}\.safetensors)\.index\.json",
 }
+COUNTED_THRICE = ("in_proj_weight", "in_proj_bias")  # open_clip's query, key and value
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -187,8 +188,15 @@ def _check_tokens(path: Path, name: str, value: Any) -> None:
 # -- weights and the configs of their models
 
 
-def measure(path: Path) -> Size:
-    """Return what a safetensors file holds, by its header alone, in which sizes and places must agree with the file."""
+class TensorInfo(NamedTuple):
+    """What a header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of a safetensors file, by its header, whose sizes and places must agree with the file."""
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
@@ -197,11 +205,22 @@ def measure(path: Path) -> Size:
         if (length := int.from_bytes(start[:8], "little")) > MAX_HEADER_BYTES:
             raise SafetensorError(f"a header of {length} bytes, the most is {MAX_HEADER_BYTES}")
         with safe_open(path, framework="numpy") as weights:
-            slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118
-            counts = [math.prod(each.get_shape()) for each in slices if each.get_dtype() in WEIGHT_TYPES]
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            return {name: TensorInfo(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise UnusableCheckpoint(f"{path}: not a safetensors file: {error}") from error
-    return Size(sum(count > 0 for count in counts), sum(counts))
+
+
+def measure(path: Path) -> Size:
+    """Return what a safetensors file holds."""
+    return size_of(read_header(path))
+
+
+def size_of(tensors: Mapping[str, TensorInfo]) -> Size:
+    """Return what tensors hold. One that a text encoder's original layout has for three counts as three."""
+    counts = {name: math.prod(info.shape) for name, info in tensors.items() if info.dtype in WEIGHT_TYPES}
+    held = (3 if name.endswith(COUNTED_THRICE) else 1 for name, count in counts.items() if count)
+    return Size(sum(held), sum(counts.values()))
 
 
 def check_model(
@@ -209,15 +228,12 @@ def check_model(
     config: Mapping[str, Any],
     library: str,
     least_size: Callable[[SizeEntries], Size],
-    files: Sequence[Path],
+    held: Size,
 ) -> None:
-    """Refuse the config of a model that would be larger than the weights in `files`, or that holds other configs.
+    """Refuse the config of a model that would be larger than the weights in its files, or that holds other configs.
 
-    Each tensor of a model must be in its files, so nothing that can be served is refused.
+    `held` is what its files hold. Each tensor of a model must be in them, so nothing that can be served is refused.
     """
-    held = Size(*map(sum, zip(*map(measure, files), strict=True)))
-    if held.tensors > MAX_TENSORS:
-        raise UnusableCheckpoint(f"{files[0]}: {held.tensors} tensors in all, the most is {MAX_TENSORS}.")
     check_entries(path, config)
     if library == "transformers":
         _check_objects(path, config, LABELS)

@@ -1,5 +1,6 @@
 """Load one part of a checkpoint, from safetensors only, or say which file is at fault."""
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from models.checkpoint.files import find_weights
 from models.errors import UnusableCheckpoint
-from models.families.base import Component, Family
+from models.families.base import Family
 from models.parameters import DtypeName
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -54,12 +55,21 @@ def load_component(folder: Path, family: Family, name: str, device: torch.device
         UnusableCheckpoint: names the folder, and what the library said or which weights are missing.
     """
     part, component = folder / name, family.components[name]
+    loader = getattr(import_module(component.source), component.classes[0])
     if not component.weights:
-        return _load(_loader(component), part)
+        return _load(part, loader.from_pretrained, part, local_files_only=True)
+    weights = find_weights(part, component)
+    if weights.is_original:
+        from models.checkpoint.conversion import load_original  # not at the top: diffusers takes seconds
+
+        [file] = weights.files
+        return _load(file.resolve(), load_original, part, loader, file.resolve(), device, dtype).eval()
     model, info = _load(
-        _loader(component),
         part,
-        variant=find_weights(part, component).variant,
+        loader.from_pretrained,
+        part,
+        local_files_only=True,
+        variant=weights.variant,
         use_safetensors=True,
         torch_dtype=dtype,
         device_map={"": device},
@@ -70,15 +80,14 @@ def load_component(folder: Path, family: Family, name: str, device: torch.device
     return model.eval()
 
 
-def _loader(component: Component) -> Any:
-    return getattr(import_module(component.source), component.classes[0])
-
-
-def _load(loader: Any, folder: Path, **options: Any) -> Any:
+def _load(named: Path, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return what `load` returns. Raises UnusableCheckpoint, which says what the library said of `named`."""
     try:
-        return loader.from_pretrained(folder, local_files_only=True, **options)
+        return load(*arguments, **options)
+    except UnusableCheckpoint:
+        raise
     except BaseException as error:  # each library raises its own kinds, tokenizers a panic that is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UnusableCheckpoint(f"{folder}: cannot be loaded: {reason}") from error
+        raise UnusableCheckpoint(f"{named}: cannot be loaded: {reason}") from error

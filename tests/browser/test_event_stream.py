@@ -10,6 +10,7 @@ FAKE_FETCH = """
 window.streams = [];
 window.fetch = async (url, options) => {
   window.options = options;
+  if (url.endsWith("/queue/join")) await window.held;
   if (!url.endsWith("/queue/data")) return new Response("{}", { status: window.answer ?? 200 });
   const body = new ReadableStream({ start: (controller) => streams.push({ controller }) });
   return new Response(body);
@@ -63,6 +64,20 @@ def test_a_slow_answer_is_told_until_it_comes(page: Page) -> None:
     assert page.evaluate("told.length") == 3
 
 
+def test_an_answer_that_comes_before_its_event_is_accepted_leaves_nothing_to_wait_for(page: Page) -> None:
+    page.evaluate("window.told = []; addEventListener('connection', (event) => told.push(event.detail))")
+    page.evaluate("open_stream()")
+    page.evaluate("window.held = new Promise((accept) => (window.accept = accept)); null")
+    page.evaluate("window.joining = fetch('http://page/queue/join'); null")
+    page.evaluate("streams[0].controller.enqueue(new TextEncoder().encode('data: {}'))")
+    page.wait_for_function("told.length === 1")
+    page.evaluate("accept(); joining.then(() => null)")
+    page.clock.fast_forward(3_000)
+    assert page.evaluate("told") == ["answers", "answers"]
+    page.clock.fast_forward(12_000)
+    assert page.evaluate("streams[0].received") is None
+
+
 @pytest.mark.parametrize("answer", [401, 429, 503])
 def test_a_refused_event_is_told_whatever_an_open_stream_brings_until_one_is_accepted(page: Page, answer: int) -> None:
     page.evaluate("window.told = []; addEventListener('connection', (event) => told.push(event.detail))")
@@ -74,3 +89,12 @@ def test_a_refused_event_is_told_whatever_an_open_stream_brings_until_one_is_acc
     assert page.evaluate("told") == ["refused"]
     page.evaluate("answer = 200; fetch('http://page/queue/join')")
     assert page.evaluate("told") == ["refused", "answers"]
+
+
+def test_an_event_that_is_refused_is_told_although_one_before_it_is_still_to_be_answered(page: Page) -> None:
+    page.evaluate("window.told = []; addEventListener('connection', (event) => told.push(event.detail))")
+    page.evaluate("open_stream()")
+    page.evaluate("fetch('http://page/queue/join')")
+    page.evaluate("answer = 503; fetch('http://page/queue/join')")
+    page.clock.fast_forward(3_000)
+    assert page.evaluate("told") == ["answers", "refused"]

@@ -5,7 +5,7 @@ import re
 
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Site
 from tests.chromium import NUMBER, generate
@@ -64,11 +64,16 @@ def test_an_image_that_cannot_be_used_is_refused_on_its_field(page: Page, site: 
 
 
 def test_an_image_that_has_gone_meanwhile_is_to_be_chosen_again(page: Page, site: Site) -> None:
-    choose(page, photo())
-    thumbnail = page.get_by_role("img", name="Image to begin with")
-    expect(thumbnail).to_have_attribute("src", INPUT)
-    address = str(thumbnail.get_attribute("src")).removesuffix("/content")
-    assert page.request.delete(f"{site.url}{address}").status == 204
+    for control, name, color in (("init-input", "Image to begin with", "teal"), ("init-mask", "Mask", "white")):
+        choose(page, photo(color=color), control)
+        expect(page.get_by_role("img", name=name)).to_have_attribute("src", INPUT)
+        address = str(page.get_by_role("img", name=name).get_attribute("src")).removesuffix("/content")
+        assert page.request.delete(f"{site.url}{address}").status == 204
+    page.reload()
+    page.wait_for_selector("button#generate:not(:disabled)")
+    for control in ("init-input", "init-mask"):  # although the browser may still have both
+        expect(page.locator(f"#{control} .image-state")).to_have_text("This image is gone. Choose it again.")
+    page.locator("#init-mask").get_by_role("button", name="Remove").click()
     page.locator("#init-input").get_by_role("button", name="Right").click()
     expect(page.locator("#init-input .field-error")).to_have_text("This image is gone. Choose it again.")
     generate(page, PROMPT)
@@ -91,11 +96,28 @@ def test_a_reload_keeps_the_image_and_what_was_chosen_for_it(page: Page, site: S
 
 def test_a_picture_can_be_the_image_to_begin_with(page: Page, site: Site) -> None:
     generate(page, PROMPT)
-    page.get_by_role("button", name="Use as input").click()
-    expect(page.locator("#message")).to_contain_text("The next picture begins with this one.")
+    choose(page, photo((64, 64)))
     thumbnail = page.get_by_role("img", name="Image to begin with")
+    expect(thumbnail).to_have_attribute("src", INPUT)
+    first = str(thumbnail.get_attribute("src"))
+    choose(page, photo((64, 64), color="white"), "init-mask")
+    mask = page.get_by_role("img", name="Mask")
+    expect(mask).to_have_attribute("src", INPUT)
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.locator("#message").get_by_role("status")).to_have_text("The next picture begins with this one.")
     expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
     page.wait_for_function("document.querySelector('#init-input img').naturalWidth === 64")
+    expect(mask).to_be_visible()  # as it is as large
+    page.get_by_role("button", name="Undo").click()
+    expect(thumbnail).to_have_attribute("src", first)
+    choose(page, photo())
+    expect(mask).to_be_hidden()
+    choose(page, photo(color="white"), "init-mask")
+    expect(mask).to_have_attribute("src", INPUT)
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.locator("#message")).to_contain_text("The mask was removed, as its image had another size.")
+    expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
+    expect(mask).to_be_hidden()
     page.reload()
     page.wait_for_selector("button#generate:not(:disabled)")
     expect(thumbnail).to_have_attribute("src", re.compile("^/v1/files/job_"))
@@ -136,12 +158,19 @@ def test_an_image_that_is_pasted_or_dropped_anywhere_is_taken_and_one_on_the_mas
     expect(thumbnail).to_have_attribute("src", second)
 
 
-def test_generate_waits_for_an_image_that_is_on_its_way(page: Page, site: Site) -> None:
+def test_generate_and_a_reload_wait_for_an_image_that_is_on_its_way(page: Page, site: Site) -> None:
     page.fill("#prompt textarea", PROMPT)
-    page.route("**/v1/inputs", lambda route: page.wait_for_timeout(500) or route.continue_())
+    held: list[Route] = []
+    page.route("**/v1/inputs", lambda route: held.append(route))
     choose(page, photo())
     page.click("#generate")
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: asked.append(dialog.type) or dialog.dismiss())
+    with page.expect_event("dialog"):
+        page.evaluate("setTimeout(() => location.reload())")
+    held[0].continue_()
     finished(page)
+    assert asked == ["beforeunload"]  # a reload would lose the image
     [spec] = site.pipeline.specs
     assert spec.init is not None
 
@@ -151,6 +180,16 @@ def test_on_a_phone_everything_of_an_image_fits_and_is_large_enough_and_axe_find
     choose(page, photo((900, 500)))
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#init-input input[type=file]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    drop = page.locator("#init-input .drop label")
+    box = drop.bounding_box()
+    assert box
+    left, middle = max(0, box["x"] - 4), box["y"] + box["height"] / 2
+    ring = page.screenshot(clip={"x": left, "y": middle, "width": 5, "height": 1})
+    colors = [color for _, color in Image.open(io.BytesIO(ring)).convert("RGB").getcolors() or ()]
+    assert any(red > 200 and blue < 60 for red, _, blue in colors), "the focus ring is whole on its left"
     small = page.evaluate(
         """[...document.querySelectorAll('#section-init :is(button, label)')]
             .filter((e) => e.checkVisibility() && !e.querySelector('[type=checkbox]'))
@@ -228,6 +267,9 @@ def test_a_mask_that_is_cleared_or_given_up_changes_nothing_on_a_phone_and_axe_f
     found = Axe().run(page).response["violations"]
     assert not found, [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
     page.keyboard.press("Escape")
+    said = page.locator(".painter").get_by_role("status")
+    expect(said).to_have_text("Press Escape again to discard what you painted.")
+    page.keyboard.press("Escape")
     expect(page.locator(".painter")).to_have_count(0)
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()
     page.locator("#init-mask").get_by_role("button", name="Paint").click()
@@ -240,6 +282,8 @@ def test_a_mask_that_is_cleared_or_given_up_changes_nothing_on_a_phone_and_axe_f
 
 def test_a_picture_is_compared_with_the_image_that_it_began_with_by_keyboard(page: Page, site: Site) -> None:
     choose(page, photo())
+    page.locator("#init-resize_mode input").click()
+    page.get_by_role("option", name="Fit").click()
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     generate(page, PROMPT)
     finished(page)
@@ -251,6 +295,7 @@ def test_a_picture_is_compared_with_the_image_that_it_began_with_by_keyboard(pag
     page.wait_for_function("document.querySelector('.tile .before').naturalWidth === 80")
     slider.press("End")
     expect(before).to_have_css("clip-path", "inset(0px 0% 0px 0px)")
+    expect(before).to_have_css("background-color", "rgba(0, 0, 0, 0)")  # the filled edges can be seen beside it
     picture, shown = page.get_by_role("img", name=PROMPT, exact=True).bounding_box(), before.bounding_box()
     assert picture == shown
     found = Axe().run(page, context="#gallery").response["violations"]
@@ -285,7 +330,9 @@ def test_an_image_goes_on_in_a_direction_and_its_mask_with_it(page: Page, site: 
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()  # with its image
 
 
-def test_what_an_extension_has_set_goes_with_its_mask_and_a_new_image_takes_no_old_mask(page: Page, site: Site) -> None:
+def test_what_an_extension_has_set_goes_with_its_mask_which_stays_with_an_image_of_its_size(
+    page: Page, site: Site
+) -> None:
     choose(page, photo())
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     page.locator("#init-input").get_by_role("button", name="Right").click()
@@ -293,17 +340,54 @@ def test_what_an_extension_has_set_goes_with_its_mask_and_a_new_image_takes_no_o
     expect(strength).to_have_value("1")
     mask = page.get_by_role("img", name="Mask")
     expect(mask).to_have_attribute("src", INPUT)
+    extended = str(page.get_by_role("img", name="Image to begin with").get_attribute("src"))
+    choose(page, photo((100, 48), color="navy"))  # as large as what was extended
+    expect(page.get_by_role("img", name="Image to begin with")).not_to_have_attribute("src", extended)
+    expect(mask).to_be_visible()
     choose(page, photo((48, 80), color="red"))
     expect(mask).to_be_hidden()
+    expect(page.locator("#init-mask .image-state")).to_have_text("Removed: the new image has another size.")
     expect(strength).to_have_value("0.75")
     expect(page.locator("#init-area input")).to_have_value("Whole")
 
 
-def test_a_mask_without_paint_is_none(page: Page, site: Site) -> None:
+def contrast(shown: Image.Image) -> float:
+    """Between the colours that a picture has at its corner and in its middle, as WCAG counts it."""
+
+    def luminance(at: tuple[int, int]) -> float:
+        channels = [value / 255 for value in shown.convert("RGB").crop((*at, at[0] + 1, at[1] + 1)).tobytes()]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return sum(share * value for share, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted(luminance(at) for at in ((0, 0), (shown.width // 2, 4)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_painter_shows_that_it_erases_and_stays_while_nothing_is_painted(page: Page, site: Site) -> None:
     choose(page, photo())
     expect(page.get_by_role("img", name="Image to begin with")).to_have_attribute("src", INPUT)
     page.locator("#init-mask").get_by_role("button", name="Paint").click()
-    expect(page.locator(".painter canvas")).to_be_focused()
+    canvas = page.locator(".painter canvas")
+    expect(canvas).to_be_focused()
+    erase = page.get_by_label("Erase")
+    for dark in (False, True):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        erase.uncheck()
+        expect(erase).to_have_css("background-color", "rgba(0, 0, 0, 0)")  # when its colour has changed
+        plain = Image.open(io.BytesIO(erase.screenshot(animations="disabled")))
+        erase.check()
+        chosen = Image.open(io.BytesIO(erase.screenshot(animations="disabled")))
+        assert contrast(plain) < 1.5, dark
+        assert contrast(chosen) >= 3, dark
+
     page.get_by_role("button", name="Use mask").click()
+    said = page.locator(".painter").get_by_role("status")
+    expect(said).to_have_text("Nothing is painted yet. Paint over what changes.")
+    canvas.press("Space")
+    expect(said).to_have_text("")
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Use mask").click()
+    expect(said).to_contain_text("Nothing is painted yet.")
+    page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".painter")).to_have_count(0)
     expect(page.get_by_role("img", name="Mask")).to_be_hidden()

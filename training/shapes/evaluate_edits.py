@@ -20,7 +20,6 @@ from tqdm import tqdm
 from benchmarks.pipelines import Pipelines
 from benchmarks.requests import CARD, Requests, a_request, png, together
 from benchmarks.stages import Stages
-from models.image_input import blurred
 from models.spec import ImageSpec, InitImage
 from training.shapes.captions import full_caption
 from training.shapes.evaluate import BATCH, held_out_scenes, shares
@@ -32,7 +31,6 @@ LAYOUT_KEPT, COLOUR_CHANGED = "layout kept", "colour as told"
 IN_MASK, REST_KEPT = "colour and shape as told, in the mask", "the rest kept"
 STRENGTHS = (0.4, 0.8)  # of image-to-image
 MARGIN = 8  # pixels of a mask around its thing: a latent cell
-BLUR = 4  # pixels of a mask's edge, where the rest is pasted back
 SAME = 2  # of 255: what pasting back may change by rounding
 APART = 0.01  # how far the rates of the two may differ
 
@@ -77,7 +75,7 @@ def begun(spec: ImageSpec, edit: Edit, strength: float, *, masked: bool) -> Requ
     files, init = {name: png(edit.image)}, InitImage(input=name, strength=strength)
     if masked:
         files[mask] = png(edit.mask)
-        init = replace(init, mask=mask, mask_blur=BLUR, paste_back=True)
+        init = replace(init, mask=mask, mask_blur=0, paste_back=True)
     return Requests([CARD.check(replace(spec, prompt=full_caption(edit.scene), init=init))], files)
 
 
@@ -94,10 +92,10 @@ def whole_marks(edit: Edit, image: np.ndarray) -> dict[str, bool]:
 
 
 def masked_marks(edit: Edit, image: np.ndarray) -> dict[str, bool]:
-    """Return what inpainting did: the told thing is in the mask, the rest is as it was, beyond the mask's blur."""
+    """Return what inpainting did: the told thing is in the mask, the rest is as it was."""
     told = edit.scene.things[0]
     found = [thing for thing in look(image).things if (thing.colour, thing.shape) == (told.colour, told.shape)]
-    away = np.abs(image.astype(int) - edit.image)[blurred(edit.mask, BLUR) == 0]
+    away = np.abs(image.astype(int) - edit.image)[~edit.mask]
     in_mask = any(edit.mask[int(thing.y + SIZE / 2), int(thing.x + SIZE / 2)] for thing in found)
     return {IN_MASK: in_mask, REST_KEPT: bool(away.max(initial=0) <= SAME)}
 

@@ -84,7 +84,7 @@ class Answers:
         if body.stream:
             return event_stream(self._events(job, body, dialect, kind), headers)
         with dialect.errors():
-            job = with_warnings(await ended(self._client, job), body)
+            job = with_warnings(await ended(self._client, job), body, dialect)
         if wants_url(body):
             base = base_url(request.scope, self._public_url)
             contents = [{"url": f"{base}{link_to(job, image)}"} for image in job.images]
@@ -106,7 +106,7 @@ class Answers:
             with dialect.errors():
                 raise_if_unsuccessful(job)
             picture = await asyncio.to_thread(self._images.get, job.images[0].name)
-            event = completed_event(with_warnings(job, body), picture, kind, body.quality)
+            event = completed_event(with_warnings(job, body, dialect), picture, kind, body.quality)
             yield encode_event(event, event["type"])
         except DarkroomError as error:
             yield encode_event(error_body(error))
@@ -118,14 +118,17 @@ def wants_url(body: Any) -> bool:
     return (body.response_format or by_default) == "url"
 
 
-def with_warnings(job: Job, body: Any) -> Job:
-    """Return a job with a warning more for its size if that is not the body's, and for a quality without effect."""
+def with_warnings(job: Job, body: Any, dialect: Dialect) -> Job:
+    """Return a job with its warnings in the names of the dialect.
+
+    There is one more for its size if that is not the body's, and for a quality without effect.
+    """
     found, size = [], f"{job.specs[0].width}x{job.specs[0].height}"
     if body.size not in ("auto", size):
         found.append(f'size: {body.size} is not a size of model "{job.model}"; {size}, the nearest one, was used.')
     if body.quality in STEP_SHARE and body.num_inference_steps is not None:
         found.append(f"quality: {body.quality} has no effect, as num_inference_steps is set.")
-    return replace(job, warnings=(*found, *job.warnings)) if found else job
+    return replace(job, warnings=(*found, *map(dialect.warning, job.warnings)))
 
 
 def to_body(job: Job, contents: Sequence[Mapping[str, str]], quality: str | None = None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from models.errors import InvalidImage, InvalidRequest
 IMAGE_NAMES = ("image", "image[]")  # the second is what clients call it in a list
 MAX_FILES = 32  # more than are used, so that a number of images can be refused in words
 HALF = 128  # alpha below it is transparent
+OPAQUE = 250  # alpha from it on is opaque: what is white beneath cannot be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +81,43 @@ async def read_sent(intake: InputIntake, owner: str, sent: SentImages, *, takes_
     """
     if sent.mask is not None and not takes_mask:
         raise InvalidRequest("mask is not supported here: POST /v1/images/edits takes one.", "mask")
-    upload, own_mask = await intake.read(owner, sent.image, "image", _seen)
+    upload, own_mask = await intake.read(owner, sent.image, "image", _seen_with_own_mask)
     if sent.mask is None:
         mask = own_mask if takes_mask else None
         return SentImage(upload, mask, is_own_mask=mask is not None)
-    seen, mask = await intake.read(owner, sent.mask, "mask", _seen)
+    seen, mask = await intake.read(owner, sent.mask, "mask", _seen_as_mask)
     image = SentImage(upload, mask)
     if (seen.width, seen.height) != image.size:
         sizes = f"{upload.width}x{upload.height} pixels, as image; got {seen.width}x{seen.height}"
         raise InvalidImage(f"mask must have {sizes}.", "mask")
     if mask is None:
-        raise InvalidImage("mask must be transparent where image is to change; it is opaque everywhere.", "mask")
+        raise InvalidImage(
+            "mask must be a PNG or WebP file, transparent where image is to change; it is opaque everywhere.", "mask"
+        )
     return image
 
 
-def _seen(content: bytes, image: Image.Image) -> tuple[Upload, Upload | None]:
-    """Return an image, and its transparent part as a mask that is white there; None if it is opaque."""
-    return Upload.of(content, image), _transparent(image)
+def _seen_with_own_mask(content: bytes, image: Image.Image) -> tuple[Upload, Upload | None]:
+    """Return an image, and a mask that is white where it is not opaque; None if no part is transparent."""
+    alpha = _alpha(image)
+    return Upload.of(content, image), alpha and _as_upload(alpha.point([255] * OPAQUE + [0] * (256 - OPAQUE)))
 
 
-def _transparent(image: Image.Image) -> Upload | None:
+def _seen_as_mask(content: bytes, image: Image.Image) -> tuple[Upload, Upload | None]:
+    """Return an image, and a mask that is white where it is transparent; None if no part is."""
+    alpha = _alpha(image)
+    return Upload.of(content, image), alpha and _as_upload(ImageChops.invert(alpha))
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """Return the alpha channel of an image of which a part is transparent."""
     if image.mode != "RGBA":
         return None
     alpha = image.getchannel("A")
-    if not any(alpha.histogram()[:HALF]):
-        return None
-    mask, content = ImageChops.invert(alpha), io.BytesIO()
+    return alpha if any(alpha.histogram()[:HALF]) else None
+
+
+def _as_upload(mask: Image.Image) -> Upload:
+    content = io.BytesIO()
     mask.save(content, "PNG")
     return Upload.of(content.getvalue(), mask)

@@ -82,7 +82,9 @@ class _Asked:
             async with sizes_named(self._client, body):
                 with EDITS.errors():
                     asked = self._request(body, image, card)
-                    job = await submit_with_images(self._client, self._intake, asked, image.uploads, owner, key)
+                    job = await submit_with_images(
+                        self._client, self._intake, asked, image.uploads, owner, key, alpha_is_mask=image.is_own_mask
+                    )
         return job, body
 
     def _request(self, body: Any, image: SentImage, card: ModelCard | None) -> GenerationRequest:

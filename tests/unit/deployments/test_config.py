@@ -1,9 +1,11 @@
 """What `serve_config.yaml` may say: a default is held to the bounds of the field it is for."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from deployments.config import AppConfig, ModelConfig, QueueConfig
+from deployments.config import AppConfig, DenoiserKnobs, InputsConfig, ModelConfig, QueueConfig, Settings
 from models.validation import first_problem
 
 
@@ -42,6 +44,38 @@ def test_defaults_of_the_operator_are_taken() -> None:
 def test_a_key_that_is_misspelt_is_refused() -> None:
     with pytest.raises(ValidationError, match="dtpye"):
         AppConfig.model_validate({"model": {"dtpye": "bfloat16"}})
+
+
+WHOLE, REAL = "must be an integer", "must be a number"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (InputsConfig, {"input_ttl_s": True}, f"input_ttl_s {REAL}, got true."),
+        (InputsConfig, {"input_ttl_s": "60"}, f"input_ttl_s {REAL}, got '60'."),
+        (InputsConfig, {"input_ttl_s": float("inf")}, "input_ttl_s must be a finite number, got inf."),
+        (InputsConfig, {"max_input_bytes": True}, f"max_input_bytes {WHOLE}, got true."),
+        (InputsConfig, {"max_owner_bytes": 65535}, "max_owner_bytes must be 65536 or more, got 65535."),
+        (InputsConfig, {"max_total_bytes": 1000}, "max_total_bytes must be 65536 or more, got 1000."),
+        (QueueConfig, {"deadline_s": True}, f"deadline_s {REAL}, got true."),
+        (QueueConfig, {"max_backlog_s": "9"}, f"max_backlog_s {REAL}, got '9'."),
+        (QueueConfig, {"max_waiting_per_owner": True}, f"max_waiting_per_owner {WHOLE}, got true."),
+        (DenoiserKnobs, {"preview_interval_s": float("nan")}, "preview_interval_s must be a finite number, got nan."),
+        (ModelConfig, {"vae": {"threads": "2"}}, f"vae.threads {WHOLE}, got '2'."),
+        (AppConfig, {"queue": {"result_ttl_s": float("inf")}}, "queue.result_ttl_s must be a finite number, got inf."),
+    ],
+)
+def test_what_is_no_number_is_refused_as_one(kind: type[Settings], values: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(values)
+    assert first_problem(caught.value.errors())[1] == words
+
+
+def test_paths_and_lists_are_taken_as_yaml_has_them() -> None:
+    config = AppConfig.model_validate({"state_dir": "/var", "models": ["a", "b"], "queue": {"deadline_s": 60}})
+    assert (config.state_dir, config.models, config.queue.deadline_s) == (Path("/var"), ("a", "b"), 60.0)
+    assert QueueConfig(max_waiting_per_owner=None, max_backlog_s=None).max_backlog_s is None
 
 
 def test_a_deadline_beyond_its_own_cap_is_refused() -> None:

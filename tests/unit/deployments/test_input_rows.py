@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from deployments.config import InputsConfig
+from deployments.config import LEAST_COUNTED_BYTES, InputsConfig
 from deployments.dispatcher import input_rows
-from deployments.dispatcher.input_rows import LEAST_COUNTED_BYTES
 from deployments.dispatcher.job_store import SCHEMA_VERSION, JobStore
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, QuotaExceeded, StorageFull, Superseded
 from deployments.input_store import StoredInput, file_name, id_of
@@ -94,7 +93,7 @@ def test_an_owner_keeps_so_many_bytes_and_no_more(rows: Rows) -> None:
     config = InputsConfig(max_owner_bytes=250_000)
     rows.add("ada", A, config)
     rows.add("ada", B, config)
-    with pytest.raises(InputQuotaExceeded, match="You may keep 250000 bytes of inputs; 200000 are kept") as caught:
+    with pytest.raises(InputQuotaExceeded, match=r"may take 250000 bytes.* 200000 are taken.* take 100000\.") as caught:
         rows.add("ada", an_input("c", created=60.0), config)
     assert (caught.value.code, caught.value.retry_after_s) == ("input_quota_exceeded", 40)
     rows.add("ada", A, config)  # it is there
@@ -107,16 +106,21 @@ def test_a_small_input_counts_as_a_larger_one_so_that_their_number_is_bounded(ro
     config = InputsConfig(max_owner_bytes=3 * LEAST_COUNTED_BYTES)
     for name in "abc":
         rows.add("ada", an_input(name, size=10), config)
-    with pytest.raises(InputQuotaExceeded):
+    with pytest.raises(InputQuotaExceeded, match=r"take 196608 bytes, each 65536 or more; 196608 are taken.* 65536\."):
         rows.add("ada", an_input("d", size=10), config)
+    assert rows.kept_bytes() == 3 * LEAST_COUNTED_BYTES
 
 
 def test_all_owners_together_keep_so_many_bytes(rows: Rows) -> None:
     config = InputsConfig(max_total_bytes=250_000)
     rows.add("ada", A, config)
     rows.add("bob", A, config)
-    with pytest.raises(StorageFull, match="no room for more inputs"):
+    with pytest.raises(StorageFull, match=r"no room for more inputs\. Try again when others have expired"):
         rows.add("eve", A, config)
+    with pytest.raises(StorageFull, match=r"no room for more inputs\. Delete some of yours with DELETE /v1/inputs/ID"):
+        rows.add("ada", B, config)
+    with pytest.raises(StorageFull):  # counted as the owner's quota counts it
+        rows.add("ada", an_input("c", size=10), config)
 
 
 def test_a_job_that_has_not_ended_keeps_its_inputs(rows: Rows) -> None:
@@ -245,4 +249,4 @@ def test_columns_of_sqlite_that_hold_no_number_end_no_quota(tmp_path: os.PathLik
     with rows.store._connected() as connection:
         connection.execute(text("UPDATE inputs SET size = 'much'"))
     rows.added(B)
-    assert rows.kept_bytes() == B.bytes
+    assert rows.kept_bytes() == LEAST_COUNTED_BYTES + B.bytes

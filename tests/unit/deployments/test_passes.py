@@ -158,7 +158,7 @@ def test_jobs_and_the_text_of_files_have_it_as_it_was_sent() -> None:
 def test_receipts_and_responses_say_how_large_the_image_became() -> None:
     spec = resolved({"scale": 2, "steps": 6})
     image = a_result(spec, Lease("job_x", 0))
-    said = dict(receipt.lines(image, None))["Hires"]
+    said = dict(receipt.lines(image, None))["Higher resolution"]
     assert said == "scale 2.0, strength 0.7, steps 6, upscaler latent, width 256, height 256"
     job = replace(new_job([spec], "me", 0.0), images=(image,))
     assert completed_event(job, b"", "image_generation")["size"] == "256x256"

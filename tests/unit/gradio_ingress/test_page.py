@@ -715,13 +715,40 @@ async def a_picture(page: Page, **values: Any) -> tuple[Job, dict[str, str]]:
 
 async def test_a_picture_can_begin_the_next_one(page: Page, cluster: Cluster) -> None:
     job, which = await a_picture(page)
-    given = await page.reuse.on_reuse(form(page), REQUEST, clicked(act="input", **which))
+    given = await page.reuse.on_reuse(form(page), REQUEST, clicked(act="input", fits="true", **which))
     assert given[page.parts.controls["init.input"]] == job.images[0].name
     assert given[page.parts.sections["init"]]["open"] is True
     await generated(page, prompt="a moon", init={"input": job.images[0].name, "strength": 0.5})
     init = cluster.pipeline.specs[1].init
     assert init is not None
     assert (init.input.startswith("input_"), init.strength) == (True, 0.5)
+
+
+@pytest.mark.parametrize(("fits", "mask"), [("true", f"input_{'2' * 64}"), ("false", None)])
+async def test_a_mask_stays_with_a_picture_of_its_size_and_what_was_replaced_can_come_back(
+    page: Page, fits: str, mask: str | None
+) -> None:
+    had = {"input": f"input_{'1' * 64}", "mask": f"input_{'2' * 64}", "strength": 0.5, "area": "masked"}
+    _, which = await a_picture(page)
+    before = form(page, prompt="a star", init=had)
+    given = await page.reuse.on_reuse(before, REQUEST, clicked(act="input", fits=fits, **which))
+    assert given.get(page.parts.controls["init.mask"], had["mask"]) == mask
+    assert ("The mask was removed" in given[page.parts.message]) == (mask is None)
+    back = await page.on_undo(before | given, undo(given[page.parts.message]))
+    assert {member: back[page.parts.controls[f"init.{member}"]]["value"] for member in had} == had
+    assert page.parts.controls["prompt"] not in back
+
+
+async def test_an_extension_can_be_taken_back(page: Page) -> None:
+    had = {"input": f"input_{'1' * 64}", "strength": 0.5}
+    before = form(page, init=had)
+    given = page.reuse.on_extended(before, gr.EventData(None, {"image": "input_a", "mask": "input_b"}))
+    assert given[page.parts.controls["init.input"]] == "input_a"
+    back = await page.on_undo(before | given, undo(given[page.parts.message]))
+    values = {
+        path: back[page.parts.controls[f"init.{path}"]]["value"] for path in ("input", "mask", "area", "strength")
+    }
+    assert values == had | {"mask": None, "area": "whole"}
 
 
 @pytest.mark.parametrize("gone", [f"input_{'0' * 64}", f"job_{'0' * 32}-0-1-1.png"])

@@ -20,7 +20,7 @@ from deployments.api.openai import fields as openai
 from deployments.schema import GenerationRequest, ImageResult, resolve
 from gradio_ingress import receipt
 from models.image_file import encode_image
-from models.spec import ImageSpec, InitImage
+from models.spec import ImageSpec, InitImage, Lora
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
@@ -183,6 +183,17 @@ def test_a_receipt_tells_only_what_is_known_and_unusual() -> None:
     again = dict(receipt.lines(a_result(attempts=2, size=0, batch_rows=1, spec=a_spec(guidance_scale=1.0)), None))
     assert (again["Attempts"], again["Denoised"], again["Guidance"]) == ("2", "0.73 s, batch of 1 row", "off")
     assert not {"Waited", "File size"} & set(again)
+
+
+def test_a_receipt_names_objects_as_the_form_does_with_short_digests() -> None:
+    image, mask = f"input_{'0123456789abcdef' * 4}", f"input_{'fedcba98' * 8}"
+    init = InitImage(input=image, strength=0.5, mask=mask, paste_back=True)
+    lora = Lora(name="ink", weight=-0.5, sha256="ab" * 32)
+    shown = dict(receipt.lines(a_result(spec=replace(a_spec(), init=init, loras=(lora,))), None))
+    assert shown["Image"] == (
+        "input 0123456789ab, strength 0.5, resize mode crop, mask fedcba98fedc, mask blur 4, area whole, paste back yes"
+    )
+    assert shown["LoRAs"] == "name ink, weight -0.5, sha256 abababababab"
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_what_is_cut_is_quoted_for_each_prompt() -> None:
             "Negative prompt has no effect at Guidance scale 1; set Guidance scale above 1.",
         ),
         ("prompt: “[pndm|num_images]” is read as plain text.", "Prompt: “[pndm|num_images]” is read as plain text."),
-        ("loras[0].weight: too much for ddim.", "loras[0].weight: too much for DDIM."),
+        ("loras[0].weight: too much for ddim.", "LoRA 1, weight: too much for DDIM."),
     ],
 )
 def test_warnings_have_the_words_of_the_page(warning: str, words: str) -> None:

@@ -338,12 +338,12 @@ def test_a_hub_id_that_cannot_be_fetched_is_refused_with_the_reason(monkeypatch:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     pinned = f"owner/name@{COMMIT}"
-    assert refusal(pinned) == f"{pinned}: no such folder, and the hub gave: Cannot reach the hub."
+    assert refusal(pinned) == f"{pinned}: no such folder or file, and the hub gave: Cannot reach the hub."
 
 
 @pytest.mark.parametrize("name", ["owner/na me", "owner/name--x", "owner/"])
 def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
-    assert refusal(f"{name}@{COMMIT}").startswith(f"{name}@{COMMIT}: no such folder, and the hub gave: ")
+    assert refusal(f"{name}@{COMMIT}").startswith(f"{name}@{COMMIT}: no such folder or file, and the hub gave: ")
 
 
 @pytest.mark.parametrize("name", ["owner/name", "owner/name@main", "owner/name@v1.0", f"owner/name@{'0123456789' * 3}"])
@@ -399,12 +399,6 @@ def test_what_cannot_be_a_path_is_refused(name: str) -> None:
 def test_the_index_of_a_checkpoint_is_refused_with_its_folder(folder: Path) -> None:
     index = folder / "model_index.json"
     assert refusal(index) == f"{index}: a file of a checkpoint; name its folder: {folder}."
-
-
-def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.touch()
-    assert refusal(path).startswith(f"{path}: a single file; checkpoints are diffusers folders. Convert it: ")
 
 
 @pytest.mark.parametrize("inside", ["", "snapshots"])

@@ -429,7 +429,7 @@ def test_what_real_configs_say_is_no_reason_to_refuse(folder: Path, edit: Callab
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "sdxl", "lcm"])
-def test_no_model_is_taken_for_larger_than_it_is(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_model_is_taken_for_larger_than_it_is(kind: str, tmp_path: Path) -> None:
     text = CLIPTextConfig(hidden_size=WIDTH, num_hidden_layers=TEXT_LAYERS[kind], num_attention_heads=4)
     vae: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64), "layers_per_block": 2, **VAES[kind]}
     vae |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
@@ -440,11 +440,9 @@ def test_no_model_is_taken_for_larger_than_it_is(kind: str, tmp_path: Path, monk
             AutoencoderKL(**vae),
         ]
     for model in models:
-        size = size_of(model)
-        monkeypatch.setattr("models.checkpoint.guard.measure", lambda path, size=size: size)
         config = json.loads(model.config.to_json_string() if model is models[0] else model.to_json_string())
         component = component_of(model)
-        check_model(tmp_path, config, component.package, component.least_size, [tmp_path])
+        check_model(tmp_path, config, component.package, component.least_size, size_of(model))
 
 
 def component_of(model: Any) -> Component:
@@ -459,23 +457,18 @@ def test_weights_are_measured_by_the_tensors_that_have_elements(tmp_path: Path) 
 
 
 def test_every_model_that_is_loaded_has_a_least_size(tmp_path: Path) -> None:
-    weights("w", {})(tmp_path)
     for components in (family.components for family in FAMILIES.values()):
         for component in filter(lambda component: component.weights, components.values()):
             with pytest.raises(UnusableCheckpoint, match="elements or more; its weights have 0 of 0"):
-                check_model(tmp_path, {}, component.package, component.least_size, [tmp_path / "w"])
+                check_model(tmp_path, {}, component.package, component.least_size, Size(0, 0))
 
 
-def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_config_that_leaves_sizes_out_is_taken_for_the_librarys_default(tmp_path: Path) -> None:
     with torch.device("meta"):
         models = [CLIPTextModel(CLIPTextConfig()), UNet2DConditionModel(), AutoencoderKL()]
     for model in models:
-        size = size_of(model)
-        monkeypatch.setattr("models.checkpoint.guard.measure", lambda path, size=size: size)
         component = component_of(model)
-        check_model(tmp_path, {}, component.package, component.least_size, [tmp_path])
+        check_model(tmp_path, {}, component.package, component.least_size, size_of(model))
 
 
 def test_weights_of_less_than_sixteen_bits_do_not_make_a_model_larger(folder: Path) -> None:

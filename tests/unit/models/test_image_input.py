@@ -524,5 +524,12 @@ def test_a_mask_stays_part_of_the_mask_of_the_room() -> None:
 
 
 def test_room_for_too_many_pixels_is_refused() -> None:
-    with pytest.raises(InvalidImage, match=r"6x2.*the limit is 11"):
+    with pytest.raises(InvalidImage, match=r"^With this room the image is 6x2.*the limit is 11.*less room"):
         extended(Image.new("RGB", (2, 2)), None, Sides(left=1.0, right=1.0), 11)
+
+
+@pytest.mark.parametrize(("side", "least"), [("left", "0.025"), ("right", "0.025"), ("up", "0.05"), ("down", "0.05")])
+def test_room_of_less_than_a_pixel_is_refused_by_its_side(side: str, least: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^{side} must be 0, or {least} or more: 0\.01 of \d0 pixels") as refused:
+        extended(Image.new("RGB", (40, 20)), None, Sides(**{"left": 0.5, side: 0.01}), 10_000)
+    assert refused.value.param == side

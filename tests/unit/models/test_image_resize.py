@@ -9,7 +9,7 @@ from diffusers import StableDiffusionInpaintPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from models.image_input import ResizeMode, blurred, latent_mask, pasted_back, resized, resized_mask
+from models.image_input import ResizeMode, latent_mask, paste_weights, pasted_back, resized, resized_mask
 from tests.image_files import photo
 
 BY_DIFFUSERS: dict[ResizeMode, str] = {"stretch": "default", "crop": "crop", "fit": "fill"}
@@ -125,13 +125,33 @@ def reaches(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("blur", [0, 1, 2, 3, 4, 7])
-def test_outside_mask_and_blur_are_the_originals_pixels_and_inside_the_generated_ones(blur: int) -> None:
+def test_in_the_mask_are_the_generated_pixels_and_outside_mask_and_blur_the_originals(blur: int) -> None:
     generated, original, mask, result = pasted(blur)
-    outside, inside = ~reaches(mask, 3 * blur), ~reaches(~mask, 3 * blur)
+    outside = ~reaches(mask, 3 * blur)
     assert outside.any()
-    assert inside.any() or blur == 7
     assert np.array_equal(result[outside], original[outside])
-    assert np.array_equal(result[inside], generated[inside])
+    assert np.array_equal(result[mask], generated[mask])
+
+
+@pytest.mark.parametrize("side", [1, 2, 8, 64])
+@pytest.mark.parametrize("blur", [4, 16, 64])
+def test_a_mask_of_any_size_is_replaced_whole(side: int, blur: int) -> None:
+    mask = np.zeros((96, 96), bool)
+    mask[16 : 16 + side, 16 : 16 + side] = True
+    black, white = np.zeros((96, 96, 3), np.uint8), np.full((96, 96, 3), 255, np.uint8)
+    assert (pasted_back(white, black, mask, blur)[mask] == 255).all()
+
+
+@pytest.mark.parametrize("blur", [2, 4, 16])
+def test_the_new_image_fades_into_the_old_one_within_twice_the_blur(blur: int) -> None:
+    mask = np.zeros((16, 256), bool)
+    mask[:, :100] = True
+    weights = paste_weights(mask, blur)[8] / 255
+    assert (np.diff(weights) <= 0).all()
+    assert 0.3 < weights[100] < 0.6
+    assert 0 < weights[100 + blur] < 0.2
+    assert weights[100 + 2 * blur :].max() < 0.03
+    assert weights[100 + 3 * blur :].max() == 0
 
 
 def test_without_blur_nothing_is_mixed() -> None:
@@ -139,18 +159,19 @@ def test_without_blur_nothing_is_mixed() -> None:
     assert np.array_equal(result, np.where(mask[..., None], generated, original))
 
 
-def test_along_the_masks_edge_the_images_are_mixed_by_the_blurred_mask() -> None:
+def test_around_the_mask_the_images_are_mixed_by_the_weights() -> None:
     generated, original, mask, result = pasted(4)
-    weight = blurred(mask, 4)[..., None] / 255
+    weight = paste_weights(mask, 4)[..., None] / 255
     assert np.abs(result - (generated * weight + original * (1 - weight))).max() <= 0.51
     assert ((weight > 0) & (weight < 1)).any()
 
 
 @pytest.mark.parametrize("blur", [0, 1, 4, 7])
-def test_a_result_is_pasted_back_as_by_diffusers(blur: int) -> None:
+def test_outside_the_mask_a_result_is_pasted_back_as_by_diffusers(blur: int) -> None:
     generated, original, mask, result = pasted(blur)
     processor = VaeImageProcessor()
     weights = processor.blur(Image.fromarray(mask.astype(np.uint8) * 255), blur)
-    assert np.array_equal(blurred(mask, blur), np.asarray(weights))
-    overlaid = processor.apply_overlay(weights, Image.fromarray(original), Image.fromarray(generated))
-    assert np.abs(result.astype(int) - np.asarray(overlaid)).max() <= 2
+    assert np.array_equal(paste_weights(mask, blur)[~mask], np.asarray(weights)[~mask])
+    overlaid = np.asarray(processor.apply_overlay(weights, Image.fromarray(original), Image.fromarray(generated)))
+    compared = np.ones_like(mask) if blur == 0 else ~mask
+    assert np.abs(result.astype(int) - overlaid)[compared].max() <= 2

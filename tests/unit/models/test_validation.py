@@ -104,3 +104,11 @@ def test_the_pattern_of_a_text_is_in_its_json_schema() -> None:
 
 def test_each_rule_is_of_an_error_that_pydantic_knows() -> None:
     assert set(RULES) <= set(get_args(ErrorType))
+
+
+def test_an_unknown_field_comes_before_a_required_one_which_it_may_be() -> None:
+    missing, unknown = ({"loc": (name,), "type": kind} for name, kind in (("b", "missing"), ("B", "extra_forbidden")))
+    wrong = {"loc": ("a",), "type": "int_type"}
+    assert first_problem([missing, wrong, unknown]) == ("B", "B is not a known field.")
+    assert first_problem([missing, wrong]) == ("b", "b is required.")
+    assert first_problem([wrong, missing, unknown])[0] == "a"

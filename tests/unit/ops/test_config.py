@@ -263,7 +263,7 @@ def test_an_exporter_of_spans_of_an_earlier_version_is_shown_with_its_path_now(t
 def test_every_wrong_key_has_its_own_line(tmp_path: Path) -> None:
     path = written(tmp_path, {"shapes": {"text_encoder": {"threads": "many"}}}, queue={"max_wating": 3})
     assert refusal(path).splitlines()[1:] == [
-        "  generation.queue.max_wating is not a known field.",
+        "  generation.queue.max_wating is not a known field; did you mean max_waiting?",
         "  shapes.text_encoder.threads must be an integer, got 'many'.",
     ]
 

@@ -80,7 +80,7 @@ def test_the_told_thing_beside_the_mask_does_not_count(edits):
         assert not masked_marks(edit._replace(mask=~edit.mask), told)[IN_MASK]
 
 
-def test_a_pixel_that_changes_beyond_the_masks_blur_is_seen(edits):
+def test_a_pixel_that_changes_outside_the_mask_is_seen(edits):
     for edit in edits:
         image = edit.image.copy()
         row, column = (0, 0) if not edit.mask[:20, :20].any() else (127, 127)

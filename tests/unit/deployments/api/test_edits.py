@@ -91,19 +91,43 @@ async def test_what_is_transparent_in_the_mask_is_white_in_the_one_that_the_stag
     assert (mask[:, 96:] == 0).all()
 
 
-@pytest.mark.parametrize(("alpha", "white"), [(0, 255), (127, 128)])
-async def test_an_image_without_a_mask_is_made_anew_where_it_is_transparent(api: Api, alpha: int, white: int) -> None:
+@pytest.mark.parametrize("alpha", [0, 127])
+async def test_an_image_without_a_mask_is_made_anew_where_it_is_transparent(api: Api, alpha: int) -> None:
     assert (await edit(api, {"image": ("a.png", with_hole(alpha))})).status_code == 200
     [spec] = api.pipeline.specs
     assert (spec.init.strength, spec.init.paste_back) == (1.0, True)  # there is nothing beneath
     mask = np.array(stored(api, spec.init.mask))
-    assert (set(mask[:, :96].flat), set(mask[:, 96:].flat)) == ({white}, {0})
+    assert (set(mask[:, :96].flat), set(mask[:, 96:].flat)) == ({255}, {0})
+
+
+async def test_a_soft_edge_of_a_transparent_part_is_made_anew_too(api: Api) -> None:
+    image = photo(192, 128).convert("RGBA")
+    image.putalpha(
+        Image.fromarray(np.repeat([np.arange(192).clip(0, 255)], 128, 0).astype(np.uint8)).point(
+            lambda a: min(255, 2 * a)
+        )
+    )
+    assert (await edit(api, {"image": ("a.png", saved(image, "PNG"))})).status_code == 200
+    mask = np.array(stored(api, api.pipeline.specs[0].init.mask))
+    assert (mask[:, :125] == 255).all()  # an alpha of 248: there the image is mixed with white
+    assert (mask[:, 125:] == 0).all()
 
 
 @pytest.mark.parametrize("image", [OPAQUE, with_hole(alpha=128), saved(photo(192, 128), "JPEG")])
 async def test_an_image_that_is_opaque_enough_is_made_anew_as_a_whole(api: Api, image: bytes) -> None:
     assert (await edit(api, {"image": ("a", image)})).status_code == 200
     assert (api.pipeline.specs[0].init.mask, api.pipeline.specs[0].init.paste_back) == (None, False)
+
+
+async def test_an_edit_whose_white_the_caller_never_sent_is_warned_of(api: Api) -> None:
+    clear, warning = with_hole(alpha=200), "image is transparent in places, which is white here."
+    for files in ({"image": ("a", clear)}, masked(image=clear)):
+        assert (await edit(api, files)).json()["warnings"] == [warning]
+        [*_, (_, completed)] = events(await edit(api, files, stream="true"))
+        assert completed["warnings"] == [warning]
+    assert (await vary(api, {"image": ("a", HOLE)})).json()["warnings"] == [warning]
+    for files in ({"image": ("a", HOLE)}, masked()):  # where alpha is the mask, nothing white is left
+        assert "warnings" not in (await edit(api, files)).json()
 
 
 async def test_a_mask_wins_over_the_transparency_of_its_image(api: Api) -> None:
@@ -115,10 +139,14 @@ async def test_a_mask_wins_over_the_transparency_of_its_image(api: Api) -> None:
 
 
 async def test_what_the_caller_says_wins_over_what_a_mask_implies(api: Api) -> None:
-    answer = await edit(api, {"image": ("a", HOLE)}, strength=0.5, paste_back="false", mask_blur=9, resize_mode="fit")
+    answer = await edit(api, {"image": ("a", HOLE)}, strength=0.5, mask_blur=9, resize_mode="fit")
     assert answer.status_code == 200
     init = api.pipeline.specs[0].init
-    assert (init.strength, init.paste_back, init.mask_blur, init.resize_mode) == (0.5, False, 9, "fit")
+    assert (init.strength, init.paste_back, init.mask_blur, init.resize_mode) == (0.5, True, 9, "fit")
+    assert (await edit(api, {"image": ("a", HOLE)}, paste_back="false")).status_code == 200
+    assert api.pipeline.specs[1].init.paste_back is False
+    refused = problem(await edit(api, {"image": ("a", HOLE)}, paste_back="false", area="masked"), 400)
+    assert refused["param"] == "paste_back"
 
 
 async def test_every_field_reaches_the_pipeline(api: Api) -> None:
@@ -342,8 +370,8 @@ FILE = ("a.png", IMAGE)
         ([("image", ("a.png", IMAGE[:-30]))], "image", "image: "),
         ([("image", ("a.gif", saved(photo(), "GIF")))], "image", "image: "),
         ([("image", FILE), ("mask", ("a.png", IMAGE[:90]))], "mask", "mask: "),
-        ([("image", FILE), ("mask", FILE)], "mask", "mask must be transparent where image is to change"),
-        ([("image", FILE), ("mask", ("a.png", OPAQUE))], "mask", "mask must be transparent where image is to change"),
+        ([("image", FILE), ("mask", FILE)], "mask", "mask must be a PNG or WebP file, transparent where"),
+        ([("image", FILE), ("mask", ("a.png", OPAQUE))], "mask", "mask must be a PNG or WebP file, transparent where"),
         (
             [("image", FILE), ("mask", ("a.png", with_hole(size=(128, 192))))],
             "mask",

@@ -53,6 +53,25 @@ async def test_a_job_begins_with_the_result_of_another_by_its_name(api: Api) -> 
     assert (await api.ended(job))["status"] == "succeeded"
 
 
+async def test_a_result_without_white_is_refused_as_a_mask_at_once(api: Api) -> None:
+    dark = (await api.ended(await api.submit()))["images"][0]["name"]
+    image = await uploaded(api, an_image())
+    for _ in range(2):  # the first time leaves an input
+        answer = await api.http.post("/jobs", json={"prompt": "a circle", "init": {"input": image, "mask": dark}})
+        found = problem(answer, 400)
+        assert (found["message"], found["param"]) == (f"init.mask {MASK_RULES['black']}.", "init.mask")
+
+
+async def test_an_image_that_is_transparent_in_places_is_warned_of(api: Api) -> None:
+    clear = await uploaded(api, saved(Image.new("RGBA", (9, 7), (0, 0, 0, 200)), "PNG"))
+    opaque, mask = await uploaded(api, an_image()), await uploaded(api, MASK)
+    warning = "init.input is transparent in places, which is white here."
+    assert (await api.submit(init={"input": clear}))["warnings"] == [warning]
+    assert (await api.submit(init={"input": clear, "mask": mask}))["warnings"] == [warning]
+    assert (await api.submit(init={"input": opaque}))["warnings"] == []
+    assert (await api.generate(init={"input": clear})).json()["warnings"] == [warning]
+
+
 @pytest.mark.parametrize("name", [ID, "job_" + "0" * 32 + "-0-1-1.png", "photo.png", "https://example.org/a.png"])
 async def test_an_image_that_is_not_there_is_refused_in_the_field_that_names_it(api: Api, name: str) -> None:
     known = await uploaded(api, MASK)
@@ -130,6 +149,7 @@ async def test_a_retry_with_the_same_key_gives_the_same_job_when_its_input_is_go
     ("init", "message"),
     [
         ({}, "init.input is required."),
+        ({"Input": "a"}, "init.Input is not a known field."),
         ({"strength": 0.01}, "init.strength must be 0.125 or more: of 8 steps 0.01 is less than one."),
         ({"strength": 0}, "init.strength must be more than 0, got 0."),
         ({"strength": 1.5}, "init.strength must be 1 or less, got 1.5."),
@@ -140,10 +160,34 @@ async def test_a_retry_with_the_same_key_gives_the_same_job_when_its_input_is_go
 )
 async def test_what_cannot_be_is_refused_by_its_path(api: Api, init: dict[str, Any], message: str) -> None:
     body = {"prompt": "a", "num_inference_steps": 8, "init": {"input": await uploaded(api, an_image())} | init}
-    if not init:
-        body["init"] = {}
+    if not init or "Input" in init:
+        body["init"] = init
     answer = await api.http.post("/jobs", json=body)
     assert problem(answer, 400)["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"area": "masked", "paste_back": False}, "init.paste_back must be true or left out when area is masked: "),
+        ({"mask_blur": 5}, "init.mask_blur must be left out without paste_back, got 5."),
+        ({"mask_blur": 5, "paste_back": False}, "init.mask_blur must be left out without paste_back, got 5."),
+    ],
+)
+async def test_what_a_mask_would_leave_without_effect_is_refused(api: Api, init: dict[str, Any], message: str) -> None:
+    init |= {"input": await uploaded(api, an_image()), "mask": await uploaded(api, MASK)}
+    answer = await api.http.post("/jobs", json={"prompt": "a", "init": init})
+    assert problem(answer, 400)["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "init", [{"area": "masked", "mask_blur": 9}, {"area": "masked"}, {"paste_back": True, "mask_blur": 9}, {}]
+)
+async def test_what_a_job_says_of_its_image_is_accepted_again(api: Api, init: dict[str, Any]) -> None:
+    init |= {"input": await uploaded(api, an_image()), "mask": await uploaded(api, MASK)}
+    said = (await api.submit(init=init))["specs"][0]["init"]
+    assert said["paste_back"] == ("area" in init or "paste_back" in init)
+    assert (await api.submit(init=said))["specs"][0]["init"] == said
 
 
 async def test_openais_answer_has_no_size_where_the_image_has_that_of_its_input(api: Api) -> None:

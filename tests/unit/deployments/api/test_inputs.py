@@ -378,10 +378,27 @@ async def test_room_that_cannot_be_made_is_refused(api: Api) -> None:
     assert "must be greater than 0" in (await refused(400))["message"]
     assert (await refused(400, left=2))["param"] == "left"
     assert (await refused(400, sideways=1))["param"] == "sideways"
+    nothing = await refused(400, left=1, right=0.001)
+    assert (nothing["param"], nothing["message"][:10]) == ("right", "right must")
     assert (await refused(404, left=1, mask="input_0"))["param"] == "mask"
     transparent = (await sent_raw(api, saved(Image.new("RGBA", (3, 3)), "PNG"))).json()["id"]
     assert (await refused(400, left=1, mask=transparent))["message"] == f"mask {MASK_RULES['transparent']}."
     await refused(404, id_of(b"another"), left=1)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+async def test_an_extension_without_room_for_its_mask_leaves_nothing(tmp_path: Path, was_there: bool) -> None:
+    api = Api(tmp_path, inputs=InputsConfig(max_owner_bytes=(3 if was_there else 2) * 65536))
+    if was_there:
+        await sent_raw(api)
+        both = (await api.http.post(f"/inputs/{ID}/extend", json={"left": 1})).json()
+        await api.http.delete(f"/inputs/{both['mask']['id']}")
+        await sent_raw(api, an_image(color="blue"))
+    else:
+        await sent_raw(api)
+    before = (await api.http.get("/inputs")).json()["data"]
+    problem(await api.http.post(f"/inputs/{ID}/extend", json={"left": 1}), 429)
+    assert {each["id"] for each in (await api.http.get("/inputs")).json()["data"]} == {each["id"] for each in before}
 
 
 async def test_what_is_extended_may_have_no_more_pixels_than_an_upload(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from deployments.stages.init_images import InitImages, Source, source_of
 from deployments.stages.vae import Vae as VaeStage
 from deployments.stages.vae import _first_pass
 from models.checkpoint.card import read_card
+from models.errors import InvalidRequest
 from models.hires import Hires
 from models.spec import EncodedImage, ImageSpec, InitImage
 from models.upscaling import upscale
@@ -84,6 +85,27 @@ def test_a_mask_is_of_cells_and_a_model_that_needs_it_sees_what_it_leaves(
     assert needed.masked is not None
     mean, _ = needed.masked
     assert not np.allclose(mean, needed.mean)
+
+
+@pytest.mark.parametrize("requires_mask", [False, True])
+def test_a_mask_between_the_cells_of_the_latents_is_refused_as_nothing_would_change(
+    vae: Vae, spec: ImageSpec, tmp_path: Path, requires_mask: bool
+) -> None:
+    assert spec.init is not None
+    small, seen = Image.new("L", (64, 64)), Image.new("L", (64, 64))
+    small.paste(255, (3, 3, 4, 4))
+    seen.paste(255, (3, 3, 3 + vae.scale, 3 + vae.scale))
+    sources = [
+        source_of(replace(spec, init=replace(spec.init, mask=kept(tmp_path, mask))), str(tmp_path), OWNER)
+        for mask in (small, seen)
+    ]
+    refused, found = InitImages(vae, "", requires_mask=requires_mask).encode(sources)
+    assert isinstance(refused, InvalidRequest)
+    assert refused.param == "init.mask"
+    assert "of 64x64 pixels" in refused.message
+    assert isinstance(found, EncodedImage)
+    assert found.mask is not None
+    assert found.mask.sum() == 1
 
 
 def test_an_input_whose_file_is_gone_fails_alone_in_the_field_that_names_it(
