@@ -217,6 +217,9 @@ class ModelConfig(Settings):
         default=DefaultFields.model_validate({}),
         description="What requests that leave a field out get, over the checkpoint's own defaults.",
     )
+    max_prompt_chunks: int = Field(
+        default=3, ge=1, le=20, description="Chunks of 75 tokens that a prompt of weighted syntax may have."
+    )
 
     adapters: Path | None = Field(
         default=None, description="A folder of LoRA files; new ones can be used without a restart. Default: none."

@@ -20,6 +20,7 @@ from deployments.serve.ray_errors import handle_of, translated
 from deployments.stages import DENOISER, MODEL, TEXT_ENCODER, VAE
 from models.errors import InvalidRequest
 from models.hires import of_pass
+from models.parameters import PromptSyntax
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -137,10 +138,10 @@ class Pipeline:
             finally:
                 updates.cancel()  # leaving the loop does not stop a producer
 
-    async def tokens(self, text: str) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax) -> Tokens:
         """Count the tokens of a text."""
         with translated():
-            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text)
+            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text, syntax)
 
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Have a Denoiser compile the plan of an image's sampler. Raises UnsupportedSampler, Unavailable."""

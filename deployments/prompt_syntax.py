@@ -1,24 +1,98 @@
-"""Syntax of other tools in a prompt. The text encoder reads it as plain text, which its author should know."""
+"""What brackets and tags in a prompt mean: LoRAs and weights that are read, and syntax that is not. Pure."""
 
 import re
 
+from pydantic import ValidationError
+
+from deployments.nested_requests import LoraRequest
+from models.errors import InvalidRequest
+from models.parameters import PromptSyntax
+from models.prompt_grammar import parse
+from models.spec import Lora
+from models.validation import first_problem, plain
+
 MAX_QUOTED = 60  # characters
+MAX_WEIGHT = 10.0  # of a piece of text, its brackets multiplied; beyond it there is only noise
+LORA = re.compile(r"<lora:[^<>]*>")
+LORA_PARTS = re.compile(r"<lora:([^<>:]+)(?::([^<>:]+))?>")
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
-SYNTAX = {  # what it means elsewhere -> how it is written
+WEIGHTED = {  # what `weighted` reads, and how it is written
     "weights of words": re.compile(  # (a:1.2), (a:2), ((a)); neither (16:9) nor (at 10:30)
         r"\([^():]*:\s*[0-9]{0,2}\.[0-9]+\s*\)|\([^():]*[^():0-9\s]\s*:\s*[0-9]{1,2}\s*\)|\(\([^()]*\)\)"
     ),
-    "alternating and scheduled words": re.compile(r"\[[^\[\]|:]*[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
-    "adapters that a prompt names": re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"),
+    "LoRAs that a prompt names": LORA,
     "breaks between chunks": re.compile(r"\bBREAK\b"),
+}
+UNREAD = {  # what it means elsewhere -> how it is written
+    "alternating and scheduled words": re.compile(r"\[[^\[\]|:]*[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
+    "adapters of these kinds": re.compile(r"<(?:lyco|hypernet):[^<>]*>"),
 }
 
 
-def unread_syntax(text: str) -> list[str]:
-    """Return the first piece of each kind of syntax in a text, in words that quote it."""
-    found = [(meaning, match[0]) for meaning, pattern in SYNTAX.items() if (match := pattern.search(text))]
-    return [f"“{_shortened(piece)}” is read as plain text: {meaning} are not supported." for meaning, piece in found]
+def unread_syntax(text: str, syntax: PromptSyntax = "plain") -> list[str]:
+    """Return the first piece of each kind of syntax in a text that is not read, in words that quote it."""
+    found = [
+        f"{_quoted(piece[0])} is read as plain text: {meaning} are not supported."
+        for meaning, pattern in UNREAD.items()
+        if (piece := pattern.search(text))
+    ]
+    if syntax == "weighted":
+        return found
+    switchable = [
+        f"{_quoted(piece[0])} is read as plain text; set prompt_syntax to weighted for {meaning}."
+        for meaning, pattern in WEIGHTED.items()
+        if (piece := pattern.search(text))
+    ]
+    return switchable + found
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…"
+def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
+    """Return a weighted prompt without `<lora:name:weight>`, and the LoRAs that it names, by default of weight 1.
+
+    Raises:
+        InvalidRequest: a tag is not written so, its weight is out of bounds, or a name is there twice.
+    """
+    loras = [_lora(tag) for tag in LORA.findall(prompt)]
+    names = [lora.name for lora in loras]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidRequest(
+            f"prompt: must name each LoRA once; {twice} is there {names.count(twice)} times.", "prompt"
+        )
+    return LORA.sub("", prompt), tuple(loras)
+
+
+def refuse_loras(field: str, text: str) -> None:
+    """Raise InvalidRequest if a text names a LoRA."""
+    if found := LORA.search(text):
+        message = f"{field}: must not name LoRAs, as they change the whole image; move {_quoted(found[0])} to prompt."
+        raise InvalidRequest(message, field)
+
+
+def check_weights(field: str, text: str) -> None:
+    """Raise InvalidRequest if a piece of a weighted text has a weight beyond the bounds."""
+    for section in parse(text):
+        for piece, weight in section:
+            if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
+                bounds = f"from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+                message = f"{field}: the weight of {_quoted(piece)} must be {bounds}, got {weight:g}."
+                raise InvalidRequest(message, field)
+
+
+def _lora(tag: str) -> Lora:
+    parts = LORA_PARTS.fullmatch(tag)
+    try:
+        if parts is None:
+            raise ValueError
+        weight = float(parts[2] or 1)
+    except ValueError:
+        message = f"prompt: {_quoted(tag)} must be <lora:name> or <lora:name:weight>, with a number for the weight."
+        raise InvalidRequest(message, "prompt") from None
+    try:
+        lora = LoraRequest(name=parts[1].strip(), weight=plain(weight))
+    except ValidationError as error:
+        raise InvalidRequest(f"prompt: {_quoted(tag)}: {first_problem(error.errors())[1]}", "prompt") from None
+    return Lora(name=lora.name, weight=lora.weight)
+
+
+def _quoted(text: str) -> str:
+    return f"“{text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + '…'}”"

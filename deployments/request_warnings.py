@@ -18,7 +18,7 @@ def request_warnings(
 
     `shows_white`: the image that it begins with is transparent in places, and not as a mask.
     """
-    found = *card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request)
+    found = *card.warnings_for(spec), *_unused_negative_prompt(request, spec), *_unread_syntax(request, spec)
     return (*found, TRANSPARENT) if shows_white else found
 
 
@@ -36,7 +36,7 @@ def _reads_negative_prompt(spec: ImageSpec) -> bool:
     return texts(spec) != texts(replace(spec, negative_prompt=""))
 
 
-def _unread_syntax(request: GenerationRequest) -> Iterator[str]:
+def _unread_syntax(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-        for words in unread_syntax(text or ""):
+        for words in unread_syntax(text or "", spec.prompt_syntax):
             yield f"{name}: {words}"

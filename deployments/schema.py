@@ -9,10 +9,10 @@ members have the same names. The dataclass may have more, such as a digest.
 
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
 from pydantic.fields import FieldInfo
@@ -20,12 +20,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from deployments import styles
 from deployments.nested_requests import MAX_LORAS, HiresRequest, InitRequest, LoraRequest
+from deployments.prompt_syntax import check_weights, refuse_loras, split_loras
 from deployments.request_body import RequestBody
 from deployments.stages import Phase
 from deployments.styles import StyleName
 from models.errors import InvalidRequest
-from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, MIN_SIDE, OutputFormat, Sampler
-from models.spec import ImageSpec, ModelCard
+from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, MIN_SIDE, OutputFormat, PromptSyntax, Sampler
+from models.spec import ImageSpec, Lora, ModelCard
 
 MAX_SEED = 2**32 - 1
 RANDOM_SEED = -1  # as AUTOMATIC1111's clients write it
@@ -51,6 +52,10 @@ class GenerationRequest(RequestBody):
         examples=["a red circle on a blue background"],
     )
     negative_prompt: str | None = of_model(max_length=MAX_PROMPT, description="What the picture should not show.")
+    prompt_syntax: PromptSyntax | None = of_model(
+        description="How both prompts are read. With `weighted`, brackets are weights, as in (red:1.2), BREAK ends a "
+        "chunk, and <lora:name:weight> names a LoRA."
+    )
     style: StyleName | None = Field(None, description="A preset that adds words to the prompt.")
     model: str | None = Field(None, max_length=200, description="Which model draws. Default: the first one served.")
     width: int | None = of_model(
@@ -158,8 +163,35 @@ def fields_but(*others: str) -> dict[str, Any]:
     }
 
 
-def words(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
-    """Return prompt and negative prompt as the text encoder gets them: with the words of a style.
+class Words(NamedTuple):
+    """Both texts of a request as the text encoder gets them, and the LoRAs that the prompt names."""
+
+    prompt: str
+    negative_prompt: str
+    syntax: PromptSyntax
+    loras: tuple[Lora, ...] = ()
+
+
+def words(request: GenerationRequest, card: ModelCard) -> Words:
+    """Return the texts of a request with the words of a style. LoRAs are taken out of a weighted prompt.
+
+    Raises:
+        InvalidRequest: the model knows no such style; or a text has a weight or names a LoRA in a way that is not
+            allowed.
+    """
+    syntax = request.prompt_syntax or card.defaults.get("prompt_syntax", "plain")
+    prompt, negative_prompt = styled(request, card)
+    if syntax == "plain":
+        return Words(prompt, negative_prompt, syntax)
+    refuse_loras("negative_prompt", negative_prompt)
+    prompt, loras = split_loras(prompt)
+    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        check_weights(name, text)
+    return Words(prompt, negative_prompt, syntax, loras)
+
+
+def styled(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
+    """Return prompt and negative prompt with the words of a style.
 
     Raises:
         InvalidRequest: the model knows no such style.
@@ -185,7 +217,9 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     chosen |= {name: value for name, value in sent.items() if name in request.model_fields_set}
     chosen |= {name: _spec_value(name, chosen, card) for name in sent.keys() & chosen.keys()}
     chosen["model"] = card.id
-    chosen["prompt"], chosen["negative_prompt"] = words(request, card)
+    texts = words(request, card)
+    chosen["prompt"], chosen["negative_prompt"] = texts.prompt, texts.negative_prompt
+    chosen["loras"] = (*chosen.get("loras", ()), *_named_in_prompt(texts.loras, chosen.get("loras", ()), card))
     lossy = "output_compression" in request.model_fields_set and request.output_compression < 100
     if lossy and chosen["output_format"] == "png":
         raise InvalidRequest("output_compression is for jpeg and webp; png loses nothing.", "output_compression")
@@ -196,6 +230,23 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
         last = MAX_SEED - request.num_images + 1
         raise InvalidRequest(f"seed must be at most {last} for {request.num_images} pictures, got {seed}.", "seed")
     return [card.spec(**chosen, seed=seed + k) for k in range(request.num_images)]
+
+
+def _named_in_prompt(named: Sequence[Lora], others: Sequence[Lora], card: ModelCard) -> list[Lora]:
+    """Return the LoRAs of a prompt with their digests, as far as `loras` of the request has room for them.
+
+    Raises:
+        InvalidRequest: there is no such LoRA, it is in `loras` too, or there are too many.
+    """
+    found = [card.find_lora(lora, "prompt") for lora in named]
+    if twice := next((lora.name for lora in named if lora.name in {other.name for other in others}), None):
+        raise InvalidRequest(f"prompt: {twice} is in loras too; name it in one of both.", "prompt")
+    count = len(named) + len(others)
+    if count > MAX_LORAS:
+        raise InvalidRequest(
+            f"prompt: must name {MAX_LORAS} LoRAs or fewer together with loras, got {count}.", "prompt"
+        )
+    return found
 
 
 def nested_type(annotation: Any) -> type[BaseModel] | None:

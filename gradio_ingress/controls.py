@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from deployments import styles
 from deployments.request_errors import read_request
-from deployments.schema import GenerationRequest, nested_type, resolve, words
+from deployments.schema import GenerationRequest, nested_type, resolve, styled
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_control import NestedControl
 from gradio_ingress.nested_controls import CONTROLS, nested_control
@@ -103,7 +103,7 @@ def examples(card: ModelCard) -> list[dict[str, Any]]:
     for example in card.examples:
         try:
             request = read_request(example)
-            prompt, negative_prompt = words(request, card)
+            prompt, negative_prompt = styled(request, card)
         except InvalidRequest as error:
             _warn_of_example(card.id, error.message)
             continue

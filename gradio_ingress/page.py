@@ -29,7 +29,7 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 RETRY_INTERVAL_S = 1.0
 MORE_JOBS = 48  # that "Show more" adds
 UNCHANGED: Any = gr.skip()  # a generator that ends without a yield would empty all of its outputs
-WORDS = ("prompt", "negative_prompt", "style", "model")  # what decides how much of a prompt is read
+WORDS = ("prompt", "negative_prompt", "prompt_syntax", "style", "model")  # what decides how much of a prompt is read
 
 
 class Page:

@@ -19,8 +19,10 @@ def settings_of(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:
 def usable(cards: Sequence[ModelCard], data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the settings that their model allows, or the first one where theirs is not served, and notes on others."""
     model = data.get("model")
-    kept, refused = controls.usable(data, card_of(cards, model))
+    card = card_of(cards, model)
+    kept, refused = controls.usable(data, card)
     notes = [] if find_card(cards, model) else [status.not_served(model)]
+    syntax = kept.get("prompt_syntax") or card.defaults.get("prompt_syntax", "plain")
     for name in ("prompt", "negative_prompt"):
-        notes += unread_syntax(kept.get(name) or "")
+        notes += unread_syntax(kept.get(name) or "", syntax)
     return kept, [*notes, status.left_out(refused)] if refused else notes

@@ -22,6 +22,7 @@ Sampler = Literal[
     "lcm",
     "tcd",
 ]
+PromptSyntax = Literal["plain", "weighted"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 OWN_SAMPLER = "default"  # the checkpoint's scheduler, where no other sampler means it
 DtypeName = Literal["float32", "bfloat16", "float16"]  # what weights are computed in

@@ -13,7 +13,7 @@ from models.errors import InvalidRequest
 from models.families.base import Segment
 from models.families.registry import FAMILIES
 from models.hires import Hires, check_scale, check_shape, hires_size, of_pass
-from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER, Area, ResizeMode
+from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER, Area, PromptSyntax, ResizeMode
 from models.validation import MAX_VALUE
 
 SHOWN_NAMES = 8
@@ -85,6 +85,7 @@ class ImageSpec(_Computed):
     init: InitImage | None = None
     hires: Hires | None = None
     loras: tuple[Lora, ...] = ()
+    prompt_syntax: PromptSyntax = "plain"  # of both texts
     family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
 
     @property
@@ -216,11 +217,11 @@ class ModelCard:
         if spec.hires is not None:
             width, height = hires_size((spec.width, spec.height), spec.hires.scale, self.size_multiple)
             spec = replace(spec, hires=replace(spec.hires, width=width, height=height))
-        return self.check(replace(spec, loras=tuple(map(self._found, spec.loras, range(len(spec.loras))))))
+        loras = (self.find_lora(lora, f"loras[{index}].name") for index, lora in enumerate(spec.loras))
+        return self.check(replace(spec, loras=tuple(loras)))
 
-    def _found(self, lora: Lora, index: int) -> Lora:
-        """Return a LoRA of a request with the digest of its file. Raises InvalidRequest."""
-        path = f"loras[{index}].name"
+    def find_lora(self, lora: Lora, path: str) -> Lora:
+        """Return a LoRA of a request with the digest of its file. Raises InvalidRequest, which names the path."""
         if self.adapters is None:
             raise InvalidRequest(f"{path}: {self.id} has no adapters: its config names no folder of them.", path)
         names = [card.name for card in self.adapters if card.problem is None]

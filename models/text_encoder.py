@@ -16,6 +16,7 @@ from models.checkpoint.loading import load_component, parameter_bytes
 from models.errors import DarkroomError
 from models.families.base import Conditioning, Family, Text, TextComponents
 from models.families.registry import FAMILIES
+from models.parameters import PromptSyntax
 from models.spec import ImageSpec, Lora, Tokens
 
 CACHED_TEXTS = 256
@@ -64,15 +65,15 @@ class TextEncoder:
         with torch.inference_mode():
             self._family.encode(self._components, [Text("")])
 
-    def tokens(self, text: str) -> Tokens:
+    def tokens(self, text: str, syntax: PromptSyntax = "plain") -> Tokens:
         """Count the tokens of a text and find what lies beyond the last one that is read."""
-        return self._family.count_tokens(self._components, text)
+        return self._family.count_tokens(self._components, Text(text, syntax=syntax))
 
     @torch.inference_mode()
     def encode(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt | DarkroomError]:
         """Encode the texts of a batch of images, each text once. An image whose LoRA cannot be used is an error."""
         start = time.perf_counter()
-        texts = [self._family.texts(spec) for spec in specs]
+        texts = [self._family.with_chunks(self._components, self._family.texts(spec)) for spec in specs]
         encoded = self._encode([text for each in texts for text in each])
         seconds = time.perf_counter() - start
         return [self._prompt(spec, each, encoded, seconds) for spec, each in zip(specs, texts, strict=True)]
@@ -97,7 +98,7 @@ class TextEncoder:
         read = {"prompt": spec.prompt}
         if any(text.words == spec.negative_prompt for text in texts):
             read["negative_prompt"] = spec.negative_prompt
-        return {name: cut for name, text in read.items() if (cut := self.tokens(text).cut)}
+        return {name: cut for name, text in read.items() if (cut := self.tokens(text, spec.prompt_syntax).cut)}
 
     def _encode(self, texts: Sequence[Text]) -> dict[Text, Conditioning | DarkroomError]:
         """Return the conditioning of `texts`; new ones share a forward."""
@@ -142,9 +143,10 @@ class TextEncoder:
                 except DarkroomError as error:
                     failed[text] = error
             for name, bank in self._loras.banks.items():
-                stack.enter_context(bank.added_to([ranks[name] for ranks in held.values()]))
-            rows = self._family.encode(self._components, list(held)) if held else []
-        return failed | dict(zip(held, rows, strict=True))
+                rows = [ranks[name] for text, ranks in held.items() for _ in range(text.chunks)]
+                stack.enter_context(bank.added_to(rows))
+            encoded = self._family.encode(self._components, list(held)) if held else []
+        return failed | dict(zip(held, encoded, strict=True))
 
 
 def _loras_of(texts: Sequence[Text]) -> list[Lora]:
@@ -158,8 +160,11 @@ def load_text_encoder(
     dtype: torch.dtype = torch.float32,
     *,
     batch_invariant: bool = False,
+    max_prompt_chunks: int = 1,
 ) -> TextEncoder:
     """Load tokenizers and text encoders of a checkpoint, and nothing else of it.
+
+    A prompt of weighted syntax is read in up to `max_prompt_chunks` chunks.
 
     Raises:
         UnusableCheckpoint: names the file.
@@ -170,5 +175,5 @@ def load_text_encoder(
         for name, component in known.components.items()
         if component.domain == "text"
     }
-    components = TextComponents(loaded, read_json(folder, "model_index.json"), device)
+    components = TextComponents(loaded, read_json(folder, "model_index.json"), device, max_prompt_chunks)
     return TextEncoder(known, components, batch_invariant=batch_invariant)

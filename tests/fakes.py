@@ -24,6 +24,7 @@ from deployments.input_store import InputStore
 from deployments.schema import ImageResult
 from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable, UnsupportedSampler
+from models.parameters import PromptSyntax
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 
 STEPS = 8
@@ -41,6 +42,7 @@ CARD = ModelCard(
         "guidance_scale": 4.0,
         "guidance_rescale": 0.0,
         "clip_skip": 0,
+        "prompt_syntax": "plain",
         "sampler": "ddim",
         "output_format": "png",
     },
@@ -143,7 +145,7 @@ class FakePipeline:
         if (spec.sampler, spec.num_inference_steps) in self.no_plan:
             raise UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps")
 
-    async def tokens(self, text: str) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax = "plain") -> Tokens:
         """A word is a token."""
         found = text.split()
         return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))

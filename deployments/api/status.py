@@ -28,7 +28,7 @@ READY_TIMEOUT_S = 3.0  # the Dispatcher answers, or is not ready
 _words: dict[str, Any] = {
     name: (f.annotation, f)
     for name, f in GenerationRequest.model_fields.items()
-    if name in ("prompt", "negative_prompt", "style", "model")
+    if name in ("prompt", "negative_prompt", "prompt_syntax", "style", "model")
 }
 Words: Any = create_model("Words", __base__=RequestBody, **_words)
 

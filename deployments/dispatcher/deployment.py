@@ -232,9 +232,11 @@ class Dispatcher:
         """
         await asyncio.shield(self._beginning)
         card = self._card_of(request.model)
-        prompt, negative_prompt = words(request, card)
+        texts = words(request, card)
         stages = self._models[card.id].stages
-        return await asyncio.gather(stages.tokens(prompt), stages.tokens(negative_prompt))
+        return await asyncio.gather(
+            stages.tokens(texts.prompt, texts.syntax), stages.tokens(texts.negative_prompt, texts.syntax)
+        )
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its images leave the denoiser within one step.

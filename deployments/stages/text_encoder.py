@@ -19,6 +19,7 @@ from deployments.stages.stats import StageStats
 from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
 from models.checkpoint.location import locate_parts
 from models.errors import DarkroomError
+from models.parameters import PromptSyntax
 from models.spec import ImageSpec, ModelCard, Tokens
 from models.text_encoder import EncodedPrompt, load_text_encoder
 
@@ -37,6 +38,7 @@ class TextEncoder:
             self._device,
             choose_dtype(model.dtype),
             batch_invariant=model.batch_invariant,
+            max_prompt_chunks=model.max_prompt_chunks,
         )
         if model.adapters_path is not None:
             self._encoder.enable_loras(model.adapters_path, model.max_lora_rank, model.lora_ranks)
@@ -62,9 +64,9 @@ class TextEncoder:
             raise encoded
         return replace(encoded, model_digest=self._digest)
 
-    async def tokens(self, text: str) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax = "plain") -> Tokens:
         """Count the tokens of a text, and find what is not read."""
-        return await self._thread.run(self._encoder.tokens, text)  # a tokenizer bears no two threads at a time
+        return await self._thread.run(self._encoder.tokens, text, syntax)  # a tokenizer bears no two threads at a time
 
     async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""

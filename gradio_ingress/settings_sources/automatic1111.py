@@ -20,7 +20,11 @@ SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # pos
 APART = ("Sampler", "Size")  # settings that are read in a way of their own
 NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
 READ = {*NAMES, *APART, "Schedule type"}
-OMITTED = {"guidance_rescale": 0.0, "clip_skip": 1}  # what a text means that does not name them
+OMITTED = {
+    "guidance_rescale": 0.0,
+    "clip_skip": 1,
+    "prompt_syntax": "plain",
+}  # what a text means that does not name them
 SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
 NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
 

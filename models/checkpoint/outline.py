@@ -62,6 +62,7 @@ def _defaults(facts: Facts, scheduler: Mapping[str, Any]) -> dict[str, Any]:
         "guidance_scale": 7.5,
         "guidance_rescale": 0.0,
         "clip_skip": 0,
+        "prompt_syntax": "plain",
         "sampler": OWN_SAMPLER,
         "output_format": "png",
         **(FEW_STEPS if is_distilled else {}),

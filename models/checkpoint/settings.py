@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from models.checkpoint.configs import read_json
 from models.checkpoint.files import DESCRIPTION
 from models.errors import UnusableCheckpoint
-from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, OutputFormat
+from models.parameters import MAX_CLIP_SKIP, MAX_SIDE, MAX_STEPS, OutputFormat, PromptSyntax
 from models.validation import first_problem
 
 
@@ -24,6 +24,7 @@ class DefaultSettings(BaseModel):
     guidance_scale: NonNegativeFloat = 0.0
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     clip_skip: int = Field(default=0, ge=0, le=MAX_CLIP_SKIP)
+    prompt_syntax: PromptSyntax = "plain"
     sampler: str = ""
     output_format: OutputFormat = "png"
     output_compression: NonNegativeInt = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from models.errors import UnusableAdapter
-from models.parameters import SAMPLERS, model_calls
+from models.parameters import SAMPLERS, PromptSyntax, model_calls
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,8 @@ class Text(NamedTuple):
     words: str | None  # None: there is no negative prompt
     clip_skip: int = 0  # last layers of the text encoder that are skipped
     loras: "tuple[Lora, ...]" = ()
+    syntax: PromptSyntax = "plain"
+    chunks: int = 1  # that it is read in: what is beyond is cut, and empty ones fill it up
 
 
 class Segment(NamedTuple):
@@ -116,6 +118,7 @@ class TextComponents(NamedTuple):
     loaded: Mapping[str, Any]  # components by their subfolders
     index: Mapping[str, Any]  # the checkpoint's model_index.json
     device: Any  # torch.device
+    max_chunks: int = 1  # that a text of weighted syntax may have
 
 
 class Family(ABC):
@@ -160,10 +163,10 @@ class Family(ABC):
 
         Source: diffusers `StableDiffusionPipeline.encode_prompt`.
         """
-        prompt = Text(spec.prompt, spec.clip_skip, spec.loras)
+        prompt = Text(spec.prompt, spec.clip_skip, spec.loras, spec.prompt_syntax)
         if spec.embedded_guidance or not self.is_guided(spec):
             return (prompt,)
-        return (Text(spec.negative_prompt or None, loras=spec.loras), prompt)
+        return (Text(spec.negative_prompt or None, loras=spec.loras, syntax=spec.prompt_syntax), prompt)
 
     def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
         """Return the work of each pass of an image: the one source of its cost, its estimates and its demand."""
@@ -188,12 +191,16 @@ class Family(ABC):
     # -- with torch
 
     @abstractmethod
-    def count_tokens(self, text: TextComponents, prompt: str) -> "Tokens":
+    def count_tokens(self, text: TextComponents, prompt: Text) -> "Tokens":
         """Return how many tokens a prompt has, and what of it lies beyond the last one that is read."""
+
+    def with_chunks(self, text: TextComponents, texts: Sequence[Text]) -> tuple[Text, ...]:
+        """Return the texts of one image with the number of chunks that they are read in: the same for all of them."""
+        return tuple(texts)
 
     @abstractmethod
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
-        """Return the conditioning of each text, float32 on the CPU. They share a forward.
+        """Return the conditioning of each text, float32 on the CPU. They share a forward, with a row for each chunk.
 
         It is cached by its `Text` alone, so it must not depend on the request or on the other texts.
         """

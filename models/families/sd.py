@@ -87,11 +87,20 @@ class StableDiffusion(Family):
         """
         return {"strength": spec.init.strength} if _is_consistency(spec) and spec.init else {}
 
-    def count_tokens(self, text: TextComponents, prompt: str) -> "Tokens":
+    def count_tokens(self, text: TextComponents, prompt: Text) -> "Tokens":
         """Return how the first tokenizer reads a prompt; the others have the same limit."""
         from models.families import clip
 
-        return clip.count_tokens(text.loaded[self.text_readers[0][0]], prompt)
+        return clip.count_tokens(text.loaded[self.text_readers[0][0]], prompt, text.max_chunks)
+
+    def with_chunks(self, text: TextComponents, texts: Sequence[Text]) -> tuple[Text, ...]:
+        """Return texts with as many chunks as the longest one has, as the first tokenizer reads it."""
+        from models.families import clip
+
+        tokenizer = text.loaded[self.text_readers[0][0]]
+        weighted = [each.words or "" for each in texts if each.syntax == "weighted"]
+        chunks = max((len(clip.weighted_tokens(tokenizer, words)) for words in weighted), default=1)
+        return tuple(each._replace(chunks=min(chunks, text.max_chunks)) for each in texts)
 
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         """Return the last hidden state of each text that is not skipped, normalised as the last one is.
@@ -101,9 +110,11 @@ class StableDiffusion(Family):
         from models.families import clip
 
         [(tokenizer, encoder)] = self.text_readers
-        output = clip.run_encoder(text, tokenizer, encoder, texts, mask=True)
-        hidden = text.loaded[encoder].final_layer_norm(clip.hidden_states(output, texts, self.last_text_layer))
-        return [{"encoder_hidden_states": row.clone()} for row in hidden.float().cpu()]
+        chunks = clip.read_chunks(text.loaded[tokenizer], texts)
+        output = clip.run_encoder(text, encoder, chunks, mask=True)
+        hidden = text.loaded[encoder].final_layer_norm(clip.hidden_states(output, chunks, self.last_text_layer))
+        rows = clip.weighted(hidden.float().cpu(), chunks).split([each.chunks for each in texts])
+        return [{"encoder_hidden_states": row.flatten(0, 1).clone()} for row in rows]
 
     def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:
         """Return the text, and the guidance scale for a UNet that was distilled to take it as an input.

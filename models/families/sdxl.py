@@ -41,7 +41,8 @@ class StableDiffusionXL(StableDiffusion):
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         """Return the last layer but one of both encoders side by side, and the pooled embedding of the second.
 
-        Layers that a text skips are skipped before it; the pooled embedding is the last layer's all the same.
+        Layers that a text skips are skipped before it; the pooled embedding is the last layer's all the same, and
+        that of the text's first chunk.
 
         Padding is read, whatever a text encoder's config says. No negative prompt is zeros, unless the index says that
         it is the empty one.
@@ -51,16 +52,21 @@ class StableDiffusionXL(StableDiffusion):
 
         from models.families import clip
 
-        outputs = [clip.run_encoder(text, *reader, texts, mask=False) for reader in self.text_readers]
-        layers = [clip.hidden_states(output, texts, self.last_text_layer) for output in outputs]
-        hidden = torch.cat(layers, -1).float().cpu()
+        outputs, layers = [], []
+        for tokenizer, encoder in self.text_readers:
+            chunks = clip.read_chunks(text.loaded[tokenizer], texts)
+            outputs.append(clip.run_encoder(text, encoder, chunks, mask=False))
+            layer = clip.hidden_states(outputs[-1], chunks, self.last_text_layer)
+            layers.append(clip.weighted(layer.float().cpu(), chunks))
+        hidden = torch.cat(layers, -1)
         pooled = outputs[1].text_embeds.float().cpu()
+        sizes = [each.chunks for each in texts]
         if text.index.get(ZEROS_ENTRY, True):
-            none = [each.words is None for each in texts]
+            none = [each.words is None for each in texts for _ in range(each.chunks)]
             hidden[none], pooled[none] = 0, 0
         return [
-            {"encoder_hidden_states": row.clone(), "text_embeds": whole.clone()}
-            for row, whole in zip(hidden, pooled, strict=True)
+            {"encoder_hidden_states": rows.flatten(0, 1).clone(), "text_embeds": wholes[0].clone()}
+            for rows, wholes in zip(hidden.split(sizes), pooled.split(sizes), strict=True)
         ]
 
     def condition(self, config: Any, spec: "ImageSpec", text: Conditioning) -> Conditioning:

@@ -430,12 +430,12 @@ def test_tokens_are_counted_in_the_order_of_the_changes_so_the_form_as_it_stands
     count, counting, go = site.pipeline.tokens, threading.Event(), threading.Event()
     counted: list[str] = []
 
-    async def tokens(text: str) -> Tokens:
+    async def tokens(text: str, syntax: str) -> Tokens:
         if text == "a star":
             counting.set()
             await asyncio.to_thread(go.wait, 10)
         counted.append(text)
-        return await count(text)
+        return await count(text, syntax)
 
     monkeypatch.setattr(site.pipeline, "tokens", tokens)
     page.fill("#prompt textarea", "a star")

@@ -26,17 +26,38 @@ def warned(card: Any = CARD, **fields: Any) -> list[str]:
         ("room (101:1.25)", "(101:1.25)", "weights of words"),
         ("a ((red)) circle", "((red))", "weights of words"),
         ("(masterpiece, best quality: .8), a circle", "(masterpiece, best quality: .8)", "weights of words"),
-        ("a [red|blue] circle", "[red|blue]", "alternating and scheduled words"),
-        ("a [red:blue:0.5] circle", "[red:blue:0.5]", "alternating and scheduled words"),
-        ("a circle <lora:ink:0.8>", "<lora:ink:0.8>", "adapters that a prompt names"),
+        ("a circle <lora:ink:0.8>", "<lora:ink:0.8>", "LoRAs that a prompt names"),
         ("a circle BREAK a star", "BREAK", "breaks between chunks"),
     ],
 )
-def test_syntax_that_is_not_read_is_quoted_in_each_text(text: str, quoted: str, meaning: str) -> None:
-    warning = f"“{quoted}” is read as plain text: {meaning} are not supported."
+def test_weighted_syntax_in_a_plain_text_is_quoted_with_the_way_to_switch_it_on(
+    text: str, quoted: str, meaning: str
+) -> None:
+    warning = f"“{quoted}” is read as plain text; set prompt_syntax to weighted for {meaning}."
     assert unread_syntax(text) == [warning]
+    assert unread_syntax(text, "weighted") == []
     assert warned(prompt=text) == [f"prompt: {warning}"]
     assert warned(negative_prompt=text) == [f"negative_prompt: {warning}"]
+
+
+@pytest.mark.parametrize("syntax", ["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("text", "quoted", "meaning"),
+    [
+        ("a [red|blue] circle", "[red|blue]", "alternating and scheduled words"),
+        ("a [red:blue:0.5] circle", "[red:blue:0.5]", "alternating and scheduled words"),
+        ("a circle <lyco:ink:0.8>", "<lyco:ink:0.8>", "adapters of these kinds"),
+    ],
+)
+def test_syntax_that_is_never_read_is_quoted_in_each_text(text: str, quoted: str, meaning: str, syntax: Any) -> None:
+    warning = f"“{quoted}” is read as plain text: {meaning} are not supported."
+    assert unread_syntax(text, syntax) == [warning]
+    assert warned(prompt=text, prompt_syntax=syntax) == [f"prompt: {warning}"]
+    assert warned(negative_prompt=text, prompt_syntax=syntax) == [f"negative_prompt: {warning}"]
+
+
+def test_a_weighted_prompt_with_what_it_reads_gives_no_warning() -> None:
+    assert warned(prompt="a (red:1.2) circle BREAK", prompt_syntax="weighted") == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
 from deployments.schema import ImageResult
+from models.parameters import PromptSyntax
 from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
 from tests.fakes import LocalCalls, a_dispatcher
 
@@ -27,6 +28,7 @@ CARD = ModelCard(
         "num_inference_steps": 8,
         "guidance_scale": 4.0,
         "guidance_rescale": 0.0,
+        "prompt_syntax": "plain",
         "clip_skip": 0,
         "sampler": "ddim",
         "output_format": "png",
@@ -80,7 +82,7 @@ class FakePipeline:
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Every sampler has one."""
 
-    async def tokens(self, text: str) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax) -> Tokens:
         """A word is a token."""
         found = text.split()
         return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))

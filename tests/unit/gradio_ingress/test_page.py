@@ -629,11 +629,12 @@ async def test_another_model_leaves_what_somebody_chose_and_brings_its_own_defau
 
 
 async def test_the_page_counts_tokens_and_quotes_what_is_cut(page: Page) -> None:
-    def words(prompt: str) -> dict[Any, Any]:
-        typed = {"prompt": prompt, "negative_prompt": "", "style": "", "model": "shapes"}
+    def words(prompt: str, syntax: str = "plain") -> dict[Any, Any]:
+        typed = {"prompt": prompt, "negative_prompt": "", "style": "", "model": "shapes", "prompt_syntax": syntax}
         return {page.parts.controls[name]: value for name, value in typed.items()}
 
     assert "2/30 tokens" in await page.on_words(words("a star"))
+    assert "2/30 tokens" in await page.on_words(words("a star <lora:chalk>", "weighted"))
     assert "the model will not read" in await page.on_words(words("a star " * 30))
     assert await page.on_words(words("")) == ""
 

@@ -37,7 +37,8 @@ AUTOMATIC = (
     "Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 1234, Size: 512x768, "
     'Model hash: 6ce0161689, Model: "v1-5, pruned", Lora hashes: "walls: 1a2b, Seed: 9", Clip skip: 2, Version: v1.9.4'
 )
-NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0}  # what a text means that does not name them
+# what a text means that does not name them
+NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0, "prompt_syntax": "plain"}
 
 characters = st.characters(blacklist_categories=("Cs",), blacklist_characters="\0")
 words = st.text(characters, min_size=1).filter(lambda text: text.strip() and "\nNegative prompt:" not in "\n" + text)
@@ -52,6 +53,7 @@ specs = st.builds(
     guidance_scale=st.floats(0, 30),
     guidance_rescale=st.floats(0, 1),
     clip_skip=st.integers(0, 32),
+    prompt_syntax=st.sampled_from(["plain", "weighted"]),
     sampler=st.sampled_from(SAMPLERS),
     seed=st.integers(0, MAX_SEED),
     output_format=st.just("png"),
@@ -174,6 +176,7 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "guidance_scale": 6.5,
         "guidance_rescale": 0.0,
         "clip_skip": 1,
+        "prompt_syntax": "plain",
         "sampler": "dpmpp_2m_karras",
         "seed": 1234,
         "model": "v1-5, pruned",

@@ -123,10 +123,11 @@ class Toy(Family):
         sigmas = np.linspace(1, 1 / spec.num_inference_steps, spec.num_inference_steps).tolist()
         return {"mu": math.log(1 + spec.width * spec.height / SIDE**2), "sigmas": sigmas}
 
-    def count_tokens(self, text: TextComponents, prompt: str) -> Tokens:
-        read = text.loaded["tokenizer"](prompt, add_special_tokens=False, return_offsets_mapping=True)
+    def count_tokens(self, text: TextComponents, prompt: Text) -> Tokens:
+        words = prompt.words or ""
+        read = text.loaded["tokenizer"](words, add_special_tokens=False, return_offsets_mapping=True)
         beyond = read.offset_mapping[MAX_TOKENS - 2 :]
-        return Tokens(len(read.input_ids), MAX_TOKENS - 2, prompt[beyond[0][0] :] if beyond else "")
+        return Tokens(len(read.input_ids), MAX_TOKENS - 2, words[beyond[0][0] :] if beyond else "")
 
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         read = [text.loaded["tokenizer"](each.words or "", truncation=True, return_tensors="pt") for each in texts]

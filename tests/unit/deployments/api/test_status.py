@@ -125,10 +125,18 @@ async def test_the_words_of_a_style_count(api: Api) -> None:
     assert answer.json()["prompt"]["count"] == 4
 
 
+async def test_loras_that_a_weighted_prompt_names_do_not_count(api: Api) -> None:
+    body = {"prompt": "a circle <lora:chalk:0.8>"}
+    for syntax, count in (("plain", 3), ("weighted", 2)):
+        answer = await api.http.post("/tokenize", json={**body, "prompt_syntax": syntax})
+        assert answer.json()["prompt"]["count"] == count
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
         ({}, 400, "prompt"),
+        ({"prompt": "(a:99)", "prompt_syntax": "weighted"}, 400, "prompt"),
         ({"prompt": "a", "style": "anime"}, 400, "style"),
         ({"prompt": "a", "model": "magic"}, 404, "model"),
         ({"prompt": "a", "seed": 1}, 400, "seed"),

@@ -1,0 +1,78 @@
+"""Weights and breaks in a prompt, as AUTOMATIC1111's web UI has them. No torch.
+
+`(text)` weighs 1.1 times as much and `[text]` 1.1 times less, `(text:1.2)` 1.2 times; brackets multiply where they
+are nested. A backslash before `(`, `)`, `[`, `]` or a backslash takes its meaning away. `BREAK` ends a section, inside
+brackets too. A bracket that is never closed reaches to the end of the prompt; one that was never opened is text.
+
+Source: "Attention/emphasis" and "Infinite prompt length" in AUTOMATIC1111's wiki.
+"""
+
+import re
+from typing import NamedTuple
+
+EMPHASIS = 1.1  # of a pair of brackets without a number
+# Linear in a prompt's length: what may repeat never overlaps with what follows it.
+LEXEME = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]", re.ASCII)
+BREAK = re.compile(r"\bBREAK\b")
+CLOSED_BY = {")": "(", "]": "["}
+FACTORS = {"(": EMPHASIS, "[": 1 / EMPHASIS}
+
+
+class Piece(NamedTuple):
+    """Text of one weight."""
+
+    text: str
+    weight: float
+
+
+Section = tuple[Piece, ...]  # what stands between two breaks
+
+
+def parse(prompt: str) -> tuple[Section, ...]:
+    """Return the sections of a prompt, at least one; neighbouring pieces have different weights."""
+    lexemes = list(LEXEME.finditer(prompt))
+    factors, closed = _match_brackets(lexemes)
+    weights = {kind: [1.0] for kind in FACTORS}  # of the brackets that are open, multiplied
+    sections: list[list[Piece]] = [[]]
+    for number, lexeme in enumerate(lexemes):
+        kind = closed.get(number)
+        if number in factors:
+            opened = weights[lexeme[0]]
+            opened.append(opened[-1] * factors[number])
+        elif kind is not None:
+            weights[kind].pop()
+        else:
+            _add_text(sections, lexeme[0], weights["("][-1] * weights["["][-1])
+    return tuple(map(tuple, sections))
+
+
+def _match_brackets(lexemes: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
+    """Return the factor of each lexeme that opens a bracket, and what each that closes one closes; by their numbers."""
+    factors: dict[int, float] = {}
+    closed: dict[int, str] = {}
+    opened: dict[str, list[int]] = {kind: [] for kind in FACTORS}
+    for number, lexeme in enumerate(lexemes):
+        text, weight = lexeme[0], lexeme[1]
+        kind = CLOSED_BY.get(text if weight is None else ")")
+        if text in FACTORS:
+            opened[text].append(number)
+            factors[number] = FACTORS[text]
+        elif kind is not None and opened[kind]:
+            opener = opened[kind].pop()
+            closed[number] = kind
+            factors[opener] = FACTORS[kind] if weight is None else float(weight)
+    return factors, closed
+
+
+def _add_text(sections: list[list[Piece]], lexeme: str, weight: float) -> None:
+    """Add text to the last section; each break in it begins another one."""
+    if len(lexeme) == 2 and lexeme[0] == "\\":
+        lexeme = lexeme[1]
+    for number, text in enumerate(BREAK.split(lexeme)):
+        if number:
+            sections.append([])
+        section = sections[-1]
+        if section and section[-1].weight == weight:
+            section[-1] = Piece(section[-1].text + text, weight)
+        elif text:
+            section.append(Piece(text, weight))
