@@ -8,6 +8,8 @@ Source: "Attention/emphasis" and "Infinite prompt length" in AUTOMATIC1111's wik
 """
 
 import re
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 EMPHASIS = 1.1  # of a pair of brackets without a number
@@ -43,7 +45,7 @@ def parse(prompt: str) -> tuple[Section, ...]:
             weights[kind].pop()
         else:
             _add_text(sections, lexeme[0], weights["("][-1] * weights["["][-1])
-    return tuple(map(tuple, sections))
+    return tuple(map(_joined, sections))
 
 
 def _match_brackets(lexemes: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
@@ -71,8 +73,11 @@ def _add_text(sections: list[list[Piece]], lexeme: str, weight: float) -> None:
     for number, text in enumerate(BREAK.split(lexeme)):
         if number:
             sections.append([])
-        section = sections[-1]
-        if section and section[-1].weight == weight:
-            section[-1] = Piece(section[-1].text + text, weight)
-        elif text:
-            section.append(Piece(text, weight))
+        if text:
+            sections[-1].append(Piece(text, weight))
+
+
+def _joined(section: list[Piece]) -> Section:
+    """Return a section whose neighbours of the same weight are one piece."""
+    runs = groupby(section, key=attrgetter("weight"))
+    return tuple(Piece("".join(piece.text for piece in run), weight) for weight, run in runs)
