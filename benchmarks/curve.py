@@ -25,8 +25,9 @@ from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import new_state
 from models.image_file import encode_image
+from models.model_card import ModelCard
 from models.parameters import DtypeName
-from models.spec import ModelCard, StepUpdate
+from models.spec import StepUpdate
 from models.text_encoder import load_text_encoder
 from models.vae import load_vae
 

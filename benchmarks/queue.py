@@ -10,7 +10,7 @@ from deployments.dispatcher.deployment import FORECAST_INTERVAL_S, FORECAST_SHAR
 from deployments.dispatcher.forecast import rows_in_flight
 from deployments.dispatcher.forecaster import Forecaster
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.schema import ImageResult, Job, new_job
+from deployments.jobs import ImageResult, Job, new_job
 from deployments.stages import DENOISER
 from models.spec import ImageSpec, StepUpdate
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from deployments.errors import Forbidden
-from deployments.schema import ImageResult, Job
+from deployments.jobs import ImageResult, Job
 
 ANY_HOST = "*"  # in `allowed_hosts`
 SAFE = ("GET", "HEAD", "OPTIONS")

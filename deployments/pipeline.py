@@ -14,14 +14,15 @@ from ray.serve.handle import DeploymentHandle
 from deployments.autoscaling import Demand
 from deployments.dispatcher.lease import Lease
 from deployments.errors import NoReplica, ReplicaLost, WeightsMismatch
-from deployments.schema import ImageResult
+from deployments.jobs import ImageResult
 from deployments.serve.liveness import own_name
 from deployments.serve.ray_errors import handle_of, translated
 from deployments.stages import DENOISER, MODEL, TEXT_ENCODER, VAE
 from models.errors import InvalidRequest
 from models.hires import of_pass
+from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
+from models.spec import ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deployments.schema import GenerationRequest, resolve
+from deployments.resolution import resolve
+from deployments.schema import GenerationRequest
 from models.errors import InvalidRequest, UnusableCheckpoint
-from models.spec import ModelCard
+from models.model_card import ModelCard
 from models.validation import OUT_OF_BOUNDS, first_error, first_problem, plain
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from deployments.prompt_syntax import unread_syntax
 from deployments.schema import GenerationRequest
 from models.families.registry import FAMILIES
-from models.spec import ImageSpec, ModelCard
+from models.model_card import ModelCard
+from models.spec import ImageSpec
 
 TRANSPARENT = "init.input is transparent in places, which is white here."
 

@@ -14,14 +14,15 @@ from starlette.responses import JSONResponse
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import respond
 from deployments.errors import JobEnded
+from deployments.jobs import Job
 from deployments.origins import base_url, link_to
 from deployments.request_errors import read_request
-from deployments.schema import GenerationRequest, Job
+from deployments.schema import GenerationRequest
 from gradio_ingress.gradio_queue import event_id, has_event, send_position
 from gradio_ingress.page_auth import owner_of, owner_or_tab
 from gradio_ingress.status import ACTIVITIES
 from models.errors import DarkroomError, InvalidRequest
-from models.spec import find_card
+from models.model_card import find_card
 
 DESCRIPTION = (
     "Generates images and returns their files, the first one's seed, and the job. A field that is left out, or None, "

@@ -17,14 +17,15 @@ from pydantic.fields import FieldInfo
 
 from deployments import styles
 from deployments.request_errors import read_request
-from deployments.schema import GenerationRequest, nested_type, resolve, styled
+from deployments.resolution import resolve, styled
+from deployments.schema import GenerationRequest, nested_type
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_control import NestedControl
 from gradio_ingress.nested_controls import CONTROLS, nested_control
 from gradio_ingress.scalar_controls import OPEN, bounds, kind, schema_extra
 from models.errors import InvalidRequest
+from models.model_card import ModelCard
 from models.parameters import SAMPLER_NAMES
-from models.spec import ModelCard
 from models.validation import field_of
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

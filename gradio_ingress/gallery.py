@@ -2,8 +2,8 @@
 
 from html import escape
 
+from deployments.jobs import ImageResult, Job
 from deployments.origins import link_to
-from deployments.schema import ImageResult, Job
 from gradio_ingress import receipt
 from gradio_ingress.status import terms
 from models.spec import ImageSpec, InitImage

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.context import LocalContext
 from gradio.server_messages import EstimationMessage
 
-from deployments.schema import QueuePlace
+from deployments.jobs import QueuePlace
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

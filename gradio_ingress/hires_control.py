@@ -11,8 +11,8 @@ from gradio_ingress.object_control import ObjectControl
 from gradio_ingress.scalar_controls import element_id
 from models.errors import InvalidRequest
 from models.hires import check_scale
+from models.model_card import ModelCard
 from models.parameters import MAX_SIDE
-from models.spec import ModelCard
 
 SCALES = (2.0, 1.5, 1.25)  # of which a model prefers the first that it allows
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from deployments.nested_requests import InitRequest
 from gradio_ingress import scalar_controls
 from gradio_ingress.object_control import ObjectControl
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 OF_MASK = ("mask_blur", "area", "paste_back")  # a request has them only with a mask
 NEEDED = {"input": "This model changes a part of an image. It needs an image", "mask": "It needs a mask, too"}

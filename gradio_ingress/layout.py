@@ -10,12 +10,13 @@ from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
 from deployments.errors import InputNotFound
-from deployments.schema import RANDOM_SEED, Job
+from deployments.jobs import Job
+from deployments.schema import RANDOM_SEED
 from gradio_ingress import controls, gallery, status
 from gradio_ingress.page_state import LISTED_JOBS, PageState
 from gradio_ingress.scalar_controls import element_id
 from models.errors import DarkroomError
-from models.spec import ModelCard, find_card
+from models.model_card import ModelCard, find_card
 from models.validation import field_of
 
 Update = dict[Block, Any]

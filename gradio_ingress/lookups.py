@@ -3,9 +3,9 @@
 import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
-from deployments.schema import Job
+from deployments.jobs import Job
 from models.errors import DarkroomError
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 
 async def shared_job(client: DispatcherClient, shared: str, owner: str) -> Job:

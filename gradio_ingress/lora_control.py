@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from deployments.nested_requests import LoraRequest
 from gradio_ingress.rows_control import Rows
 from gradio_ingress.scalar_controls import OPEN, element_id
-from models.spec import AdapterCard, ModelCard
+from models.model_card import AdapterCard, ModelCard
 
 NAME, WEIGHT = "name", "weight"
 GREATEST_WEIGHT = 2.0  # that the slider offers, either way; the API takes more

@@ -7,7 +7,7 @@ from typing import Any
 from gradio.components import Component
 
 from gradio_ingress import scalar_controls
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 
 class NestedControl(ABC):

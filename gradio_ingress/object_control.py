@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from gradio_ingress import scalar_controls
 from gradio_ingress.nested_control import NestedControl
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 
 class ObjectControl(NestedControl):

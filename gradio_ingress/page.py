@@ -12,7 +12,8 @@ import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import JobEnded
-from deployments.schema import RANDOM_SEED, Job
+from deployments.jobs import Job
+from deployments.schema import RANDOM_SEED
 from gradio_ingress import controls, status
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
@@ -22,7 +23,7 @@ from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
 from gradio_ingress.restored import settings_of
 from gradio_ingress.reuse import BEGIN, Reuse
 from models.errors import DarkroomError
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.queue_stats import QueueStats
-from deployments.schema import Job
+from deployments.jobs import Job
 from models.errors import DarkroomError
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

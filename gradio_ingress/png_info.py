@@ -14,7 +14,8 @@ from gradio_ingress.settings_sources import automatic1111, comfyui, fooocus, inv
 from gradio_ingress.settings_sources.base import json_object
 from models.errors import InvalidRequest
 from models.families.registry import FAMILIES
-from models.spec import ImageSpec, ModelCard, find_card
+from models.model_card import ModelCard, find_card
+from models.spec import ImageSpec
 
 FIELDS = tuple(name for name in controls.FIELDS if name in ImageSpec.__slots__)  # that a form has and an image keeps
 CHOSEN = ("sampler", "output_format")  # from a list of ours

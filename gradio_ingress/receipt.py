@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from deployments.input_store import PREFIX
+from deployments.jobs import ImageResult
 from deployments.named_inputs import named_inputs
-from deployments.schema import ImageResult, request_data
+from deployments.resolution import request_data
 from gradio_ingress.controls import label
 from models.compression import compression
 from models.parameters import SAMPLER_NAMES

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.prompt_syntax import unread_syntax
-from deployments.schema import request_data
+from deployments.resolution import request_data
 from gradio_ingress import controls, status
 from gradio_ingress.layout import card_of
-from models.spec import ImageSpec, ModelCard, find_card
+from models.model_card import ModelCard, find_card
+from models.spec import ImageSpec
 
 
 def settings_of(spec: ImageSpec, num_images: int = 1) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import InputNotFound
-from deployments.schema import Job
+from deployments.jobs import Job
 from gradio_ingress import png_info, status
 from gradio_ingress.image_texts import format_of
 from gradio_ingress.layout import Layout, Update, card_of, problem
@@ -17,7 +17,7 @@ from gradio_ingress.page_auth import owner_of
 from gradio_ingress.restored import settings_of, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 LOST = "The image that it began with is gone or is not yours, so it is left out."
 BEGINS = "The next picture begins with this one."

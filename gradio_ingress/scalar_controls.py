@@ -16,8 +16,8 @@ from deployments import styles
 from deployments.nested_requests import IMAGE_FORMAT
 from deployments.request_body import plain_type
 from gradio_ingress import image_input
+from models.model_card import ModelCard
 from models.parameters import SAMPLER_NAMES
-from models.spec import ModelCard
 
 FORMAT_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
 NAMES = SAMPLER_NAMES | FORMAT_NAMES | {name: style.label for name, style in styles.STYLES.items()}

@@ -6,8 +6,8 @@ from html import escape
 from typing import Any
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
+from deployments.jobs import Job, Progress
 from deployments.origins import link_to
-from deployments.schema import Job, Progress
 from deployments.stages import DENOISER, STAGES
 from gradio_ingress.controls import in_page_words, warning_in_page_words
 from models.spec import ImageSpec, Tokens

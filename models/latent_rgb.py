@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from models.spec import LatentRgb
+from models.model_card import LatentRgb
 from models.vae import Decoded, Vae
 
 FITTED_ON = 16  # images

@@ -11,8 +11,8 @@ from deployments.request_errors import default_problems, request_error
 from models.checkpoint.location import check, checkpoint_name
 from models.checkpoint.outline import read_outline
 from models.errors import InvalidRequest, UnusableCheckpoint
+from models.model_card import ModelCard
 from models.parameters import OWN_SAMPLER
-from models.spec import ModelCard
 from models.validation import field_of
 
 OF_SET = "SET: "  # what a line begins with that is about a default of the command line

@@ -22,7 +22,7 @@ import yaml
 
 from deployments.config import DenoiserKnobs
 from deployments.request_errors import check_defaults, read_request
-from deployments.schema import resolve
+from deployments.resolution import resolve
 from deployments.stages.memory import peak_bytes
 from models.checkpoint.assembly import Overrides
 from models.checkpoint.card import read_card
@@ -36,8 +36,9 @@ from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
 from models.image_file import encode_image
+from models.model_card import ModelCard
 from models.parameters import DtypeName, OutputFormat
-from models.spec import ImageSpec, ModelCard, StepUpdate
+from models.spec import ImageSpec, StepUpdate
 from models.text_encoder import EncodedPrompt, load_text_encoder
 from models.vae import Decoded, load_vae
 

@@ -21,11 +21,12 @@ from deployments.dispatcher.queue_stats import Replicas
 from deployments.image_store import ImageStore
 from deployments.input_intake import InputIntake
 from deployments.input_store import InputStore
-from deployments.schema import ImageResult
+from deployments.jobs import ImageResult
 from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable, UnsupportedSampler
+from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
+from models.spec import ImageSpec, StepUpdate, Tokens
 
 STEPS = 8
 INPUTS = InputsConfig()

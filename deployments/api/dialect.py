@@ -8,7 +8,7 @@ from typing import Any
 from deployments.request_errors import read_request, request_error
 from deployments.schema import GenerationRequest, fields_but
 from models.errors import InvalidRequest
-from models.spec import ModelCard
+from models.model_card import ModelCard
 from models.validation import field_of
 
 

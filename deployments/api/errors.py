@@ -21,7 +21,7 @@ from deployments.error_responses import body_of, path_of, respond
 from deployments.errors import QueueFull, StoreUnavailable
 from deployments.request_errors import is_out_of_bounds
 from models.errors import DarkroomError, InvalidRequest
-from models.spec import find_card
+from models.model_card import find_card
 from models.validation import first_problem
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

@@ -5,7 +5,7 @@ from typing import Any
 
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
 from deployments.input_store import StoredInput
-from deployments.schema import ImageResult, Job, QueuePlace, Timestamps, job_body
+from deployments.jobs import ImageResult, Job, QueuePlace, Timestamps, job_body
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import ImageSpec, Tokens
 

@@ -25,12 +25,13 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import UnknownModel
 from deployments.image_store import ImageStore
 from deployments.input_intake import InputIntake, Upload
+from deployments.jobs import Job
 from deployments.nested_requests import UNMASKED, InitRequest
 from deployments.request_body import RequestBody
-from deployments.schema import MAX_PROMPT, GenerationRequest, Job, VariationRequest
+from deployments.schema import MAX_PROMPT, GenerationRequest, VariationRequest
 from models.errors import InvalidRequest
+from models.model_card import ModelCard, find_card
 from models.parameters import MAX_SIDE, MIN_SIDE, Sampler
-from models.spec import ModelCard, find_card
 
 DIALECT = Dialect({"prompt": "inputs", "sampler": "scheduler"})
 ROUTE_FIELDS = ("model", "num_images", "output_format")  # fields that are the path, always 1, and the header `Accept`

@@ -6,7 +6,8 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import InputNotFound
 from deployments.input_intake import InputIntake, Upload
 from deployments.input_store import BRIEF_TTL_S
-from deployments.schema import GenerationRequest, Job
+from deployments.jobs import Job
+from deployments.schema import GenerationRequest
 from models.errors import DarkroomError
 
 MAX_TRIES = 3  # while refused requests with the same image delete it

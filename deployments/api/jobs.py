@@ -19,7 +19,8 @@ from deployments.api.json_body import Utf8Route
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import BY_CODE, Gone, JobEnded, NotFound
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, Job, Status, job_body
+from deployments.jobs import Job, Status, job_body
+from deployments.schema import GenerationRequest
 from models.errors import DarkroomError, Unavailable
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}

@@ -3,8 +3,8 @@
 from math import sqrt
 
 from models.errors import InvalidRequest
+from models.model_card import ModelCard
 from models.parameters import MAX_SIDE, MIN_SIDE
-from models.spec import ModelCard
 
 Size = tuple[int, int]  # width and height, pixels
 

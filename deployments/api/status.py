@@ -22,7 +22,8 @@ from deployments.schema import GenerationRequest
 from deployments.serve.replicas import ApplicationState
 from deployments.stages import STAGES
 from models.errors import DarkroomError
-from models.spec import ModelCard, Tokens, find_card
+from models.model_card import ModelCard, find_card
+from models.spec import Tokens
 
 READY_TIMEOUT_S = 3.0  # the Dispatcher answers, or is not ready
 _words: dict[str, Any] = {

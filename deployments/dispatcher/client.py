@@ -16,11 +16,13 @@ from ray.serve.handle import DeploymentHandle
 from deployments.dispatcher.queue_stats import Allowance, QueueStats
 from deployments.errors import Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, UnreadableJob
 from deployments.input_store import StoredInput
-from deployments.schema import GenerationRequest, Job, Status
+from deployments.jobs import Job, Status
+from deployments.schema import GenerationRequest
 from deployments.serve.ray_errors import translated
 from models.errors import DarkroomError, Unavailable
+from models.model_card import ModelCard
 from models.parameters import MaskFlaw
-from models.spec import ModelCard, Tokens
+from models.spec import Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -45,24 +45,18 @@ from deployments.errors import (
 )
 from deployments.image_store import ImageStore
 from deployments.input_store import InputStore, StoredInput
+from deployments.jobs import Job, Progress, QueuePlace, Status, new_job
 from deployments.keys import OWNER, ApiKey, Keyring
 from deployments.named_inputs import named_inputs, with_inputs
 from deployments.request_warnings import request_warnings
-from deployments.schema import (
-    GenerationRequest,
-    Job,
-    Progress,
-    QueuePlace,
-    Status,
-    new_job,
-    resolve,
-    words,
-)
+from deployments.resolution import resolve, words
+from deployments.schema import GenerationRequest
 from deployments.serve.job_context import context_of
 from deployments.serve.refusal_log import log_refusals_briefly
 from models.errors import DarkroomError, Unavailable
+from models.model_card import ModelCard
 from models.parameters import MaskFlaw
-from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
+from models.spec import ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 Told = TypeVar("Told", QueuePlace, Progress)

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from deployments.dispatcher.job_store import JobStore, NotConfirmed, RequestKey
 from deployments.errors import StoreUnavailable, Superseded
-from deployments.schema import Job
+from deployments.jobs import Job
 from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable
 

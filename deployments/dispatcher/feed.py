@@ -3,7 +3,7 @@
 import asyncio
 
 from deployments.errors import Superseded
-from deployments.schema import Job
+from deployments.jobs import Job
 
 
 class Feed:

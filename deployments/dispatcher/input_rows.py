@@ -13,8 +13,8 @@ from deployments.config import LEAST_COUNTED_BYTES, InputsConfig
 from deployments.dispatcher.job_tables import inputs, pins
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, StorageFull
 from deployments.input_store import PREFIX, StoredInput, file_name, is_input_id
+from deployments.jobs import Job
 from deployments.named_inputs import MASK
-from deployments.schema import Job
 from models.errors import InvalidRequest
 from models.parameters import MASK_RULES, MaskFlaw
 

@@ -15,8 +15,8 @@ from deployments.dispatcher.metrics import DispatcherMetrics
 from deployments.errors import Gone, InputNotFound, InputQuotaExceeded, NotFound, StorageFull, UnreadableJob
 from deployments.image_store import ImageStore
 from deployments.input_store import BRIEF_TTL_S, PREFIX, InputStore, StoredInput, file_name, id_of
+from deployments.jobs import Job
 from deployments.named_inputs import MASK
-from deployments.schema import Job
 from models.image_input import mask_flaw, read_image
 from models.parameters import MaskFlaw
 from models.spec import ImageSpec

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from deployments.schema import MAX_IMAGES, Job
+from deployments.jobs import Job
+from deployments.schema import MAX_IMAGES
 from models.parameters import MAX_SIDE, MAX_STEPS
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id

@@ -2,7 +2,7 @@
 
 import logging
 
-from deployments.schema import Job
+from deployments.jobs import Job
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

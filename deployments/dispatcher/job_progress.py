@@ -6,7 +6,7 @@ from dataclasses import replace
 from deployments.dispatcher.forecast import Estimate
 from deployments.dispatcher.forecaster import QueueForecast
 from deployments.dispatcher.lease import ImageKey
-from deployments.schema import Job, Progress, QueuePlace
+from deployments.jobs import Job, Progress, QueuePlace
 from deployments.stages import DENOISER, TEXT_ENCODER, VAE
 from models.spec import StepUpdate
 

@@ -14,7 +14,7 @@ from deployments.dispatcher.forecaster import QueueForecast
 from deployments.dispatcher.job_progress import place_of, progress_of, with_end, with_warning
 from deployments.dispatcher.lease import ImageKey, Lease, QueuedImage
 from deployments.errors import DeadlineExceeded, JobEnded, NotFound, OwnerQueueFull, QueueFull, ReplicaLost
-from deployments.schema import ImageResult, Job, JobError, Status
+from deployments.jobs import ImageResult, Job, JobError, Status
 from models.errors import DarkroomError, InvalidRequest
 from models.spec import ImageSpec, StepUpdate
 

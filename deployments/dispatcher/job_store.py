@@ -18,7 +18,7 @@ from deployments.dispatcher import input_rows, quota
 from deployments.dispatcher.job_documents import read_job, readable_jobs, recorded_bytes, row_of
 from deployments.dispatcher.job_tables import create_job_engine, jobs, metadata, probe, service
 from deployments.errors import Gone, IdempotencyKeyReused, StoreUnavailable, Superseded, UnreadableJob
-from deployments.schema import Job
+from deployments.jobs import Job
 
 SCHEMA_VERSION = 4
 PROBE_BYTES = 2**20  # more than the largest document: ten images, each with its prompts twice, all characters escaped

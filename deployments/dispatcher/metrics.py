@@ -10,7 +10,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS
 from deployments.dispatcher.lease import Lease
 from deployments.errors import ReplicaLost, Superseded
-from deployments.schema import ImageResult, Job
+from deployments.jobs import ImageResult, Job
 from models.errors import DarkroomError
 from models.spec import ImageSpec, StepUpdate
 

@@ -15,11 +15,12 @@ from deployments.dispatcher.job_queue import JobQueue
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.plan_checks import PlanChecks
 from deployments.dispatcher.queue_stats import ModelStats, Replicas
-from deployments.schema import ImageResult, Job
+from deployments.jobs import ImageResult, Job
 from deployments.stages import DENOISER
 from models.errors import DarkroomError
+from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
+from models.spec import ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, Float, case, cast, delete, sel
 
 from deployments.dispatcher.job_tables import usage
 from deployments.errors import QuotaExceeded
-from deployments.schema import Job
+from deployments.jobs import Job
 
 DAY_S = 86400
 

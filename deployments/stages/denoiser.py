@@ -29,8 +29,9 @@ from models.denoiser.model import load_denoiser
 from models.denoiser.preview import Preview
 from models.denoiser.state import DenoiseState, new_state
 from models.errors import DarkroomError
+from models.model_card import ModelCard
 from models.parameters import MAX_STEPS, SAMPLERS, model_calls
-from models.spec import EncodedImage, ImageSpec, ModelCard, StepUpdate
+from models.spec import EncodedImage, ImageSpec, StepUpdate
 from models.text_encoder import EncodedPrompt
 
 MOST_MODEL_CALLS = max(model_calls(sampler, MAX_STEPS) for sampler in SAMPLERS)

@@ -9,7 +9,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.autoscaling import Demand
 from models.adapters.lora_folder import LoraFolder
 from models.adapters.lora_header import LoraHeader
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 SCAN_INTERVAL_S = 1.0
 

@@ -19,8 +19,9 @@ from deployments.stages.stats import StageStats
 from models.checkpoint.loading import allocated_bytes, choose_device, choose_dtype
 from models.checkpoint.location import locate_parts
 from models.errors import DarkroomError
+from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, ModelCard, Tokens
+from models.spec import ImageSpec, Tokens
 from models.text_encoder import EncodedPrompt, load_text_encoder
 
 

@@ -25,8 +25,9 @@ from models.checkpoint.loading import allocated_bytes, choose_device, choose_dty
 from models.checkpoint.location import locate_parts
 from models.errors import DarkroomError
 from models.image_file import encode_image
+from models.model_card import ModelCard
 from models.postprocess import PostProcessors
-from models.spec import EncodedImage, ImageSpec, ModelCard
+from models.spec import EncodedImage, ImageSpec
 from models.upscaling import FirstPass, upscale
 from models.vae import Decoded, load_vae
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from models.adapters.lora_header import LoraHeader, read_lora_header
 from models.checkpoint.cache import file_identity, recorded_sum
 from models.errors import UnusableAdapter, UnusableCheckpoint
-from models.spec import AdapterCard
+from models.model_card import AdapterCard
 
 logger = logging.getLogger(__name__)
 

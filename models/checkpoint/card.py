@@ -20,8 +20,8 @@ from models.checkpoint.location import checkpoint_name, resolve_checkpoint
 from models.checkpoint.outline import read_outline
 from models.families.base import Family
 from models.families.registry import PIPELINES
+from models.model_card import ModelCard
 from models.samplers import Samplers, choose_samplers
-from models.spec import ModelCard
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from models.checkpoint.folder import INDEX, check_components, check_numbers, pip
 from models.errors import UnusableCheckpoint
 from models.families.base import Domain
 from models.families.registry import FAMILIES, PIPELINES
-from models.spec import ModelCard
+from models.model_card import ModelCard
 
 ROOT = Path(__file__).parents[2]
 COMMIT = re.compile("[0-9a-f]{40}")

@@ -8,8 +8,8 @@ from models.checkpoint.folder import pipeline_class, read_scheduler
 from models.checkpoint.settings import read_settings
 from models.families.base import Facts
 from models.families.registry import PIPELINES
+from models.model_card import ModelCard
 from models.parameters import OWN_SAMPLER
-from models.spec import ModelCard
 
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")  # of models that were distilled for few steps
 TRAILING_SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from models.denoiser.state import DenoiseState
-from models.spec import LatentRgb
+from models.model_card import LatentRgb
 
 
 class Preview:

@@ -15,9 +15,9 @@ from playwright.sync_api import Page
 from deployments.access import AccessPolicy
 from deployments.api.deployment import create_api
 from deployments.image_store import ImageStore
-from deployments.schema import Job
+from deployments.jobs import Job
 from gradio_ingress.app import create_app
-from models.spec import ModelCard
+from models.model_card import ModelCard
 from tests.chromium import Profile, chromium, opened, profile  # noqa: F401
 from tests.fakes import an_intake
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from benchmarks.chromium import INTERACTIVE
 from models.errors import Unavailable
-from models.spec import ModelCard
+from models.model_card import ModelCard
 from tests.browser.conftest import Site
 from tests.browser.forwarder import Forwarder, forwarding
 from tests.chromium import NUMBER, TIMEOUT_MS, Profile, generate, opened

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import Page, expect
 
-from models.spec import AdapterCard, Lora
+from models.model_card import AdapterCard
+from models.spec import Lora
 from tests.browser.conftest import Site
 from tests.chromium import generate
 from tests.unit.gradio_ingress.fakes import CARD

@@ -70,7 +70,8 @@ from deployments.api import huggingface
 from deployments.api.openai import fields as openai
 from deployments.dispatcher.client import DispatcherClient
 from deployments.request_errors import read_request
-from deployments.schema import Job, resolve
+from deployments.jobs import Job, new_job
+from deployments.resolution import resolve
 from gradio_ingress import controls, png_info, receipt
 from gradio_ingress.page import Page
 from gradio_ingress.restored import settings_of
@@ -103,7 +104,7 @@ def refusal(**values):
 
 
 [spec] = resolve(read_request({"prompt": "a circle", "seed": 7, **SENT}), CARD)
-job = schema.new_job([spec], "me", 0.0)
+job = new_job([spec], "me", 0.0)
 picture = encode_image(Decoded(np.zeros((4, 4, 3), np.uint8), False), spec, "d" * 64)
 text = settings_text(spec)
 openapi = description()["components"]["schemas"]

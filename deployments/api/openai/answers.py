@@ -24,8 +24,8 @@ from deployments.api.openai.fields import STEP_SHARE, URL_BY_DEFAULT
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
+from deployments.jobs import ImageResult, Job
 from deployments.origins import base_url, link_to
-from deployments.schema import ImageResult, Job
 from models.errors import DarkroomError
 
 

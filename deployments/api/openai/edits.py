@@ -15,8 +15,9 @@ from deployments.api.sizes import size_like
 from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
 from deployments.input_intake import InputIntake
-from deployments.schema import GenerationRequest, Job, VariationRequest
-from models.spec import ModelCard, find_card
+from deployments.jobs import Job
+from deployments.schema import GenerationRequest, VariationRequest
+from models.model_card import ModelCard, find_card
 
 EVENT = "image_edit"
 MAX_FIELDS = 100  # of a form

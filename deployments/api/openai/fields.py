@@ -15,8 +15,8 @@ from deployments.request_body import RequestBody
 from deployments.schema import MAX_IMAGES, GenerationRequest
 from deployments.styles import STYLES, StyleName
 from models.errors import InvalidRequest
+from models.model_card import ModelCard, find_card
 from models.parameters import MAX_STEPS, MAX_STEPS_BY_SAMPLER
-from models.spec import ModelCard, find_card
 from models.validation import Matching
 
 DIALECT = Dialect({"num_images": "n", "width": "size", "height": "size"})

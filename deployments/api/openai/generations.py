@@ -11,8 +11,8 @@ from deployments.api.openai.answers import Answers, answered
 from deployments.api.openai.fields import DIALECT, ImagesBody, needs_card, sizes_named, to_request
 from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
-from deployments.schema import Job
-from models.spec import find_card
+from deployments.jobs import Job
+from models.model_card import find_card
 
 EVENT = "image_generation"
 

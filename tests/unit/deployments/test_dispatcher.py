@@ -22,7 +22,8 @@ from deployments.dispatcher.forecaster import COLD_START_S
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.queue_stats import Replicas
 from deployments.errors import JobEnded, NotFound, QueueFull, ReplicaLost, StoreUnavailable
-from deployments.schema import GenerationRequest, Job, new_job
+from deployments.jobs import Job, new_job
+from deployments.schema import GenerationRequest
 from models.errors import DarkroomError, NonFinite, Unavailable
 from models.spec import ImageSpec
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, LocalCalls, a_dispatcher, a_spec, settled, until

@@ -32,7 +32,8 @@ from deployments.errors import (
     UnreadableJob,
 )
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, Job
+from deployments.jobs import Job
+from deployments.schema import GenerationRequest
 from models.errors import InvalidRequest, NonFinite, OutOfMemory, Refused, Unavailable
 from tests.fakes import PATIENCE_S, STEPS, FakePipeline, Jumping, LocalCalls, a_dispatcher, settled, until
 

@@ -7,7 +7,7 @@ import pytest
 from deployments.dispatcher import forecaster as module
 from deployments.dispatcher.forecaster import Forecaster, QueueForecast
 from deployments.dispatcher.job_queue import JobQueue, Limits
-from deployments.schema import Job, new_job
+from deployments.jobs import Job, new_job
 from models.hires import Hires
 from models.spec import ImageSpec, StepUpdate
 from tests.fakes import STEPS, a_spec

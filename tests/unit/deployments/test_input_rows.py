@@ -13,7 +13,7 @@ from deployments.dispatcher import input_rows
 from deployments.dispatcher.job_store import SCHEMA_VERSION, JobStore
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, QuotaExceeded, StorageFull, Superseded
 from deployments.input_store import StoredInput, file_name, id_of
-from deployments.schema import Job, Timestamps
+from deployments.jobs import Job, Timestamps
 from models.errors import InvalidRequest
 from models.parameters import MASK_RULES, MaskFlaw
 from tests.unit.deployments.test_job_queue import a_job

@@ -20,8 +20,9 @@ from deployments.dispatcher.deployment import Dispatcher
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, StorageFull, Unauthorized
 from deployments.image_store import ImageStore
 from deployments.input_store import BRIEF_TTL_S, InputStore, StoredInput, file_name, id_of
+from deployments.jobs import ImageResult
 from deployments.keys import new_key
-from deployments.schema import GenerationRequest, ImageResult
+from deployments.schema import GenerationRequest
 from tests.fakes import INPUTS, PATIENCE_S, FakePipeline, Jumping, LocalCalls, a_dispatcher, until
 from tests.unit.deployments.test_job_queue import a_job
 

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.dispatcher import job_log
 from deployments.dispatcher.lease import Lease
-from deployments.schema import Job, JobError, Timestamps, new_job
+from deployments.jobs import Job, JobError, Timestamps, new_job
 from tests.fakes import a_result, a_spec
 
 STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "taskName", "asctime"}

@@ -22,7 +22,7 @@ from deployments.dispatcher.forecaster import Forecaster, QueueForecast
 from deployments.dispatcher.job_queue import MAX_ATTEMPTS, TILED, JobQueue, Limits
 from deployments.dispatcher.lease import Lease
 from deployments.errors import JobEnded, NotFound, OwnerQueueFull, QueueFull
-from deployments.schema import Job, Timestamps
+from deployments.jobs import Job, Timestamps
 from models.errors import InvalidRequest, NonFinite
 from models.spec import ImageSpec, StepUpdate
 from tests.fakes import a_result, a_spec

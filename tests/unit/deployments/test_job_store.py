@@ -16,7 +16,8 @@ from deployments.dispatcher.job_store import PROBE_BYTES, SCHEMA_VERSION, JobSto
 from deployments.dispatcher.lease import Lease
 from deployments.dispatcher.quota import DAY_S
 from deployments.errors import Gone, IdempotencyKeyReused, QuotaExceeded, StoreUnavailable, Superseded, UnreadableJob
-from deployments.schema import MAX_PROMPT, Job, Timestamps
+from deployments.jobs import Job, Timestamps
+from deployments.schema import MAX_PROMPT
 from tests.fakes import a_result, a_spec
 from tests.unit.deployments.test_job_queue import a_job
 

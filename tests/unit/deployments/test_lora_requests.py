@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deployments.schema import GenerationRequest, request_data, resolve
+from deployments.resolution import request_data, resolve
+from deployments.schema import GenerationRequest
 from models.errors import InvalidRequest
-from models.spec import AdapterCard, Lora
+from models.model_card import AdapterCard
+from models.spec import Lora
 from models.validation import first_problem
 from tests.fakes import CARD
 

@@ -10,7 +10,8 @@ from deployments.config import LEAST_COUNTED_BYTES
 from deployments.dispatcher import deployment, sweeper
 from deployments.errors import ReplicaLost, UnknownModel
 from deployments.input_store import InputStore, file_name, id_of
-from deployments.schema import GenerationRequest, Job
+from deployments.jobs import Job
+from deployments.schema import GenerationRequest
 from models.errors import NonFinite
 from tests.fakes import STEPS, FakePipeline, Jumping, a_dispatcher, settled, until
 

@@ -13,7 +13,8 @@ from deployments.dispatcher.arrivals import MEMORY_S
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.errors import Superseded, UnknownModel
-from deployments.schema import GenerationRequest, Job
+from deployments.jobs import Job
+from deployments.schema import GenerationRequest
 from models.errors import Unavailable
 from tests.fakes import CARD, PATIENCE_S, FakePipeline, LocalCalls, a_dispatcher, settled, until
 

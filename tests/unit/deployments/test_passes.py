@@ -9,8 +9,9 @@ from pydantic import TypeAdapter
 
 from deployments.api.openai.answers import completed_event
 from deployments.dispatcher.lease import Lease
+from deployments.jobs import Job, new_job
 from deployments.request_errors import read_request
-from deployments.schema import Job, new_job, request_data, resolve
+from deployments.resolution import request_data, resolve
 from gradio_ingress import receipt
 from models.errors import InvalidRequest
 from models.hires import Hires, hires_size

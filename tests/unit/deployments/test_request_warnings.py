@@ -8,7 +8,8 @@ import pytest
 
 from deployments.prompt_syntax import MAX_QUOTED, unread_syntax
 from deployments.request_warnings import request_warnings
-from deployments.schema import MAX_PROMPT, GenerationRequest, resolve
+from deployments.resolution import resolve
+from deployments.schema import MAX_PROMPT, GenerationRequest
 from tests.fakes import CARD
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deployments.errors import UnknownModel
-from deployments.schema import MAX_SEED, GenerationRequest, new_job, resolve
+from deployments.jobs import new_job
+from deployments.resolution import resolve
+from deployments.schema import MAX_SEED, GenerationRequest
 from models.errors import InvalidRequest
 from models.validation import first_problem
 from tests.fakes import CARD, FakePipeline, a_dispatcher, a_spec

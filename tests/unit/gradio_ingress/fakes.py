@@ -12,9 +12,10 @@ from deployments.autoscaling import Demand
 from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.lease import Lease
 from deployments.image_store import ImageStore
-from deployments.schema import ImageResult
+from deployments.jobs import ImageResult
+from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, ModelCard, StepUpdate, Tokens
+from models.spec import ImageSpec, StepUpdate, Tokens
 from tests.fakes import LocalCalls, a_dispatcher
 
 CARD = ModelCard(

@@ -13,7 +13,8 @@ from gradio.context import LocalContext
 from gradio.data_classes import CancelBody
 
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, QueuePlace
+from deployments.jobs import QueuePlace
+from deployments.schema import GenerationRequest
 from gradio_ingress import client_api, gradio_queue
 from gradio_ingress.client_api import ClientApi
 from models.errors import Unavailable

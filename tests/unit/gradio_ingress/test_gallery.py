@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from deployments.schema import Progress, Timestamps
+from deployments.jobs import Progress, Timestamps
 from gradio_ingress import gallery
 from models.spec import InitImage
 from tests.unit.gradio_ingress.test_status import job, result

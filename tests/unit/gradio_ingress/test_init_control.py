@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 
 from deployments.request_errors import read_request
-from deployments.schema import resolve
+from deployments.resolution import resolve
 from gradio_ingress import controls
 from gradio_ingress.layout import Layout
 from gradio_ingress.restored import settings_of

@@ -15,7 +15,7 @@ from deployments.schema import GenerationRequest
 from gradio_ingress import controls, nested_controls
 from gradio_ingress.nested_controls import NestedControl
 from gradio_ingress.scalar_controls import MissingControl, element_id, label
-from models.spec import ModelCard
+from models.model_card import ModelCard
 from tests.unit.gradio_ingress.fakes import CARD
 
 

@@ -19,7 +19,9 @@ from deployments.access import AccessPolicy
 from deployments.config import UiConfig
 from deployments.dispatcher.client import DispatcherClient
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, Job, resolve
+from deployments.jobs import Job
+from deployments.resolution import resolve
+from deployments.schema import GenerationRequest
 from gradio_ingress import controls
 from gradio_ingress import page as page_module
 from gradio_ingress.app import build, create_app
@@ -27,7 +29,7 @@ from gradio_ingress.page import Page
 from gradio_ingress.page_state import LISTED_JOBS
 from models.errors import Unavailable
 from models.image_file import encode_image
-from models.spec import ModelCard
+from models.model_card import ModelCard
 from models.vae import Decoded
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, picture
 

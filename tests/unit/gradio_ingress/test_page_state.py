@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, Job
+from deployments.jobs import Job
+from deployments.schema import GenerationRequest
 from gradio_ingress import page_state
 from gradio_ingress.page_state import PageState, newest_jobs
 from models.errors import Unavailable

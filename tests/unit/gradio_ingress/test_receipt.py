@@ -17,7 +17,9 @@ from PIL import Image
 
 from deployments.api import huggingface
 from deployments.api.openai import fields as openai
-from deployments.schema import GenerationRequest, ImageResult, resolve
+from deployments.jobs import ImageResult
+from deployments.resolution import resolve
+from deployments.schema import GenerationRequest
 from gradio_ingress import receipt
 from models.image_file import encode_image
 from models.spec import ImageSpec, InitImage, Lora

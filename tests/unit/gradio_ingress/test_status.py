@@ -7,17 +7,9 @@ import pytest
 
 from deployments.dispatcher.job_queue import LOST
 from deployments.dispatcher.queue_stats import ModelStats, QueueStats
-from deployments.schema import (
-    GenerationRequest,
-    ImageResult,
-    Job,
-    JobError,
-    Progress,
-    QueuePlace,
-    Timestamps,
-    new_job,
-    resolve,
-)
+from deployments.jobs import ImageResult, Job, JobError, Progress, QueuePlace, Timestamps, new_job
+from deployments.resolution import resolve
+from deployments.schema import GenerationRequest
 from gradio_ingress import status
 from models.spec import Tokens
 from tests.unit.gradio_ingress.fakes import CARD

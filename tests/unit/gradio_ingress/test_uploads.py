@@ -18,7 +18,8 @@ from gradio.utils import get_upload_folder
 from deployments.access import AccessPolicy
 from deployments.dispatcher.client import DispatcherClient, ServeCalls
 from deployments.image_store import ImageStore
-from deployments.schema import GenerationRequest, resolve
+from deployments.resolution import resolve
+from deployments.schema import GenerationRequest
 from gradio_ingress import stream_keepalive, uploads
 from gradio_ingress.app import create_app
 from gradio_ingress.page import Page

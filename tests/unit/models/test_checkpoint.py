@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deployments.schema import GenerationRequest, resolve
+from deployments.resolution import resolve
+from deployments.schema import GenerationRequest
 from models.checkpoint import location
 from models.checkpoint.card import read_card
 from models.checkpoint.location import ROOT, checkpoint_name, resolve_checkpoint

@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from deployments.request_errors import read_request
-from deployments.schema import resolve
+from deployments.resolution import resolve
 from models.checkpoint.location import check
 from models.checkpoint.sizes import Size, SizeEntries
 from models.denoiser.model import load_denoiser

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.spec import find_card
+from models.model_card import find_card
 from tests.unit.gradio_ingress.fakes import CARD
 
 CARDS = [CARD, replace(CARD, id="other", aliases=("dall-e-3", "gpt-image-1"))]

@@ -18,7 +18,8 @@ from diffusers import DiffusionPipeline
 from models.checkpoint.card import read_card
 from models.checkpoint.location import resolve_checkpoint
 from models.errors import UnusableCheckpoint
-from models.spec import ImageSpec, ModelCard
+from models.model_card import ModelCard
+from models.spec import ImageSpec
 from tests.real_checkpoints import build
 from tests.stages import Stages
 from tests.tried_checkpoints import LAYOUT_CASES, MODEL_CASES, SCHEDULER_CASES, Case

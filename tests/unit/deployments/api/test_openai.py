@@ -11,7 +11,7 @@ import pytest
 
 from deployments.api.openai.fields import ImagesBody, to_request
 from deployments.dispatcher import client as client_module
-from deployments.schema import resolve
+from deployments.resolution import resolve
 from models.errors import InvalidRequest, NonFinite, Refused
 from tests.fakes import CARD, STEPS, a_preview, settled, until
 from tests.unit.deployments.api.caller import Api, events, problem, size_of

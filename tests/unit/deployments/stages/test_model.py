@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from deployments.autoscaling import Demand
 from deployments.stages.model import Model
-from models.spec import AdapterCard
+from models.model_card import AdapterCard
 from tests.fakes import CARD
 
 pytestmark = pytest.mark.usefixtures("own_cache")
