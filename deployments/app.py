@@ -13,7 +13,7 @@ from deployments.pipeline import Pipeline
 from deployments.request_errors import check_defaults
 from deployments.serve.replicas import stage_replicas
 from deployments.stages.model import Model
-from models.adapters.lora_folder import check_folder
+from models.adapters.card_folder import check_folder
 from models.checkpoint.location import check, resolve_checkpoint
 
 
@@ -53,11 +53,12 @@ def build_model(config: ModelConfig) -> Application:
 
     Raises:
         UnusableCheckpoint: which file, and why; or the defaults that the model does not allow.
-        UnusableAdapter: there is no such folder of adapters.
+        UnusableAdapter: there is no such folder of LoRAs or embeddings.
         UnusablePostProcessor: an entry of `postprocess`, and why.
     """
     check(config.checkpoint, config.allowed_roots, config.overrides)
-    check_folder(config.adapters_path)
+    check_folder("adapters", config.adapters_path)
+    check_folder("embeddings", config.embeddings_path)
     # Not at the top: they load torch, transformers and diffusers, seconds of a core that `build` has no use for, nor a
     # checkpoint that is refused; and Ray tries a build that fails four times.
     from deployments.stages.denoiser import Denoiser
@@ -82,4 +83,5 @@ def build_model(config: ModelConfig) -> Application:
         serve.deployment(Vae).bind(config, card),
         adapters=config.adapters_path,
         max_lora_rank=config.max_lora_rank,
+        embeddings=config.embeddings_path,
     )

@@ -231,6 +231,9 @@ class ModelConfig(Settings):
         le=256,
         description="LoRAs of that rank that a replica has room for, and more of smaller ones; memory grows with both.",
     )
+    embeddings: Path | None = Field(
+        default=None, description="A folder of textual inversions, watched as `adapters` is. Default: none."
+    )
     postprocess: tuple[str, ...] = Field(
         default=(),
         description="The operator's own code over each image, in order: package.module:Class. See docs/postprocess.md.",
@@ -242,8 +245,13 @@ class ModelConfig(Settings):
 
     @property
     def adapters_path(self) -> Path | None:
-        """The folder of adapters in use, absolute. A relative one is relative to the repository, as checkpoints are."""
+        """The folder of LoRAs in use, absolute. A relative one is relative to the repository, as checkpoints are."""
         return self.adapters and (ROOT / self.adapters.expanduser()).absolute()
+
+    @property
+    def embeddings_path(self) -> Path | None:
+        """The folder of embeddings in use, absolute, as `adapters_path` is."""
+        return self.embeddings and (ROOT / self.embeddings.expanduser()).absolute()
 
     @property
     def lora_ranks(self) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from models.errors import InvalidRequest
 from models.hires import of_pass
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, StepUpdate, Tokens
+from models.spec import Embedding, ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -139,10 +139,10 @@ class Pipeline:
             finally:
                 updates.cancel()  # leaving the loop does not stop a producer
 
-    async def tokens(self, text: str, syntax: PromptSyntax) -> Tokens:
-        """Count the tokens of a text."""
+    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding]) -> Tokens:
+        """Count the tokens of a text. Raises AdapterChanged, UnusableAdapter."""
         with translated():
-            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text, syntax)
+            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text, syntax, embeddings)
 
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Have a Denoiser compile the plan of an image's sampler. Raises UnsupportedSampler, Unavailable."""

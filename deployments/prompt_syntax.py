@@ -1,4 +1,4 @@
-"""What brackets and tags in a prompt mean: LoRAs and weights that are read, and syntax that is not. Pure."""
+"""What brackets and tags in a prompt mean: adapters and weights that are read, and syntax that is not. Pure."""
 
 import re
 
@@ -6,9 +6,10 @@ from pydantic import ValidationError
 
 from deployments.nested_requests import LoraRequest
 from models.errors import InvalidRequest
+from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.prompt_grammar import parse
-from models.spec import Lora
+from models.prompt_grammar import parse, references
+from models.spec import Embedding, Lora
 from models.validation import first_problem, plain
 
 MAX_QUOTED = 60  # characters
@@ -18,13 +19,13 @@ LORA_PARTS = re.compile(r"<lora:([^<>:]+)(?::([^<>:]+))?>")
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
 WEIGHTED = {  # what `weighted` reads, and how it is written
     "weights of words": re.compile(  # (a:1.2), (a:2), ((a)); neither (16:9) nor (at 10:30)
-        r"\([^():]*:\s*[0-9]{0,2}\.[0-9]+\s*\)|\([^():]*[^():0-9\s]\s*:\s*[0-9]{1,2}\s*\)|\(\([^()]*\)\)"
+        r"\((?:embedding:)?[^():]*:\s*[0-9]{0,2}\.[0-9]+\s*\)|\((?:embedding:)?[^():]*[^():0-9\s]\s*:\s*[0-9]{1,2}\s*\)|\(\([^()]*\)\)"
     ),
     "LoRAs that a prompt names": LORA,
     "breaks between chunks": re.compile(r"\bBREAK\b"),
 }
 UNREAD = {  # what it means elsewhere -> how it is written
-    "alternating and scheduled words": re.compile(r"\[[^\[\]|:]*[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
+    "alternating and scheduled words": re.compile(r"\[(?:\bembedding:|[^\[\]|:])*+[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
     "adapters of these kinds": re.compile(r"<(?:lyco|hypernet):[^<>]*>"),
 }
 
@@ -59,6 +60,20 @@ def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
             f"prompt: must name each LoRA once; {twice} is there {names.count(twice)} times.", "prompt"
         )
     return LORA.sub("", prompt), tuple(loras)
+
+
+def named_embeddings(field: str, text: str, syntax: PromptSyntax, card: ModelCard) -> list[Embedding]:
+    """Return the embeddings that a text names, with the digests of their files.
+
+    `<x>` names one where the model has a folder of them, unless it is a word of the checkpoint's own tokenizer.
+
+    Raises:
+        InvalidRequest: there is no such embedding, or its file cannot be used.
+    """
+    has_angles = card.embeddings is not None
+    found = references(text, syntax)
+    names = [each.name for each in found if not each.in_angles or (has_angles and each.name not in card.own_words)]
+    return [card.find_embedding(name, field) for name in dict.fromkeys(names)]
 
 
 def refuse_loras(field: str, text: str) -> None:

@@ -10,39 +10,42 @@ from pydantic.fields import FieldInfo
 
 from deployments import styles
 from deployments.nested_requests import MAX_LORAS
-from deployments.prompt_syntax import check_weights, refuse_loras, split_loras
+from deployments.prompt_syntax import check_weights, named_embeddings, refuse_loras, split_loras
 from deployments.schema import MAX_SEED, RANDOM_SEED, GenerationRequest, nested_type
 from models.errors import InvalidRequest
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, Lora
+from models.spec import Embedding, ImageSpec, Lora
 
 
 class Words(NamedTuple):
-    """Both texts of a request as the text encoder gets them, and the LoRAs that the prompt names."""
+    """Both texts of a request as the text encoder gets them, and the adapters that they name."""
 
     prompt: str
     negative_prompt: str
     syntax: PromptSyntax
     loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()  # of the prompt, and then of the negative prompt alone
 
 
 def words(request: GenerationRequest, card: ModelCard) -> Words:
     """Return the texts of a request with the words of a style. LoRAs are taken out of a weighted prompt.
 
     Raises:
-        InvalidRequest: the model knows no such style; or a text has a weight or names a LoRA in a way that is not
-            allowed.
+        InvalidRequest: the model knows no such style or embedding; or a text has a weight or names a LoRA in a way
+            that is not allowed.
     """
     syntax = request.prompt_syntax or card.defaults.get("prompt_syntax", "plain")
     prompt, negative_prompt = styled(request, card)
-    if syntax == "plain":
-        return Words(prompt, negative_prompt, syntax)
-    refuse_loras("negative_prompt", negative_prompt)
-    prompt, loras = split_loras(prompt)
-    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        check_weights(name, text)
-    return Words(prompt, negative_prompt, syntax, loras)
+    loras: tuple[Lora, ...] = ()
+    if syntax == "weighted":
+        refuse_loras("negative_prompt", negative_prompt)
+        prompt, loras = split_loras(prompt)
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            check_weights(name, text)
+    embeddings = named_embeddings("prompt", prompt, syntax, card)
+    embeddings += named_embeddings("negative_prompt", negative_prompt, syntax, card)
+    return Words(prompt, negative_prompt, syntax, loras, tuple(dict.fromkeys(embeddings)))
 
 
 def styled(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:
@@ -74,6 +77,7 @@ def resolve(request: GenerationRequest, card: ModelCard) -> list[ImageSpec]:
     chosen["model"] = card.id
     texts = words(request, card)
     chosen["prompt"], chosen["negative_prompt"] = texts.prompt, texts.negative_prompt
+    chosen["embeddings"] = texts.embeddings
     chosen["loras"] = (*chosen.get("loras", ()), *_named_in_prompt(texts.loras, chosen.get("loras", ()), card))
     lossy = "output_compression" in request.model_fields_set and request.output_compression < 100
     if lossy and chosen["output_format"] == "png":

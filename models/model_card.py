@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 from models.errors import InvalidRequest
 from models.families.registry import FAMILIES
 from models.hires import Hires, check_scale, check_shape, hires_size, of_pass
 from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER
-from models.spec import ImageSpec, Lora
+from models.spec import Embedding, ImageSpec, Lora
 from models.validation import MAX_VALUE
 
 SHOWN_NAMES = 8
@@ -28,6 +28,19 @@ class AdapterCard:
     base: str = ""
     trigger_words: tuple[str, ...] = ()
     problem: str | None = None  # why it cannot be used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingCard:
+    """An embedding file beside a model, as prompts may name it."""
+
+    name: str  # of the file, without suffix
+    sha256: str = ""
+    vectors: int = 0  # tokens of a prompt that it takes
+    problem: str | None = None  # why it cannot be used
+
+
+FileCard = TypeVar("FileCard", AdapterCard, EmbeddingCard)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,9 @@ class ModelCard:
     aliases: tuple[str, ...] = ()  # the operator's other names for it
     text_width: int | None = None  # of the text that the denoiser attends to: a LoRA for another one is foreign
     adapters: tuple[AdapterCard, ...] | None = None  # None: there is no folder of them
+    embedding_widths: tuple[int, ...] = ()  # of a token in each text encoder: embeddings of other widths are foreign
+    own_words: tuple[str, ...] = ()  # in `<word>`: tokens of the checkpoint's own tokenizer
+    embeddings: tuple[EmbeddingCard, ...] | None = None  # None: there is no folder of them
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,15 +94,25 @@ class ModelCard:
         """Return a LoRA of a request with the digest of its file. Raises InvalidRequest, which names the path."""
         if self.adapters is None:
             raise InvalidRequest(f"{path}: {self.id} has no adapters: its config names no folder of them.", path)
-        names = [card.name for card in self.adapters if card.problem is None]
-        card = next((card for card in self.adapters if card.name == lora.name), None)
+        return replace(lora, sha256=self._file(self.adapters, "LoRA", lora.name, path).sha256)
+
+    def find_embedding(self, name: str, path: str) -> Embedding:
+        """Return an embedding by its name, with the digest of its file. Raises InvalidRequest, which names the path."""
+        if self.embeddings is None:
+            raise InvalidRequest(f"{path}: {self.id} has no embeddings: its config names no folder of them.", path)
+        return Embedding(name=name, sha256=self._file(self.embeddings, "embedding", name, path).sha256)
+
+    def _file(self, cards: Sequence[FileCard], kind: str, name: str, path: str) -> FileCard:
+        """Return the card of a file that can be used. Raises InvalidRequest, with the nearest names."""
+        names = [card.name for card in cards if card.problem is None]
+        card = next((card for card in cards if card.name == name), None)
         if card is None:
-            near = get_close_matches(lora.name, names, cutoff=0.5) or names[:SHOWN_NAMES]
-            message = f"{path}: {self.id} has no LoRA {lora.name!r}. {_listed(near, len(names))}"
+            near = get_close_matches(name, names, cutoff=0.5) or names[:SHOWN_NAMES]
+            message = f"{path}: {self.id} has no {kind} {name!r}. {_listed(near, len(names))}"
             raise InvalidRequest(message, path)
         if card.problem is not None:
-            raise InvalidRequest(f"{path}: {lora.name} {card.problem}", path)
-        return replace(lora, sha256=card.sha256)
+            raise InvalidRequest(f"{path}: {name} {card.problem}", path)
+        return card
 
     def warnings_for(self, spec: ImageSpec) -> tuple[str, ...]:
         """Return the warnings of an allowed image, before it is generated."""

@@ -1,20 +1,29 @@
-"""Weights and breaks in a prompt, as AUTOMATIC1111's web UI has them. No torch.
+"""Weights, breaks and embeddings in a prompt, as AUTOMATIC1111's web UI and ComfyUI have them. No torch.
 
 `(text)` weighs 1.1 times as much and `[text]` 1.1 times less, `(text:1.2)` 1.2 times; brackets multiply where they
 are nested. A backslash before `(`, `)`, `[`, `]` or a backslash takes its meaning away. `BREAK` ends a section, inside
 brackets too. A bracket that is never closed reaches to the end of the prompt; one that was never opened is text.
 
-Source: "Attention/emphasis" and "Infinite prompt length" in AUTOMATIC1111's wiki.
+In any prompt, `<name>` and `embedding:name` are the embedding of that name.
+
+Source: "Attention/emphasis" and "Infinite prompt length" in AUTOMATIC1111's wiki; "Textual inversion" in ComfyUI's
+examples.
 """
 
 import re
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from models.parameters import PromptSyntax
+
 EMPHASIS = 1.1  # of a pair of brackets without a number
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
 LEXEME = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|[\\:]", re.ASCII)
+NAME = r"\w+(?:[.+-]+\w+)*"  # of an embedding: a dot or bracket after it is not its own
+MAX_NAME = 100  # characters
+EMBEDDING = re.compile(rf"<({NAME})>|(?<!\w)embedding:({NAME})")
 BREAK = re.compile(r"\bBREAK\b")
 CLOSED_BY = {")": "(", "]": "["}
 FACTORS = {"(": EMPHASIS, "[": 1 / EMPHASIS}
@@ -30,8 +39,48 @@ class Piece(NamedTuple):
 Section = tuple[Piece, ...]  # what stands between two breaks
 
 
+class Reference(NamedTuple):
+    """An embedding that a prompt may name."""
+
+    name: str
+    written: str  # as the prompt has it
+    in_angles: bool  # written as <name>, which other text may be, too
+
+
+def is_embedding_name(name: str) -> bool:
+    """Return whether prompts can name an embedding of this name."""
+    return len(name) <= MAX_NAME and re.fullmatch(NAME, name) is not None
+
+
+def references(prompt: str, syntax: PromptSyntax) -> list[Reference]:
+    """Return what a prompt may name as embeddings, in the order of the text."""
+    return [
+        Reference(found[1] or found[2], found[0], found[1] is not None)
+        for section in sections(prompt, syntax)
+        for piece in section
+        for found in EMBEDDING.finditer(piece.text)
+    ]
+
+
+def split_at_embeddings(text: str, names: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the parts of a piece of text, each with the name of the embedding that it is: one of `names`, or None."""
+    end = 0
+    for found in EMBEDDING.finditer(text):
+        name = found[1] or found[2]
+        if name in names:
+            yield text[end : found.start()], None
+            yield found[0], name
+            end = found.end()
+    yield text[end:], None
+
+
+def sections(prompt: str, syntax: PromptSyntax) -> tuple[Section, ...]:
+    """Return the sections of a prompt, at least one. A plain prompt is a single piece."""
+    return parse(prompt) if syntax == "weighted" else ((Piece(prompt, 1.0),),)
+
+
 def parse(prompt: str) -> tuple[Section, ...]:
-    """Return the sections of a prompt, at least one; neighbouring pieces have different weights."""
+    """Return the sections of a weighted prompt, at least one; neighbouring pieces have different weights."""
     lexemes = list(LEXEME.finditer(prompt))
     factors, closed = _match_brackets(lexemes)
     weights = {kind: [1.0] for kind in FACTORS}  # of the brackets that are open, multiplied

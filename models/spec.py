@@ -61,6 +61,14 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A textual inversion that a prompt names."""
+
+    name: str  # of the file in the model's folder of embeddings, without suffix
+    sha256: str  # of the file when the job was accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec(_Computed):
     """One image with nothing left open. Width and height are pixels, and those of its first pass."""
 
@@ -82,6 +90,7 @@ class ImageSpec(_Computed):
     hires: Hires | None = None
     loras: tuple[Lora, ...] = ()
     prompt_syntax: PromptSyntax = "plain"  # of both texts
+    embeddings: tuple[Embedding, ...] = ()  # that both texts name
     family: Annotated[str, AfterValidator(_known_family)] = "sd"  # the default is for jobs stored by version 0.1
 
     @property

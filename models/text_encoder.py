@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from models.adapters.lora_bank import LoraBank, RowRanks
+from models.adapters.resident_embeddings import ResidentEmbeddings
 from models.adapters.resident_loras import ResidentLoras
 from models.checkpoint.configs import read_json
 from models.checkpoint.loading import load_component, parameter_bytes
@@ -17,7 +18,7 @@ from models.errors import DarkroomError
 from models.families.base import Conditioning, Family, Text, TextComponents
 from models.families.registry import FAMILIES
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, Lora, Tokens
+from models.spec import Embedding, ImageSpec, Lora, Tokens
 
 CACHED_TEXTS = 256
 
@@ -43,6 +44,7 @@ class TextEncoder:
         self._components = components
         self._batch_invariant = batch_invariant
         self._loras: ResidentLoras | None = None
+        self._embeddings = ResidentEmbeddings()
         self._cache: OrderedDict[Text, Conditioning] = OrderedDict()
         self.asked = 0  # texts so far
         self.cached = 0  # of them, those that needed no forward
@@ -60,23 +62,51 @@ class TextEncoder:
         banks = {name: LoraBank(model, capacity) for name, model in models.items()}
         self._loras = ResidentLoras(folder, banks, lambda path: self._family.read_lora(path, banks.keys()), max_rank)
 
+    def enable_embeddings(self, folder: Path, widths: Sequence[int], max_tokens: int) -> None:
+        """Let texts name embeddings of a folder, of so many vectors of the text encoders' `widths`."""
+        self._embeddings = ResidentEmbeddings(folder, widths, max_tokens)
+        self._components = self._components._replace(embeddings=self._embeddings.vectors)
+
     def warm_up(self) -> None:
         """Run one forward, so that the first prompt does not wait for what the first forward sets up."""
         with torch.inference_mode():
             self._family.encode(self._components, [Text("")])
 
-    def tokens(self, text: str, syntax: PromptSyntax = "plain") -> Tokens:
-        """Count the tokens of a text and find what lies beyond the last one that is read."""
-        return self._family.count_tokens(self._components, Text(text, syntax=syntax))
+    def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
+        """Count the tokens of a text and find what lies beyond the last one that is read.
+
+        Raises:
+            AdapterChanged, UnusableAdapter: an embedding that the text names.
+        """
+        self._embeddings.load(embeddings)
+        found = self._family.count_tokens(self._components, Text(text, syntax=syntax, embeddings=tuple(embeddings)))
+        self._embeddings.make_room()
+        return found
 
     @torch.inference_mode()
     def encode(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt | DarkroomError]:
-        """Encode the texts of a batch of images, each text once. An image whose LoRA cannot be used is an error."""
+        """Encode the texts of a batch of images, each text once. An image whose adapter cannot be used is an error."""
         start = time.perf_counter()
-        texts = [self._family.with_chunks(self._components, self._family.texts(spec)) for spec in specs]
-        encoded = self._encode([text for each in texts for text in each])
+        texts = [self._texts(spec) for spec in specs]
+        encoded = self._encode([text for each in texts if not isinstance(each, DarkroomError) for text in each])
         seconds = time.perf_counter() - start
-        return [self._prompt(spec, each, encoded, seconds) for spec, each in zip(specs, texts, strict=True)]
+        prompts = [
+            each if isinstance(each, DarkroomError) else self._prompt(spec, each, encoded, seconds)
+            for spec, each in zip(specs, texts, strict=True)
+        ]
+        self._embeddings.make_room()
+        return prompts
+
+    def _texts(self, spec: ImageSpec) -> tuple[Text, ...] | DarkroomError:
+        """Return the texts of an image, whose embeddings are loaded then."""
+        texts = self._family.texts(spec)
+        try:
+            for text in texts:
+                field = "prompt" if text.words == spec.prompt else "negative_prompt"
+                self._embeddings.load(text.embeddings, field)
+        except DarkroomError as error:
+            return error
+        return self._family.with_chunks(self._components, texts)
 
     def _prompt(
         self,
@@ -95,10 +125,12 @@ class TextEncoder:
 
     def _cut(self, spec: ImageSpec, texts: Sequence[Text]) -> dict[str, str]:
         """Return the ends of an image's texts that are not read; none of a negative prompt that is not among them."""
-        read = {"prompt": spec.prompt}
-        if any(text.words == spec.negative_prompt for text in texts):
-            read["negative_prompt"] = spec.negative_prompt
-        return {name: cut for name, text in read.items() if (cut := self.tokens(text, spec.prompt_syntax).cut)}
+        read = {text.words: text for text in texts}
+        return {
+            name: cut
+            for name, words in (("prompt", spec.prompt), ("negative_prompt", spec.negative_prompt))
+            if words in read and (cut := self._family.count_tokens(self._components, read[words]).cut)
+        }
 
     def _encode(self, texts: Sequence[Text]) -> dict[Text, Conditioning | DarkroomError]:
         """Return the conditioning of `texts`; new ones share a forward."""

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from deployments.config import WITHOUT_DEFAULT, AppConfig, ModelConfig, Settings, UiConfig
 from deployments.keys import UnusableKeys, read_keys
 from deployments.request_errors import check_defaults
-from models.adapters.lora_folder import check_folder
+from models.adapters.card_folder import check_folder
 from models.checkpoint.location import checkpoint_name
 from models.errors import UnusableAdapter, UnusableCheckpoint
 from models.postprocess import UnusablePostProcessor, check_modules
@@ -117,7 +117,7 @@ def _default(word: str) -> tuple[str, str]:
 
 def check_files(config: Config) -> list[str]:
     """Check the files that a config names, before anything starts or changes: checkpoints, folders of
-    adapters, modules of post-processors and API keys.
+    LoRAs and embeddings, modules of post-processors and API keys.
 
     Returns for each model that cannot be served its name and the reason: it does not keep the others from it.
 
@@ -134,7 +134,8 @@ def check_files(config: Config) -> list[str]:
             elif isinstance(settings, ModelConfig) and app.name in config.generation.models:
                 if card := check_model(settings):
                     check_defaults(card)
-                check_folder(settings.adapters_path)
+                check_folder("adapters", settings.adapters_path)
+                check_folder("embeddings", settings.embeddings_path)
                 check_modules(settings.postprocess)
         except UnusableKeys as error:
             raise UnusableConfig(f"{app.name}: {error}") from error

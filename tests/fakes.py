@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from deployments.stages.executor import SerialExecutor
 from models.errors import Unavailable, UnsupportedSampler
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, StepUpdate, Tokens
+from models.spec import Embedding, ImageSpec, StepUpdate, Tokens
 
 STEPS = 8
 INPUTS = InputsConfig()
@@ -146,7 +146,7 @@ class FakePipeline:
         if (spec.sampler, spec.num_inference_steps) in self.no_plan:
             raise UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps")
 
-    async def tokens(self, text: str, syntax: PromptSyntax = "plain") -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
         """A word is a token."""
         found = text.split()
         return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))

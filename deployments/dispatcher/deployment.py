@@ -222,14 +222,15 @@ class Dispatcher:
         """Count what the text encoder reads of prompt and negative prompt, a style's words with them.
 
         Raises:
-            UnknownModel, Unavailable, InvalidRequest: the model knows no such style.
+            UnknownModel, Unavailable, InvalidRequest: the model knows no such style or embedding.
         """
         await asyncio.shield(self._beginning)
         card = self._card_of(request.model)
         texts = words(request, card)
         stages = self._models[card.id].stages
         return await asyncio.gather(
-            stages.tokens(texts.prompt, texts.syntax), stages.tokens(texts.negative_prompt, texts.syntax)
+            stages.tokens(texts.prompt, texts.syntax, texts.embeddings),
+            stages.tokens(texts.negative_prompt, texts.syntax, texts.embeddings),
         )
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:

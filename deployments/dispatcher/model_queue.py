@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from math import ceil
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from deployments.stages import DENOISER
 from models.errors import DarkroomError
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, StepUpdate, Tokens
+from models.spec import Embedding, ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
 
@@ -33,7 +33,7 @@ class Stages(Protocol):
 
     async def meet(self, demand: Demand) -> ModelCard: ...
     async def fence(self, epoch: int) -> None: ...
-    async def tokens(self, text: str, syntax: PromptSyntax) -> Tokens: ...
+    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding]) -> Tokens: ...
     async def compile_plan(self, spec: ImageSpec) -> None: ...
     def generate(self, spec: ImageSpec, lease: Lease) -> AsyncIterator[StepUpdate | ImageResult]: ...
 

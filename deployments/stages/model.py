@@ -1,12 +1,15 @@
 """The root of a model's application: what is known of the model while its stages sleep. No torch here."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ray.serve.handle import DeploymentHandle
 
 from deployments.autoscaling import Demand
+from models.adapters.card_folder import CardFolder
+from models.adapters.embedding_folder import EmbeddingFolder
 from models.adapters.lora_folder import LoraFolder
 from models.adapters.lora_header import LoraHeader
 from models.model_card import ModelCard
@@ -15,22 +18,30 @@ SCAN_INTERVAL_S = 1.0
 
 
 class Model:
-    """One replica, without tensors, that is there also when no stage is. It watches the folder of adapters."""
+    """One replica, without tensors, that is there also when no stage is. It watches the folders of adapters."""
 
     def __init__(
-        self, card: ModelCard, *stages: DeploymentHandle, adapters: Path | None = None, max_lora_rank: int = 0
+        self,
+        card: ModelCard,
+        *stages: DeploymentHandle,
+        adapters: Path | None = None,
+        max_lora_rank: int = 0,
+        embeddings: Path | None = None,
     ) -> None:
         """Take the stages' handles because Serve deploys what the root is given: the Dispatcher calls them itself."""
         self._card = card
         self._max_lora_rank = max_lora_rank
         self._demand = Demand()
-        self._folder = None if adapters is None else LoraFolder(adapters, self._problem)
-        self._scanning = None if self._folder is None else asyncio.create_task(self._keep_scanning(self._folder))
+        self._folders: Mapping[str, CardFolder] = {  # field of the card -> its files
+            **({"embeddings": EmbeddingFolder(embeddings, card)} if embeddings else {}),  # first: they are small
+            **({"adapters": LoraFolder(adapters, self._problem)} if adapters else {}),
+        }
+        self._scanning = asyncio.create_task(self._keep_scanning()) if self._folders else None
 
     def meet(self, demand: Demand) -> ModelCard:
         """Take in what there is to do for the model; return what the checkpoint allows and prefers."""
         self._demand = demand
-        return self._card if self._folder is None else replace(self._card, adapters=self._folder.cards)
+        return replace(self._card, **{field: folder.cards for field, folder in self._folders.items()})
 
     def check_health(self) -> None:
         """Let Serve replace the replica if the adapters are not watched any more."""
@@ -41,9 +52,10 @@ class Model:
         """Tell the autoscaling policy what there is to do: the Dispatcher is of another application."""
         return asdict(self._demand)
 
-    async def _keep_scanning(self, folder: LoraFolder) -> None:
+    async def _keep_scanning(self) -> None:
         while True:
-            await asyncio.to_thread(folder.scan)
+            for folder in self._folders.values():
+                await asyncio.to_thread(folder.scan)
             await asyncio.sleep(SCAN_INTERVAL_S)
 
     def _problem(self, header: LoraHeader) -> str | None:

@@ -21,7 +21,7 @@ from models.checkpoint.location import locate_parts
 from models.errors import DarkroomError
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, Tokens
+from models.spec import Embedding, ImageSpec, Tokens
 from models.text_encoder import EncodedPrompt, load_text_encoder
 
 
@@ -43,6 +43,8 @@ class TextEncoder:
         )
         if model.adapters_path is not None:
             self._encoder.enable_loras(model.adapters_path, model.max_lora_rank, model.lora_ranks)
+        if model.embeddings_path is not None:
+            self._encoder.enable_embeddings(model.embeddings_path, card.embedding_widths, card.max_tokens)
         startup.loaded()
         self._digest = card.digest
         self._stats = StageStats(self._encoder.parameter_bytes)
@@ -58,16 +60,17 @@ class TextEncoder:
         """Encode one picture's prompts, together with those that arrive at the same time.
 
         Raises:
-            AdapterChanged, UnusableAdapter: a LoRA of this picture.
+            AdapterChanged, UnusableAdapter: a LoRA or an embedding of this picture.
         """
         encoded: EncodedPrompt | DarkroomError = await self._encode_batch(spec)
         if isinstance(encoded, DarkroomError):
             raise encoded
         return replace(encoded, model_digest=self._digest)
 
-    async def tokens(self, text: str, syntax: PromptSyntax = "plain") -> Tokens:
-        """Count the tokens of a text, and find what is not read."""
-        return await self._thread.run(self._encoder.tokens, text, syntax)  # a tokenizer bears no two threads at a time
+    async def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
+        """Count the tokens of a text, and find what is not read. Raises AdapterChanged, UnusableAdapter."""
+        # A tokenizer bears no two threads at a time.
+        return await self._thread.run(self._encoder.tokens, text, syntax, embeddings)
 
     async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from models.errors import UnusableCheckpoint
 
 LARGEST_JSON = 2**20  # bytes, of a config
+LARGEST_WORDS = 2**23  # bytes, of a file of a tokenizer's words; CLIP's have up to 2.2 MB
 MAX_DEPTH = 16  # of lists and objects in each other
 
 Entry = TypeVar("Entry")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from models.checkpoint.assembly import link_targets
 from models.checkpoint.cache import recorded_sum
-from models.checkpoint.configs import LARGEST_JSON, check_file, read_json
+from models.checkpoint.configs import LARGEST_JSON, LARGEST_WORDS, check_file, read_json
 from models.checkpoint.guard import (
     MAX_TENSORS,
     check_entries,
@@ -28,7 +28,6 @@ from models.families.registry import FAMILIES
 
 MANIFEST = "SHA256SUMS"
 DESCRIPTION = "darkroom.json"  # what the model prefers; it does not make the pictures, so the digest leaves it out
-LARGEST_WORDS = 2**23  # bytes, of a file of a tokenizer's words; CLIP's have up to 2.2 MB
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".py")  # formats that can run code, and code
 PREFERRED_VARIANT = "fp16"
 WORDS = ("vocab.json", "merges.txt")

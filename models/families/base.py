@@ -11,17 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from models.errors import UnusableAdapter
 from models.parameters import SAMPLERS, PromptSyntax, model_calls
+from models.prompt_grammar import references
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.adapters.embedding_file import Vectors
     from models.adapters.lora_bank import LowRank, RowRanks
     from models.checkpoint.sizes import Size, SizeEntries
-    from models.spec import ImageSpec, Lora, Tokens
+    from models.spec import Embedding, ImageSpec, Lora, Tokens
 
 Domain = Literal["text", "latents", "pixels"]  # of the tensors that a stage computes
 Conditioning = Mapping[str, "Tensor"]  # of one row, by the names that the family's denoiser has for them
@@ -53,6 +56,8 @@ class Facts:
     size_multiple: int  # pixels; width and height are multiples of it
     max_tokens: int  # of a prompt, without start and end
     text_width: int | None = None  # of what the denoiser attends to, if LoRAs are told apart by it
+    embedding_widths: tuple[int, ...] = ()  # of a token in each text encoder that takes embeddings
+    own_words: tuple[str, ...] = ()  # in `<word>`: tokens that were added to the tokenizer
     max_clip_skip: int = 0  # last layers of the text encoders that a prompt may skip
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where its requests differ from other checkpoints'
     embedded_guidance: bool = False  # distilled: the guidance scale is an input, in place of a second row
@@ -67,6 +72,7 @@ class Text(NamedTuple):
     loras: "tuple[Lora, ...]" = ()
     syntax: PromptSyntax = "plain"
     chunks: int = 1  # that it is read in: what is beyond is cut, and empty ones fill it up
+    embeddings: "tuple[Embedding, ...]" = ()  # that it names
 
 
 class Segment(NamedTuple):
@@ -119,6 +125,7 @@ class TextComponents(NamedTuple):
     index: Mapping[str, Any]  # the checkpoint's model_index.json
     device: Any  # torch.device
     max_chunks: int = 1  # that a text of weighted syntax may have
+    embeddings: "Mapping[str, Vectors]" = MappingProxyType({})  # of the texts, by their digests
 
 
 class Family(ABC):
@@ -163,10 +170,10 @@ class Family(ABC):
 
         Source: diffusers `StableDiffusionPipeline.encode_prompt`.
         """
-        prompt = Text(spec.prompt, spec.clip_skip, spec.loras, spec.prompt_syntax)
+        prompt = _text(spec.prompt, spec)._replace(clip_skip=spec.clip_skip)
         if spec.embedded_guidance or not self.is_guided(spec):
             return (prompt,)
-        return (Text(spec.negative_prompt or None, loras=spec.loras, syntax=spec.prompt_syntax), prompt)
+        return (_text(spec.negative_prompt or None, spec), prompt)
 
     def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
         """Return the work of each pass of an image: the one source of its cost, its estimates and its demand."""
@@ -273,6 +280,14 @@ class Family(ABC):
     @abstractmethod
     def from_vae(self, latents: "Tensor", config: Any) -> "Tensor":
         """Return the denoiser's latents, of those that a VAE of this config has encoded: the inverse of `to_vae`."""
+
+
+def _text(words: str | None, spec: "ImageSpec") -> Text:
+    """Return a text of an image, with the embeddings that it names: the other text's do not change it."""
+    syntax = spec.prompt_syntax
+    names = {found.name for found in references(words or "", syntax)} if spec.embeddings else ()
+    embeddings = tuple(each for each in spec.embeddings if each.name in names)
+    return Text(words, loras=spec.loras, syntax=syntax, embeddings=embeddings)
 
 
 def rescale_guidance(guided: "Tensor", prompt: "Tensor", specs: Sequence["ImageSpec"]) -> None:

@@ -2,27 +2,48 @@
 
 An encoder reads chunks of 75 tokens, each between a start and an end. A plain text is one chunk. One of weighted syntax
 may be several: they are encoded each alone, and their hidden states are put end to end.
+A vector of an embedding takes one token's place.
 
 Source: "Infinite prompt length" in AUTOMATIC1111's wiki. Unlike there, a chunk does not end at a comma near its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import count, takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models.families.base import Text, TextComponents
-from models.prompt_grammar import parse
+from models.prompt_grammar import sections, split_at_embeddings
 from models.spec import Tokens
+
+if TYPE_CHECKING:
+    from models.adapters.embedding_file import Vectors
 
 LEAST_MEAN = 1e-5  # of hidden states, relative to their magnitude: a layer norm without a bias leaves 1e-8
 
 
+class Vector(NamedTuple):
+    """One vector of an embedding, which a token stands for."""
+
+    sha256: str
+    index: int
+
+
+class Run(NamedTuple):
+    """Neighbouring tokens of one weight: words, or the embedding that they name."""
+
+    text: str
+    weight: float
+    sha256: str | None = None
+
+
 class Token(NamedTuple):
-    """A token of a weighted text, and where it stands there: section, piece, first character."""
+    """A token of a text, and where it stands there: section, run, first character."""
 
     id: int
     weight: float
     place: tuple[int, int, int]
+    vector: Vector | None = None  # that takes the place of its embedding
 
 
 class Chunk(NamedTuple):
@@ -32,64 +53,66 @@ class Chunk(NamedTuple):
     mask: Sequence[int]  # 0 where it is padding
     weights: Sequence[float]  # of each id; empty: all are 1
     clip_skip: int
+    vectors: Mapping[int, Vector]  # position -> what takes the place of its id's embedding
 
 
-def count_tokens(tokenizer: Any, text: Text, max_chunks: int) -> Tokens:
-    """Count the tokens of `text` and find what lies beyond the last one that is read.
+def count_tokens(text: TextComponents, tokenizer: str, prompt: Text) -> Tokens:
+    """Count the tokens of `prompt` and find what lies beyond the last one that is read.
 
     A break fills its chunk up, and an embedding of several vectors counts as so many tokens.
     """
-    size = tokenizer.model_max_length - 2
-    if text.syntax == "plain":
-        words = expand_embeddings(text.words or "", tokenizer)
-        read = tokenizer(words, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = read["offset_mapping"]
-        cut = words[offsets[size][0] :] if len(offsets) > size else ""
-        return Tokens(len(offsets), size, cut)
-    chunks = weighted_tokens(tokenizer, text.words or "")
-    beyond = [token for chunk in chunks[max_chunks:] for token in chunk]
-    cut = _text_from(text.words or "", tokenizer, beyond[0].place) if beyond else ""
-    return Tokens((len(chunks) - 1) * size + len(chunks[-1]), max_chunks * size, cut)
+    reader = text.loaded[tokenizer]
+    size, most = reader.model_max_length - 2, text.max_chunks if prompt.syntax == "weighted" else 1
+    chunks = read_tokens(reader, prompt, text.embeddings)
+    beyond = [token for chunk in chunks[most:] for token in chunk]
+    cut = _text_from(_runs(reader, prompt), beyond[0].place) if beyond else ""
+    return Tokens((len(chunks) - 1) * size + len(chunks[-1]), most * size, cut)
 
 
-def weighted_tokens(tokenizer: Any, words: str) -> list[list[Token]]:
-    """Return the tokens of each chunk of a weighted text, at least one chunk: a full one or a break begins another."""
+def read_tokens(tokenizer: Any, text: Text, embeddings: "Mapping[str, Vectors]") -> list[list[Token]]:
+    """Return the tokens of each chunk of a text, at least one chunk: a full one or a break begins another.
+
+    An embedding of a weighted text is not split between chunks.
+    """
     size = tokenizer.model_max_length - 2
     chunks: list[list[Token]] = []
-    for section, pieces in enumerate(parse(words)):
+    for section, runs in enumerate(_runs(tokenizer, text)):
         chunks.append([])
-        for number, (text, weight) in enumerate(pieces):
-            text = expand_embeddings(text, tokenizer)
-            read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            for token, (first, _) in zip(read["input_ids"], read["offset_mapping"], strict=True):
+        for number, run in enumerate(runs):
+            tokens = list(_tokens(tokenizer, run, (section, number), embeddings))
+            if run.sha256 and text.syntax == "weighted" and len(chunks[-1]) + len(tokens) > size:
+                chunks.append([])
+            for token in tokens:
                 if len(chunks[-1]) == size:
                     chunks.append([])
-                chunks[-1].append(Token(token, weight, (section, number, first)))
+                chunks[-1].append(token)
     return chunks[:-1] if len(chunks) > 1 and not chunks[-1] else chunks
 
 
-def read_chunks(tokenizer: Any, texts: Sequence[Text]) -> list[Chunk]:
+def read_chunks(text: TextComponents, tokenizer: str, texts: Sequence[Text]) -> list[Chunk]:
     """Return the chunks of texts, `Text.chunks` of each, one text after the other.
 
     Source of plain texts: diffusers `StableDiffusionPipeline.encode_prompt`.
     """
+    reader = text.loaded[tokenizer]
     chunks: list[Chunk] = []
-    for text in texts:
-        if text.syntax == "plain":
-            words = expand_embeddings(text.words or "", tokenizer)
-            read = tokenizer(words, padding="max_length", truncation=True)
-            chunks.append(Chunk(read["input_ids"], read["attention_mask"], (), text.clip_skip))
+    for each in texts:
+        if each.syntax == "plain" and not each.embeddings:
+            words = expand_embeddings(each.words or "", reader)
+            read = reader(words, padding="max_length", truncation=True)
+            chunks.append(Chunk(read["input_ids"], read["attention_mask"], (), each.clip_skip, {}))
         else:
-            tokens = weighted_tokens(tokenizer, text.words or "")[: text.chunks]
-            tokens += [[]] * (text.chunks - len(tokens))
-            chunks += [_framed(tokenizer, chunk, text.clip_skip) for chunk in tokens]
+            tokens = read_tokens(reader, each, text.embeddings)[: each.chunks]
+            tokens += [[]] * (each.chunks - len(tokens))
+            chunks += [_framed(reader, chunk, each.clip_skip) for chunk in tokens]
     return chunks
 
 
-def run_encoder(text: TextComponents, encoder: str, chunks: Sequence[Chunk], *, mask: bool) -> Any:
+def run_encoder(text: TextComponents, encoder: str, chunks: Sequence[Chunk], *, mask: bool, number: int = 0) -> Any:
     """Return what a text encoder makes of chunks, hidden states included.
 
-    `encoder` is a subfolder. With `mask`, padding is hidden where the encoder's config wants it so.
+    `encoder` is a subfolder, and `number` says which of the checkpoint's it is. With `mask`, padding is hidden where
+    the encoder's config wants it so.
     """
     import torch
 
@@ -97,7 +120,32 @@ def run_encoder(text: TextComponents, encoder: str, chunks: Sequence[Chunk], *, 
     ids = torch.tensor([chunk.ids for chunk in chunks], device=text.device)
     is_masked = mask and getattr(model.config, "use_attention_mask", False)
     attention = torch.tensor([chunk.mask for chunk in chunks], device=text.device) if is_masked else None
-    return model(ids, attention_mask=attention, output_hidden_states=True)
+    has_vectors = any(chunk.vectors for chunk in chunks)
+    with _vectors_in(text, model, chunks, number) if has_vectors else nullcontext():
+        return model(ids, attention_mask=attention, output_hidden_states=True)
+
+
+@contextmanager
+def _vectors_in(text: TextComponents, model: Any, chunks: Sequence[Chunk], number: int) -> Iterator[None]:
+    """Let the embeddings of chunks take the place of their tokens' as long as the context lasts.
+
+    The matrix of the encoder's own embeddings stays as it is.
+    """
+    import torch
+
+    places = [(row, position, vector) for row, chunk in enumerate(chunks) for position, vector in chunk.vectors.items()]
+    rows, positions = (torch.tensor([place[k] for place in places], device=text.device) for k in (0, 1))
+    found = [torch.from_numpy(text.embeddings[each.sha256][number][each.index]) for _, _, each in places]
+    vectors = torch.stack(found).to(text.device)
+
+    def replace(module: Any, arguments: Any, output: Any) -> Any:
+        return output.index_put((rows, positions), vectors.to(output.dtype))
+
+    hook = model.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def hidden_states(output: Any, chunks: Sequence[Chunk], last_layer: int) -> Any:
@@ -140,6 +188,32 @@ def expand_embeddings(text: str, tokenizer: Any) -> str:
     return text
 
 
+def _runs(tokenizer: Any, text: Text) -> list[list[Run]]:
+    """Return the runs of each section of a text."""
+    digests = {embedding.name: embedding.sha256 for embedding in text.embeddings}
+    return [
+        [
+            Run(part, weight, digests[name]) if name else Run(expand_embeddings(part, tokenizer), weight)
+            for words, weight in section
+            for part, name in split_at_embeddings(words, digests)
+        ]
+        for section in sections(text.words or "", text.syntax)
+    ]
+
+
+def _tokens(tokenizer: Any, run: Run, place: tuple[int, int], embeddings: "Mapping[str, Vectors]") -> Iterator[Token]:
+    """Yield the tokens of a run. Those of an embedding have an id that means nothing else to an encoder."""
+    if run.sha256 is None:
+        read = tokenizer(run.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for token, (first, _) in zip(read["input_ids"], read["offset_mapping"], strict=True):
+            yield Token(token, run.weight, (*place, first))
+    else:
+        special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        placeholder = next(token for token in count() if token not in special)
+        for index in range(len(embeddings[run.sha256][0])):
+            yield Token(placeholder, run.weight, (*place, 0), Vector(run.sha256, index))
+
+
 def _framed(tokenizer: Any, tokens: Sequence[Token], clip_skip: int) -> Chunk:
     """Return tokens with start, end and padding, as the tokenizer has them of a plain text."""
     length = tokenizer.model_max_length
@@ -148,13 +222,13 @@ def _framed(tokenizer: Any, tokens: Sequence[Token], clip_skip: int) -> Chunk:
     mask = [1] * len(ids) + [0] * padding
     weights = [1.0, *(token.weight for token in tokens), *[1.0] * (padding + 1)]
     is_weighted = any(weight != 1 for weight in weights)
-    return Chunk(ids + [tokenizer.pad_token_id] * padding, mask, weights if is_weighted else (), clip_skip)
+    vectors = {position: token.vector for position, token in enumerate(tokens, 1) if token.vector}
+    return Chunk(ids + [tokenizer.pad_token_id] * padding, mask, weights if is_weighted else (), clip_skip, vectors)
 
 
-def _text_from(words: str, tokenizer: Any, place: tuple[int, int, int]) -> str:
-    """Return the text of a weighted prompt from a place on, without brackets."""
+def _text_from(runs: Sequence[Sequence[Run]], place: tuple[int, int, int]) -> str:
+    """Return the text of runs in their sections from a place on, without brackets."""
     section, number, first = place
-    beginning, *others = parse(words)[section:]
-    rest = expand_embeddings(beginning[number].text, tokenizer)[first:]
-    rest += "".join(piece.text for piece in beginning[number + 1 :])
-    return " ".join([rest, *("".join(piece.text for piece in each) for each in others)])
+    beginning, *others = ["".join(run.text for run in each) for each in runs[section:]]
+    before = "".join(run.text for run in runs[section][:number])
+    return " ".join([beginning[len(before) + first :], *others])

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.version import InvalidVersion, Version
 
+from models.checkpoint.added_tokens import added_tokens
 from models.checkpoint.configs import read_entry, read_json
 from models.errors import UnusableCheckpoint
 from models.families.base import Batch, Conditioning, Facts, Family, Text, TextComponents
 from models.families.components import TEXT_ENCODER, TOKENIZER, UNET, VAE
 from models.parameters import MAX_CLIP_SKIP, MAX_SIDE
+from models.prompt_grammar import is_embedding_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +71,12 @@ class StableDiffusion(Family):
             size_multiple=scale,
             max_tokens=read_entry(folder, "tokenizer/tokenizer_config.json", "model_max_length", int) - 2,
             text_width=read_entry(folder, UNET_CONFIG, "cross_attention_dim", int),
+            embedding_widths=self._hidden_sizes(folder),
+            own_words=tuple(
+                token[1:-1]
+                for token in added_tokens(folder, self.text_readers[0][0])
+                if token.startswith("<") and token.endswith(">") and is_embedding_name(token[1:-1])
+            ),
             max_clip_skip=self._max_clip_skip(folder),
             defaults=distilled if _takes_guidance(folder) else {},
             embedded_guidance=_takes_guidance(folder),
@@ -91,15 +99,15 @@ class StableDiffusion(Family):
         """Return how the first tokenizer reads a prompt; the others have the same limit."""
         from models.families import clip
 
-        return clip.count_tokens(text.loaded[self.text_readers[0][0]], prompt, text.max_chunks)
+        return clip.count_tokens(text, self.text_readers[0][0], prompt)
 
     def with_chunks(self, text: TextComponents, texts: Sequence[Text]) -> tuple[Text, ...]:
         """Return texts with as many chunks as the longest one has, as the first tokenizer reads it."""
         from models.families import clip
 
         tokenizer = text.loaded[self.text_readers[0][0]]
-        weighted = [each.words or "" for each in texts if each.syntax == "weighted"]
-        chunks = max((len(clip.weighted_tokens(tokenizer, words)) for words in weighted), default=1)
+        weighted = [each for each in texts if each.syntax == "weighted"]
+        chunks = max((len(clip.read_tokens(tokenizer, each, text.embeddings)) for each in weighted), default=1)
         return tuple(each._replace(chunks=min(chunks, text.max_chunks)) for each in texts)
 
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
@@ -110,7 +118,7 @@ class StableDiffusion(Family):
         from models.families import clip
 
         [(tokenizer, encoder)] = self.text_readers
-        chunks = clip.read_chunks(text.loaded[tokenizer], texts)
+        chunks = clip.read_chunks(text, tokenizer, texts)
         output = clip.run_encoder(text, encoder, chunks, mask=True)
         hidden = text.loaded[encoder].final_layer_norm(clip.hidden_states(output, chunks, self.last_text_layer))
         rows = clip.weighted(hidden.float().cpu(), chunks).split([each.chunks for each in texts])
@@ -184,6 +192,11 @@ class StableDiffusion(Family):
         layers = min(read_json(folder, file).get("num_hidden_layers", 12) for file in encoders)
         return min(layers + 1 - self.last_text_layer, MAX_CLIP_SKIP)
 
+    def _hidden_sizes(self, folder: Path) -> tuple[int, ...]:
+        """Return the width of each text encoder."""
+        files = (f"{encoder}/config.json" for _, encoder in self.text_readers)
+        return tuple(read_entry(folder, file, "hidden_size", int) for file in files)
+
     def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return stacked conditioning as the UNet takes it."""
         return inputs
@@ -204,9 +217,7 @@ class StableDiffusion(Family):
         for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
             yield UNET_CONFIG, name, unet.get(name), None, "the pipeline has nothing to feed it with"
         yield from self._fits_additions(folder)
-        encoders = [encoder for _, encoder in self.text_readers]
-        width = sum(read_entry(folder, f"{encoder}/config.json", "hidden_size", int) for encoder in encoders)
-        reason = "the text encoders' hidden_size"
+        width, reason = sum(self._hidden_sizes(folder)), "the text encoders' hidden_size"
         yield UNET_CONFIG, "cross_attention_dim", unet.get("cross_attention_dim", 1280), width, reason
         yield from self._fits_tokens(folder)
 

@@ -53,9 +53,9 @@ class StableDiffusionXL(StableDiffusion):
         from models.families import clip
 
         outputs, layers = [], []
-        for tokenizer, encoder in self.text_readers:
-            chunks = clip.read_chunks(text.loaded[tokenizer], texts)
-            outputs.append(clip.run_encoder(text, encoder, chunks, mask=False))
+        for number, (tokenizer, encoder) in enumerate(self.text_readers):
+            chunks = clip.read_chunks(text, tokenizer, texts)
+            outputs.append(clip.run_encoder(text, encoder, chunks, mask=False, number=number))
             layer = clip.hidden_states(outputs[-1], chunks, self.last_text_layer)
             layers.append(clip.weighted(layer.float().cpu(), chunks))
         hidden = torch.cat(layers, -1)

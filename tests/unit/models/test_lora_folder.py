@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.adapters.lora_folder import COPIED_WITHIN_S, LoraFolder
+from models.adapters.card_folder import COPIED_WITHIN_S
+from models.adapters.lora_folder import LoraFolder
 from models.adapters.lora_header import LoraHeader
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -144,7 +144,7 @@ def test_a_mean_that_is_only_rounding_is_not_restored():
     hidden = torch.randn(1, TOKENS, 32)
     hidden -= hidden.mean(-1, keepdim=True)
     weights = [1.0, 1.5] + [1.0] * (TOKENS - 2)
-    [row] = clip.weighted(hidden, [clip.Chunk([], [], weights, 0)])
+    [row] = clip.weighted(hidden, [clip.Chunk([], [], weights, 0, {})])
     assert torch.equal(row, hidden[0] * torch.tensor(weights)[:, None])
 
 
