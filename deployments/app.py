@@ -14,6 +14,7 @@ from deployments.request_errors import check_defaults
 from deployments.serve.replicas import stage_replicas
 from deployments.stages.model import Model
 from models.adapters.card_folder import check_folder
+from models.adapters.embedding_folder import with_embeddings
 from models.checkpoint.location import check, resolve_checkpoint
 
 
@@ -72,7 +73,7 @@ def build_model(config: ModelConfig) -> Application:
 
     defaults = config.defaults.chosen
     card = read_card(config.checkpoint, defaults, config.manifest, config.allowed_roots, config.overrides)
-    check_defaults(card)
+    check_defaults(with_embeddings(card, config.embeddings_path))
     load_classes(config.postprocess)
     vae = load_vae(resolve_checkpoint(config.checkpoint, config.overrides), card.family, choose_device("cpu"))
     card = replace(card, latent_rgb=fit_latent_rgb(vae))

@@ -33,6 +33,7 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the req
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for name, field in GenerationRequest.model_fields.items() if schema_extra(field).get("page", True)
 }
+TEXTS = ("prompt", "negative_prompt")
 SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16))  # width to height
 
 
@@ -208,21 +209,30 @@ def to_request(data: Mapping[str, Any], card: ModelCard | None = None) -> Genera
 
 
 def usable(data: Mapping[str, Any], card: ModelCard) -> tuple[dict[str, Any], list[str]]:
-    """Return those of the data that the schema and a model allow, and why the others are not among them."""
-    kept, refused = dict(data), []
+    """Return those of the data that the schema and a model allow, and why the others are not among them.
+
+    A text that the model refuses, such as one that names an embedding that it lacks, is kept: people wrote it, and
+    Generate says what is wrong.
+    """
+    kept, texts, refused = dict(data), dict[str, Any](), list[str]()
     while True:
+        request = None
         try:
-            resolve(to_request({"prompt": "anything"} | kept, card), card)
+            request = to_request({"prompt": "anything"} | kept, card)
+            resolve(request, card)
         except InvalidRequest as error:
             field = field_of(error.param or "")
+            if request is not None and field in TEXTS and field in kept:
+                texts[field] = kept.pop(field)
+                continue
             if error.param in card.requires and field not in kept:
-                return kept, refused  # the form says what it needs
+                return kept | texts, refused  # the form says what it needs
             refused.append(in_page_words(error.message, error.param))
             if field not in kept:  # the model's own value does not go with one that is kept
-                return kept, refused
+                return kept | texts, refused
             del kept[field]
         else:
-            return kept, refused
+            return kept | texts, refused
 
 
 def in_page_words(message: str, path: str | None) -> str:

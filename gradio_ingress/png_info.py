@@ -9,6 +9,7 @@ from deployments.schema import nested_type
 from gradio_ingress import controls
 from gradio_ingress.controls import label
 from gradio_ingress.image_texts import read_texts
+from gradio_ingress.restored_files import with_served_files
 from gradio_ingress.scalar_controls import plain
 from gradio_ingress.settings_sources import automatic1111, comfyui, fooocus, invokeai, novelai, swarmui
 from gradio_ingress.settings_sources.base import json_object
@@ -49,9 +50,10 @@ def from_texts(texts: Mapping[str, str], cards: Sequence[ModelCard] = ()) -> tup
     """
     if sum(len(texts.get(key, "")) for key in KEYS) > MAX_TEXT:
         raise InvalidRequest(f"The settings of a picture must be at most {MAX_TEXT} characters.")
-    found, notes = _typed(json_object(texts.get("darkroom", "")), strict=True)
+    own = json_object(texts.get("darkroom", ""))
+    found, notes = _typed(own, strict=True)
     if found:
-        return found, notes
+        return _served(found, notes, own, cards)
     for reader in READERS:
         settings = reader.read(texts)
         found, notes = _typed(settings.values, strict=False) if settings else ({}, [])
@@ -59,8 +61,20 @@ def from_texts(texts: Mapping[str, str], cards: Sequence[ModelCard] = ()) -> tup
             if settings.names_layer and "clip_skip" in found:
                 found["clip_skip"] = max(0, found["clip_skip"] - _last_text_layer(found.get("model"), cards))
             unused = ", ".join(settings.unused)
-            return found, [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
+            notes = [*notes, f"Not used: {_cut(unused, 200)}."] if unused else notes
+            return _served(found, notes, settings.values, cards)
     raise InvalidRequest(_unread(texts))
+
+
+def _served(
+    found: dict[str, Any], notes: list[str], values: Mapping[str, Any], cards: Sequence[ModelCard]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what was found, with the files of its model; of the first model where it is none."""
+    card = find_card(cards, found.get("model")) or find_card(cards, None)
+    if card is None:
+        return found, notes
+    found, others = with_served_files(found, values, card)
+    return found, [*notes, *others]
 
 
 def _last_text_layer(model: str | None, cards: Sequence[ModelCard]) -> int:

@@ -53,6 +53,7 @@ def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
         ("Steps", str(spec.num_inference_steps)),
         ("Guidance", f"{spec.guidance_scale:g}" if spec.guided else "off"),
         *((label(field), _in_words(getattr(spec, field))) for field in OTHERS if not is_default(spec, field)),
+        *([("Embeddings", _in_words(spec.embeddings))] if spec.embeddings else []),
         *again,
         *size,
     ]

@@ -1,9 +1,10 @@
 """An image's settings as the AUTOMATIC1111 web UI writes them into a file, so that other tools read them. No torch.
 
 Nested objects are written as JSON. "Clip skip" there is the number of the layer that the text is read from, counted
-from the last one.
+from the last one. Embeddings are named by the prompts, so only their digests are written.
 
-Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`; `quote` and `unquote` in its `infotext_utils.py`;
+Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`, `set_hash` in its
+`modules/textual_inversion/textual_inversion.py`; `quote` and `unquote` in its `infotext_utils.py`;
 "CFG Rescale phi" of the extension CFG_Rescale_webui.
 """
 
@@ -18,7 +19,10 @@ from models.parameters import SAMPLER_NAMES
 from models.spec import ImageSpec
 
 OF_THE_MODEL = ("embedded_guidance", "family")
-APART = ("prompt", "negative_prompt", "width", "height", "output_format", "output_compression", *OF_THE_MODEL)
+APART = (
+    *("prompt", "negative_prompt", "width", "height", "output_format", "output_compression", "embeddings"),
+    *OF_THE_MODEL,
+)
 KNOWN = {  # to that web UI: field -> name
     "num_inference_steps": "Steps",
     "sampler": "Sampler",
@@ -32,6 +36,8 @@ OTHERS = {  # every other field has its own name
     if field.name not in KNOWN and field.name not in APART
 }
 SETTINGS = KNOWN | OTHERS | {"guidance_rescale": "CFG Rescale phi"}
+LORA_HASHES, EMBEDDING_HASHES = "Lora hashes", "TI hashes"
+HASH_DIGITS = 12  # of a file's SHA-256
 DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.default is not MISSING}
 
 
@@ -40,8 +46,9 @@ def settings_text(spec: ImageSpec) -> str:
     values = {name: write_value(_value(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)}
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
-    if spec.loras:
-        values["Lora hashes"] = write_value(", ".join(f"{lora.name}: {lora.sha256[:12]}" for lora in spec.loras))
+    for name, files in ((LORA_HASHES, spec.loras), (EMBEDDING_HASHES, spec.embeddings)):
+        if files:
+            values[name] = write_value(", ".join(f"{file.name}: {file.sha256[:HASH_DIGITS]}" for file in files))
     values["Model"] = values.pop("Model")  # the last one, as there
     lines = [spec.prompt, f"Negative prompt: {spec.negative_prompt}"] if spec.negative_prompt else [spec.prompt]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in values.items())])

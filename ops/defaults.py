@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from deployments.config import ModelConfig
 from deployments.request_errors import default_problems, request_error
+from models.adapters.embedding_folder import with_embeddings
 from models.checkpoint.location import check, checkpoint_name
 from models.checkpoint.outline import read_outline
 from models.errors import InvalidRequest, UnusableCheckpoint
@@ -19,13 +20,16 @@ OF_SET = "SET: "  # what a line begins with that is about a default of the comma
 
 
 def check_model(settings: ModelConfig) -> ModelCard | None:
-    """Check a model's files; return what its configs say of it, None for a hub id.
+    """Check a model's files; return what its configs and its embeddings say of it, None for a hub id.
 
     Raises:
         UnusableCheckpoint: names the file that is at fault.
     """
     folder = check(settings.checkpoint, settings.allowed_roots, settings.overrides)
-    return folder and read_outline(folder, checkpoint_name(settings.checkpoint), settings.defaults.chosen)
+    if folder is None:
+        return None
+    card = read_outline(folder, checkpoint_name(settings.checkpoint), settings.defaults.chosen)
+    return with_embeddings(card, settings.embeddings_path)
 
 
 def default_lines(model: str, args: Mapping[str, Any], errors: Sequence[Any], of_set: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from deployments.schema import GenerationRequest, nested_type
 from gradio_ingress.settings_sources.base import Settings
 from models.parameters import SAMPLER_NAMES
-from models.settings_text import SETTINGS, read_value
+from models.settings_text import EMBEDDING_HASHES, LORA_HASHES, SETTINGS, read_value
 
 SAMPLERS = {name: sampler for sampler, name in SAMPLER_NAMES.items()}
 PLAIN_SCHEDULES = ("", "Automatic", "Uniform", "Normal")  # what a sampler does unless told otherwise
@@ -19,13 +19,14 @@ STEPS = "Steps: "  # begins the line of settings
 SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
 APART = ("Sampler", "Size")  # settings that are read in a way of their own
 NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
-READ = {*NAMES, *APART, "Schedule type"}
+READ = {*NAMES, *APART, "Schedule type", EMBEDDING_HASHES}
 OMITTED = {
     "guidance_rescale": 0.0,
     "clip_skip": 1,
     "prompt_syntax": "plain",
 }  # what a text means that does not name them
-SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
+SILENT = {"Model hash", "Version", LORA_HASHES}  # nothing that could be set; sums of LoRAs there leave out headers
+HASH = re.compile(r"([^:,]+): *([0-9a-fA-F]{8,64})")
 NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
 
 
@@ -40,6 +41,10 @@ def read(texts: Mapping[str, str]) -> Settings | None:
     settings = {name.strip(): value.strip() for name, value in pairs}
     settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
     values |= OMITTED | {field: settings[name] for name, field in NAMES.items() if name in settings}
+    values["embeddings"] = [
+        {"name": name.strip(), "sha256": digits.lower()}
+        for name, digits in HASH.findall(settings.get(EMBEDDING_HASHES, ""))
+    ]
     if "Sampler" in settings:
         values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
     if "Size" in settings:

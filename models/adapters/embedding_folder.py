@@ -1,5 +1,6 @@
 """The textual inversions beside a model. No torch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from models.adapters.card_folder import CardFolder
@@ -43,3 +44,12 @@ class EmbeddingFolder(CardFolder[EmbeddingCard]):
         if name in self._card.own_words:
             return f"must be renamed: <{name}> is a word of the checkpoint's own tokenizer."
         return None
+
+
+def with_embeddings(card: ModelCard, folder: Path | None) -> ModelCard:
+    """Return a card with the embeddings that its folder holds now, if there is one."""
+    if folder is None:
+        return card
+    found = EmbeddingFolder(folder, card)
+    found.scan()
+    return replace(card, embeddings=found.cards)

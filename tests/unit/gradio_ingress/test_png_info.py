@@ -181,7 +181,7 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "seed": 1234,
         "model": "v1-5, pruned",
     }
-    assert notes == ["Not used: Lora hashes."]
+    assert notes == []
 
 
 @pytest.mark.parametrize(("family", "clip_skip", "layer"), [("sd", 1, 2), ("sd", 11, 12), ("sdxl", 1, 3)])
