@@ -128,9 +128,9 @@ def aspects(names: Iterable[str]) -> str:
 
 def tokens(prompt: Tokens, negative_prompt: Tokens) -> str:
     """Return how much of the prompts is read, and quote what is not."""
-    said = f"{prompt.count}/{prompt.limit} tokens"
+    said = _counted(prompt)
     parts = [
-        f"{name}{tokens.count}/{tokens.limit} tokens: the model will not read “{tokens.cut.strip()}”"
+        f"{name}{_counted(tokens)}: the model will not read “{tokens.cut.strip()}”"
         for name, tokens in (("", prompt), ("Negative prompt: ", negative_prompt))
         if tokens.cut
     ]
@@ -238,6 +238,11 @@ def _bar(progress: Progress | None) -> str:
 
 def _warnings(warnings: Sequence[str]) -> str:
     return "".join(f'<p class="warning">{escape(warning_in_page_words(warning))}</p>' for warning in warnings)
+
+
+def _counted(tokens: Tokens) -> str:
+    chunks = f", {tokens.chunks} chunks" if tokens.chunks > 1 else ""
+    return f"{tokens.count}/{tokens.limit} tokens{chunks}"
 
 
 def _pictures(count: int) -> str:

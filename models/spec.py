@@ -161,11 +161,15 @@ class ImageSpec(_Computed):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """How a text is read: `count` tokens of at most `limit`, start and end not counted; `cut` is what was not read."""
+    """How a text is read: `count` tokens of at most `limit`, start and end not counted; `cut` is what was not read.
+
+    A weighted text has so many `chunks`, those that are cut with them.
+    """
 
     count: int
     limit: int
     cut: str
+    chunks: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

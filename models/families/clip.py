@@ -62,11 +62,13 @@ def count_tokens(text: TextComponents, tokenizer: str, prompt: Text) -> Tokens:
     A break fills its chunk up, and an embedding of several vectors counts as so many tokens.
     """
     reader = text.loaded[tokenizer]
-    size, most = reader.model_max_length - 2, text.max_chunks if prompt.syntax == "weighted" else 1
+    is_weighted = prompt.syntax == "weighted"
+    size, most = reader.model_max_length - 2, text.max_chunks if is_weighted else 1
     chunks = read_tokens(reader, prompt, text.embeddings)
     beyond = [token for chunk in chunks[most:] for token in chunk]
     cut = _text_from(_runs(reader, prompt), beyond[0].place) if beyond else ""
-    return Tokens((len(chunks) - 1) * size + len(chunks[-1]), most * size, cut)
+    count = (len(chunks) - 1) * size + len(chunks[-1])
+    return Tokens(count, most * size, cut, len(chunks) if is_weighted else 1)
 
 
 def read_tokens(tokenizer: Any, text: Text, embeddings: "Mapping[str, Vectors]") -> list[list[Token]]:

@@ -171,6 +171,12 @@ def test_what_is_cut_is_quoted_for_each_prompt() -> None:
     assert "Negative prompt: 82/75 tokens" in status.tokens(read, cut)
 
 
+def test_chunks_are_counted_where_there_are_several() -> None:
+    two, five = Tokens(count=83, limit=225, cut="", chunks=2), Tokens(count=305, limit=225, cut="zebra", chunks=5)
+    assert ">83/225 tokens, 2 chunks<" in status.tokens(two, two)
+    assert "305/225 tokens, 5 chunks: the model will not read “zebra”" in status.tokens(five, two)
+
+
 @pytest.mark.parametrize(
     ("warning", "words"),
     [

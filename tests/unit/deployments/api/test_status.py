@@ -115,8 +115,8 @@ async def test_null_means_left_out(api: Api, path: str) -> None:
 async def test_tokens_are_counted_and_what_is_cut_is_quoted(api: Api) -> None:
     body = {"prompt": " ".join(["red"] * 31), "negative_prompt": "a star"}
     assert (await api.http.post("/tokenize", json=body)).json() == {
-        "prompt": {"count": 31, "limit": 30, "cut": "red"},
-        "negative_prompt": {"count": 2, "limit": 30, "cut": ""},
+        "prompt": {"count": 31, "limit": 30, "cut": "red", "chunks": 1},
+        "negative_prompt": {"count": 2, "limit": 30, "cut": "", "chunks": 1},
     }
 
 
