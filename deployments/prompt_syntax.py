@@ -62,6 +62,11 @@ def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
     return LORA.sub("", prompt), tuple(loras)
 
 
+def lora_names(prompt: str) -> list[str]:
+    """Return the names of the LoRAs in a weighted prompt, in whatever way each is weighted."""
+    return [tag.removesuffix(">").split(":")[1].strip() for tag in LORA.findall(prompt)]
+
+
 def named_embeddings(field: str, text: str, syntax: PromptSyntax, card: ModelCard) -> list[Embedding]:
     """Return the embeddings that a text names, with the digests of their files.
 

@@ -12,7 +12,8 @@ from gradio.components import Component
 from deployments.errors import InputNotFound
 from deployments.jobs import Job
 from deployments.schema import RANDOM_SEED
-from gradio_ingress import controls, gallery, status
+from gradio_ingress import adapter_files, controls, gallery, status
+from gradio_ingress.lora_control import NAME
 from gradio_ingress.page_state import LISTED_JOBS, PageState
 from gradio_ingress.scalar_controls import element_id
 from models.errors import DarkroomError
@@ -65,6 +66,7 @@ class Layout:
     def _compose(self) -> None:
         self._control("prompt", lines=3, max_lines=8, autofocus=True, placeholder=self._placeholder())
         self.tokens = gr.HTML("", elem_id="tokens", padding=False, js_on_load=None)
+        self.words = gr.HTML("", elem_id="words", padding=False, js_on_load=None)
         with gr.Row(elem_id="actions"):
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", interactive=False)
             self.cancel = gr.Button("Cancel", elem_id="cancel", visible=False)
@@ -96,6 +98,8 @@ class Layout:
         for name in filter(controls.is_section, controls.FIELDS):
             with gr.Accordion(controls.label(name), open=False, elem_id=f"section-{name}") as self.sections[name]:
                 self._control(name)
+        with gr.Accordion("Embeddings", open=False, visible=False, elem_id="embeddings") as self.embeddings_box:
+            self.embeddings = gr.HTML("", padding=False, js_on_load=None)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self._seed()
             for name in controls.FIELDS:
@@ -109,6 +113,8 @@ class Layout:
                 height=120,
                 elem_id="picture",
             )
+        with gr.Accordion("", open=False, visible=False, elem_id="unusable") as self.unusable_box:
+            self.unusable = gr.HTML("", padding=False, js_on_load=None)
 
     def _seed(self) -> None:
         with gr.Row(elem_id="seeds"):
@@ -141,7 +147,13 @@ class Layout:
     @property
     def of_model(self) -> list[Component | BlockContext]:
         """What depends on the model, and what is said of values that it does not allow."""
-        return [*self.form, self.notice, self.examples, self.aspects, *self.sections.values(), self.message]
+        shown = [self.notice, self.examples, self.aspects, *self.sections.values(), self.message]
+        return [*self.form, *shown, *self.of_files]
+
+    @property
+    def of_files(self) -> list[Component | BlockContext]:
+        """What shows the adapter files of a model, besides the controls that name them."""
+        return [self.embeddings_box, self.embeddings, self.unusable_box, self.unusable]
 
     @property
     def of_jobs(self) -> list[Component | BlockContext]:
@@ -161,7 +173,32 @@ class Layout:
         shapes = status.aspects(controls.aspects(card))
         examples = status.examples([example["prompt"] for example in controls.examples(card)])
         fitted |= {self.notice: status.notice(card.notice), self.examples: examples, self.aspects: shapes}
-        return fitted | {box: controls.section(name, card) for name, box in self.sections.items()}
+        fitted |= {box: controls.section(name, card) for name, box in self.sections.items()}
+        return fitted | self._files(card)
+
+    @property
+    def lora_names(self) -> list[Component]:
+        """The controls that name LoRAs."""
+        return [control for path, control in self.controls.items() if path.startswith("loras") and path.endswith(NAME)]
+
+    def with_files(self, card: ModelCard) -> Update:
+        """Return the form with the adapter files that a model has now. What is chosen stays."""
+        fitted = controls.fit("loras", card)
+        offered = {
+            self.controls[path]: gr.update(choices=update["choices"])
+            for path, update in fitted.items()
+            if "choices" in update
+        }
+        return offered | self._files(card)
+
+    def _files(self, card: ModelCard) -> Update:
+        embeddings, unusable = adapter_files.embeddings(card), adapter_files.unusable(card)
+        return {
+            self.embeddings_box: gr.update(visible=bool(embeddings)),
+            self.embeddings: embeddings,
+            self.unusable_box: gr.update(visible=bool(unusable), label=adapter_files.title(unusable)),
+            self.unusable: status.terms(unusable),
+        }
 
     def refitted(self, cards: list[ModelCard], given: Update) -> Update:
         """Return the form fitted to the model that is chosen in it. What somebody chose stays if that model allows it,

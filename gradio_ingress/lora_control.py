@@ -1,5 +1,6 @@
 """The LoRAs of an image, as the page has them: for each a name to search for, and a weight."""
 
+import json
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ from models.model_card import AdapterCard, ModelCard
 NAME, WEIGHT = "name", "weight"
 GREATEST_WEIGHT = 2.0  # that the slider offers, either way; the API takes more
 SHOWN_WORDS = 4  # trigger words of a LoRA in the list
+REMOVED = json.dumps([OPEN, 1.0])  # name and weight of an empty row
 
 
 class LoraControl(Rows):
@@ -46,6 +48,9 @@ class LoraControl(Rows):
                         elem_id=element_id(weight),
                         buttons=[],
                     )
+                    remove = gr.Button("Remove", elem_classes="remove", min_width=90, scale=0)
+                outputs: list[Any] = [created[name], created[weight]]
+                remove.click(fn=None, outputs=outputs, js=f"() => {REMOVED}", api_visibility="private")
         return created
 
     def fit(self, card: ModelCard) -> dict[str, dict[str, Any]]:
@@ -64,11 +69,12 @@ class LoraControl(Rows):
         return f"{number}, weight" if found[2] == WEIGHT else number
 
     def is_offered(self, card: ModelCard) -> bool:
-        """Return whether a model has any LoRA that can be used."""
-        return any(adapter.problem is None for adapter in card.adapters or ())
+        """Return whether a model has a folder of LoRAs, which may be empty now."""
+        return card.adapters is not None
 
 
 def _shown(adapter: AdapterCard) -> str:
-    """Return a LoRA as the list has it: its name, and the words that it is used with, so that both are found."""
+    """Return a LoRA as the list has it: its name and what its file says of it, so that each is found."""
+    title = adapter.title if adapter.title != adapter.name else ""
     words = ", ".join(adapter.trigger_words[:SHOWN_WORDS])
-    return f"{adapter.name} ({words})" if words else adapter.name
+    return " · ".join(part for part in (adapter.name, title, adapter.base, words) if part)

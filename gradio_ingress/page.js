@@ -64,8 +64,25 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   if ("copy" in button.dataset) copy(button, button.dataset.copy.replaceAll("http://this.page", location.origin));
   if ("copyLink" in button.dataset) copy(button, linkTo(button.dataset.copyLink));
+  if ("word" in button.dataset) addWord(button.dataset.field, button.dataset.word);
   if ("downloadAll" in button.dataset) document.querySelectorAll(".tile a[download]").forEach((link) => link.click());
 });
+
+// Adds a word to a text of the form, unless it is there already: in either case of letters, and not inside another word.
+async function addWord(id, word) {
+  const find = () => document.querySelector(`#${id} textarea`);
+  await darkroom.reveal(id);
+  const literal = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const before = find().value;
+  if (new RegExp(`(?<![\\p{L}\\p{N}_])${literal}(?![\\p{L}\\p{N}_])`, "iu").test(before)) return;
+  const text = before.replace(/[\s,]+$/, "");
+  const added = text ? `${text}, ${word}` : word;
+  for (let frames = 0; frames < 10 && find().value !== added; frames++) {
+    find().value = added; // again if its section opens just now: Gradio then puts back what it had
+    find().dispatchEvent(new Event("input", { bubbles: true }));
+    await new Promise(requestAnimationFrame);
+  }
+}
 
 async function copy(button, text) {
   const label = (button.dataset.label ??= button.textContent);

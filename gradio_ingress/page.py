@@ -15,12 +15,13 @@ from deployments.errors import JobEnded
 from deployments.jobs import Job
 from deployments.schema import RANDOM_SEED
 from gradio_ingress import controls, status
+from gradio_ingress.adapter_events import AdapterEvents
 from gradio_ingress.client_api import ClientApi
 from gradio_ingress.layout import Layout, Update, card_of, job_list, problem
 from gradio_ingress.lookups import served_models, shared_job
 from gradio_ingress.page_auth import owner_of
 from gradio_ingress.page_state import LISTED_JOBS, PageState, newest_jobs
-from gradio_ingress.restored import settings_of
+from gradio_ingress.restored import settings_here
 from gradio_ingress.reuse import BEGIN, Reuse
 from models.errors import DarkroomError
 from models.model_card import ModelCard
@@ -81,6 +82,7 @@ class Page:
         # An event that was refused may have been one of them: the first that is accepted then brings another.
         changes = [*(ui[name].change for name in WORDS), parts.connection.input]
         gr.on(changes, self.on_words, words, parts.tokens, **quiet, trigger_mode="always_last")
+        AdapterEvents(self._client, parts).connect(**quiet, trigger_mode="always_last")
 
     def _connect_browser(self) -> None:
         """What needs no server. It comes first: Gradio runs the listeners of an event in order, each to its end."""
@@ -131,11 +133,12 @@ class Page:
             owner = owner_of(request)
             try:
                 job = await shared_job(self._client, request.query_params["job"], owner)
-                values, notes = await self.reuse.usable(cards, settings_of(job.specs[0], len(job.specs)), owner)
+                data, notes = settings_here(job.specs[0], cards, len(job.specs))
+                values, others = await self.reuse.usable(cards, data, owner)
             except DarkroomError as error:  # `on_return` shows what is wrong with the address
                 logger.info("the form is not filled from the address: %s", error.message)
             else:
-                message = status.note(" ".join(notes)) if notes else ""
+                message = status.note(" ".join([*notes, *others])) if notes or others else ""
                 return self.parts.filled(cards, values | {"seed": None}) | {self.parts.message: message}
         return self.parts.drafted(cards, draft, given[self.parts.randomize])
 

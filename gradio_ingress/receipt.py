@@ -123,7 +123,8 @@ def _in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "; ".join(_in_words(each) for each in value)
     if is_dataclass(value):
-        members = ((field.name.replace("_", " "), getattr(value, field.name)) for field in fields(value))
+        shown = (field.name for field in fields(value) if field.repr)
+        members = ((name.replace("_", " "), getattr(value, name)) for name in shown)
         return ", ".join(f"{name} {_in_words(each)}" for name, each in members if each is not None)
     if isinstance(value, bool):
         return "yes" if value else "no"

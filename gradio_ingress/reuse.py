@@ -14,7 +14,7 @@ from gradio_ingress.image_texts import format_of
 from gradio_ingress.layout import Layout, Update, card_of, problem
 from gradio_ingress.lookups import served_models, shared_job
 from gradio_ingress.page_auth import owner_of
-from gradio_ingress.restored import settings_of, usable
+from gradio_ingress.restored import settings_here, usable
 from gradio_ingress.uploads import read_once
 from models.errors import DarkroomError
 from models.model_card import ModelCard
@@ -47,8 +47,9 @@ class Reuse:
                 return {self._parts.controls["seed"]: job.specs[index].seed, self._parts.randomize: False}
             if event.act == "input":
                 return self._begins_with(job, index, given, fits=event.fits == "true")
-            data = settings_of(job.specs[index])
-            return await self._restored(await served_models(self._client), data, "Settings restored.", given, owner)
+            cards = await served_models(self._client)
+            data, notes = settings_here(job.specs[index], cards)
+            return await self._restored(cards, data, " ".join(["Settings restored.", *notes]), given, owner)
         except DarkroomError as error:
             return {self._parts.message: problem(error)}
 

@@ -23,6 +23,7 @@ class AdapterCard:
 
     name: str  # of the file, without suffix
     sha256: str = ""
+    tensors_sha256: str = ""  # of what follows the header: as AUTOMATIC1111 sums LoRAs up
     rank: int = 0
     title: str = ""  # this and what follows, as the file says
     base: str = ""
@@ -94,7 +95,8 @@ class ModelCard:
         """Return a LoRA of a request with the digest of its file. Raises InvalidRequest, which names the path."""
         if self.adapters is None:
             raise InvalidRequest(f"{path}: {self.id} has no adapters: its config names no folder of them.", path)
-        return replace(lora, sha256=self._file(self.adapters, "LoRA", lora.name, path).sha256)
+        card = self._file(self.adapters, "LoRA", lora.name, path)
+        return replace(lora, sha256=card.sha256, tensors_sha256=card.tensors_sha256)
 
     def find_embedding(self, name: str, path: str) -> Embedding:
         """Return an embedding by its name, with the digest of its file. Raises InvalidRequest, which names the path."""

@@ -52,6 +52,11 @@ def is_embedding_name(name: str) -> bool:
     return len(name) <= MAX_NAME and re.fullmatch(NAME, name) is not None
 
 
+def escaped(text: str, syntax: PromptSyntax) -> str:
+    """Return a prompt of a syntax in which a text is only text."""
+    return re.sub(r"[\\()\[\]]", r"\\\g<0>", text) if syntax == "weighted" else text
+
+
 def references(prompt: str, syntax: PromptSyntax) -> list[Reference]:
     """Return what a prompt may name as embeddings, in the order of the text."""
     return [

@@ -1,10 +1,12 @@
 """An image's settings as the AUTOMATIC1111 web UI writes them into a file, so that other tools read them. No torch.
 
 Nested objects are written as JSON. "Clip skip" there is the number of the layer that the text is read from, counted
-from the last one. Embeddings are named by the prompts, so only their digests are written.
+from the last one. Embeddings are named by the prompts, so only their digests are written. That of a LoRA leaves out the
+file's header, that of an embedding does not.
 
 Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`, `set_hash` in its
-`modules/textual_inversion/textual_inversion.py`; `quote` and `unquote` in its `infotext_utils.py`;
+`modules/textual_inversion/textual_inversion.py`; `addnet_hash_safetensors` in its `modules/hashes.py`, of which
+`extensions-builtin/Lora` writes 12 digits; `quote` and `unquote` in its `infotext_utils.py`;
 "CFG Rescale phi" of the extension CFG_Rescale_webui.
 """
 
@@ -37,7 +39,7 @@ OTHERS = {  # every other field has its own name
 }
 SETTINGS = KNOWN | OTHERS | {"guidance_rescale": "CFG Rescale phi"}
 LORA_HASHES, EMBEDDING_HASHES = "Lora hashes", "TI hashes"
-HASH_DIGITS = 12  # of a file's SHA-256
+HASH_DIGITS = 12  # of a SHA-256
 DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.default is not MISSING}
 
 
@@ -46,9 +48,12 @@ def settings_text(spec: ImageSpec) -> str:
     values = {name: write_value(_value(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)}
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
-    for name, files in ((LORA_HASHES, spec.loras), (EMBEDDING_HASHES, spec.embeddings)):
-        if files:
-            values[name] = write_value(", ".join(f"{file.name}: {file.sha256[:HASH_DIGITS]}" for file in files))
+    values[SETTINGS["prompt_syntax"]] = spec.prompt_syntax  # there, a text that does not name it is weighted
+    loras = {lora.name: lora.tensors_sha256 for lora in spec.loras if lora.tensors_sha256}
+    embeddings = {each.name: each.sha256 for each in spec.embeddings}
+    for name, sums in ((LORA_HASHES, loras), (EMBEDDING_HASHES, embeddings)):
+        if sums:
+            values[name] = write_value(", ".join(f"{file}: {digits[:HASH_DIGITS]}" for file, digits in sums.items()))
     values["Model"] = values.pop("Model")  # the last one, as there
     lines = [spec.prompt, f"Negative prompt: {spec.negative_prompt}"] if spec.negative_prompt else [spec.prompt]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in values.items())])

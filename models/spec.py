@@ -58,6 +58,7 @@ class Lora:
     name: str  # of the file in the model's folder of adapters, without suffix
     weight: float
     sha256: str = ""  # of the file, once the job is accepted
+    tensors_sha256: str = field(default="", repr=False)  # of the file without its header, for other tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

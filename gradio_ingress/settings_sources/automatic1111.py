@@ -19,13 +19,13 @@ STEPS = "Steps: "  # begins the line of settings
 SETTING = re.compile(r'(?:^|,)([^:,"]++):( *+"(?:\\.|[^"\\])*+"|[^,]*+)')  # possessive: nothing is tried twice
 APART = ("Sampler", "Size")  # settings that are read in a way of their own
 NAMES = {setting: field for field, setting in SETTINGS.items() if setting not in APART}
-READ = {*NAMES, *APART, "Schedule type", EMBEDDING_HASHES}
+READ = {*NAMES, *APART, "Schedule type", EMBEDDING_HASHES, LORA_HASHES}
 OMITTED = {
     "guidance_rescale": 0.0,
     "clip_skip": 1,
-    "prompt_syntax": "plain",
+    "prompt_syntax": "weighted",
 }  # what a text means that does not name them
-SILENT = {"Model hash", "Version", LORA_HASHES}  # nothing that could be set; sums of LoRAs there leave out headers
+SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
 HASH = re.compile(r"([^:,]+): *([0-9a-fA-F]{8,64})")
 NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
 
@@ -41,15 +41,18 @@ def read(texts: Mapping[str, str]) -> Settings | None:
     settings = {name.strip(): value.strip() for name, value in pairs}
     settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
     values |= OMITTED | {field: settings[name] for name, field in NAMES.items() if name in settings}
-    values["embeddings"] = [
-        {"name": name.strip(), "sha256": digits.lower()}
-        for name, digits in HASH.findall(settings.get(EMBEDDING_HASHES, ""))
-    ]
+    values["embeddings"] = _hashes(settings.get(EMBEDDING_HASHES, ""))
+    values["lora_hashes"] = _hashes(settings.get(LORA_HASHES, ""))
     if "Sampler" in settings:
         values["sampler"] = _sampler(settings["Sampler"], settings.get("Schedule type", ""))
     if "Size" in settings:
         values["width"], _, values["height"] = settings["Size"].partition("x")
     return Settings(values, [name for name in settings if name not in READ | SILENT], names_layer=True)
+
+
+def _hashes(text: str) -> list[dict[str, str]]:
+    """Return the names of files, each with the first digits of a sum over it."""
+    return [{"name": name.strip(), "sha256": digits.lower()} for name, digits in HASH.findall(text)]
 
 
 def _sampler(name: str, schedule: str) -> str:

@@ -31,6 +31,7 @@ class LoraFolder(CardFolder[AdapterCard]):
         return AdapterCard(
             name=path.stem,
             sha256=recorded_sum(path),
+            tensors_sha256=recorded_sum(path, header.tensors_start),
             rank=header.rank,
             title=header.title,
             base=header.base,

@@ -19,6 +19,7 @@ from models.errors import UnusableAdapter, UnusableCheckpoint
 MAX_TENSORS = 2**14  # of a LoRA; one of all of XL's layers has 7,500
 MAX_RANK = 1024
 MAX_TRIGGER_WORDS = 20
+LENGTH_BYTES = 8  # before the header, which they count
 TYPES = ("F16", "BF16", "F32")
 OTHER_KINDS = {
     "hada_": "LoHa",
@@ -59,6 +60,7 @@ class LoraHeader:
     title: str
     base: str  # the model that it was trained on, as it says
     trigger_words: tuple[str, ...]
+    tensors_start: int  # the first byte after the header
 
 
 def read_lora_header(path: Path) -> LoraHeader:
@@ -67,7 +69,7 @@ def read_lora_header(path: Path) -> LoraHeader:
     Raises:
         UnusableAdapter: it is no whole safetensors file, or of another kind; says which.
     """
-    entries, metadata = _contents(path)
+    entries, metadata, tensors_start = _contents(path)
     if kind := next((kind for mark, kind in OTHER_KINDS.items() if any(mark in f"{name}." for name in entries)), None):
         raise UnusableAdapter(f"is {kind}, which is not supported. Convert it to a plain LoRA.")
     ranks = _ranks(entries)
@@ -83,15 +85,16 @@ def read_lora_header(path: Path) -> LoraHeader:
         title=_line(metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""),
         base=_line(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""),
         trigger_words=_trigger_words(metadata),
+        tensors_start=tensors_start,
     )
 
 
-def _contents(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Return tensors and metadata of a file that is whole."""
+def _contents(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
+    """Return tensors and metadata of a file that is whole, and where its header ends."""
     try:
         tensors = read_header(path)
-        with safe_open(path, framework="numpy") as weights:
-            return tensors, weights.metadata() or {}
+        with path.open("rb") as file, safe_open(path, framework="numpy") as weights:
+            return tensors, weights.metadata() or {}, LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
     except UnusableCheckpoint as error:
         raise UnusableAdapter(f"is {error.message.removeprefix(f'{path}: ')}") from error
     except (SafetensorError, OSError) as error:

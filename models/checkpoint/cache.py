@@ -47,18 +47,21 @@ def write_folder(name: str, texts: Mapping[str, str], links: Mapping[str, Path])
     return folder
 
 
-def recorded_sum(path: Path) -> str:
-    """Return the SHA-256 of a file, read once on this machine as long as size, times and inode stay.
+def recorded_sum(path: Path, start: int = 0) -> str:
+    """Return the SHA-256 of a file from byte `start` on, read once on this machine as long as size, times and inode
+    stay.
 
     Raises:
         UnusableCheckpoint: it changes while it is read; or the sum cannot be written down.
     """
     target = path.resolve()
     identity = file_identity(target)
-    record = cache_dir() / "sums" / hashlib.sha256(identity.encode()).hexdigest()
+    part = f"{identity} from {start}" if start else identity
+    record = cache_dir() / "sums" / hashlib.sha256(part.encode()).hexdigest()
     if record.exists():
         return record.read_text(encoding="ascii")
     with target.open("rb") as file:
+        file.seek(start)
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if file_identity(target) != identity:
         raise UnusableCheckpoint(f"{target}: changes while it is read; start again once it is whole.")

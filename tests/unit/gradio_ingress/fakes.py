@@ -3,7 +3,7 @@
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -15,7 +15,7 @@ from deployments.image_store import ImageStore
 from deployments.jobs import ImageResult
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.spec import ImageSpec, StepUpdate, Tokens
+from models.spec import Embedding, ImageSpec, StepUpdate, Tokens
 from tests.fakes import LocalCalls, a_dispatcher
 
 CARD = ModelCard(
@@ -83,7 +83,7 @@ class FakePipeline:
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Every sampler has one."""
 
-    async def tokens(self, text: str, syntax: PromptSyntax) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding]) -> Tokens:
         """A word is a token."""
         found = text.split()
         return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))

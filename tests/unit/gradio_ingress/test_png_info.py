@@ -20,11 +20,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
+from gradio_ingress.restored import settings_here
 from models.errors import InvalidRequest
 from models.image_file import encode_image
+from models.model_card import AdapterCard
 from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import ImageSpec, InitImage
+from models.spec import ImageSpec, InitImage, Lora
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
@@ -38,7 +40,7 @@ AUTOMATIC = (
     'Model hash: 6ce0161689, Model: "v1-5, pruned", Lora hashes: "walls: 1a2b, Seed: 9", Clip skip: 2, Version: v1.9.4'
 )
 # what a text means that does not name them
-NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0, "prompt_syntax": "plain"}
+NONE_SKIPPED = {"guidance_rescale": 0.0, "clip_skip": 0, "prompt_syntax": "weighted"}
 
 characters = st.characters(blacklist_categories=("Cs",), blacklist_characters="\0")
 words = st.text(characters, min_size=1).filter(lambda text: text.strip() and "\nNegative prompt:" not in "\n" + text)
@@ -176,7 +178,7 @@ def test_a_picture_of_automatic1111_is_read_in_every_format(content: bytes) -> N
         "guidance_scale": 6.5,
         "guidance_rescale": 0.0,
         "clip_skip": 1,
-        "prompt_syntax": "plain",
+        "prompt_syntax": "weighted",
         "sampler": "dpmpp_2m_karras",
         "seed": 1234,
         "model": "v1-5, pruned",
@@ -267,6 +269,73 @@ def test_text_after_the_pixels_is_read_as_tools_that_rewrite_a_file_leave_it(tex
 )
 def test_the_names_of_samplers_are_translated(written: str, sampler: str) -> None:
     assert png_info.read(a_png(parameters=f"a star\nSteps: 20, Sampler: {written}, Seed: 1"))[0]["sampler"] == sampler
+
+
+WALLS = AdapterCard(name="walls", sha256="c" * 64, tensors_sha256="1a2b3c4d5e6f" + "0" * 52)
+INK = AdapterCard(name="ink", sha256="d" * 64, tensors_sha256="e" * 64)
+BROKEN = AdapterCard(name="broken", problem="is for models that attend to text of width 2048, not 128.")
+WITH_LORAS = replace(CARD, adapters=(WALLS, INK, BROKEN))
+OTHER_FILE = "The LoRA “walls” is another file here than the picture was made with."
+
+
+@pytest.mark.parametrize(
+    ("hashes", "expected"),
+    [
+        ("walls: 1a2b3c4d5e6f", []),
+        (
+            "ink: 999999999999, walls: 1A2B3C4D5E6F",
+            ["The LoRA “ink” is another file here than the picture was made with."],
+        ),
+        ("walls: 999999999999", [OTHER_FILE]),
+        ("walls: cccccccccccc", []),
+    ],
+)
+def test_a_lora_of_automatic1111_is_compared_with_the_served_file(hashes: str, expected: list[str]) -> None:
+    text = f'a castle <lora:walls:0.5>\nSteps: 20, Seed: 1, Lora hashes: "{hashes}", Version: v1.9.4'
+    found, notes = png_info.from_texts({"parameters": text}, [WITH_LORAS])
+    assert (found["prompt"], found["prompt_syntax"]) == ("a castle <lora:walls:0.5>", "weighted")
+    assert notes == expected
+
+
+def test_loras_that_are_not_served_stay_in_the_prompt_and_are_named() -> None:
+    text = "a castle <lora:moat:0.5:0.7> <lora:broken>\nSteps: 20, Seed: 1"
+    found, notes = png_info.from_texts({"parameters": text}, [WITH_LORAS])
+    assert found["prompt"] == "a castle <lora:moat:0.5:0.7> <lora:broken>"
+    assert notes == [
+        "The LoRA “moat” is not among those of shapes.",
+        "The LoRA “broken” cannot be used: it is for models that attend to text of width 2048, not 128.",
+    ]
+
+
+@pytest.mark.parametrize("texts", ["text", "json"])
+def test_our_own_loras_come_back_with_their_weights_without_those_that_have_gone(texts: str) -> None:
+    walls = Lora(name="walls", weight=-0.5, sha256=WALLS.sha256, tensors_sha256=WALLS.tensors_sha256)
+    gone = Lora(name="moat", weight=1.0, sha256="a" * 64, tensors_sha256="b" * 64)
+    spec = a_spec(prompt="a (red:1.2) circle", loras=(walls, gone))
+    text = settings_text(spec)
+    assert 'Lora hashes: "walls: 1a2b3c4d5e6f, moat: bbbbbbbbbbbb"' in text
+    written = {"parameters": text} if texts == "text" else {"darkroom": json.dumps(asdict(spec))}
+    found, notes = png_info.from_texts(written, [WITH_LORAS])
+    assert found["loras"] == [{"name": "walls", "weight": -0.5}]
+    assert found["prompt_syntax"] == "plain"
+    assert notes == ["The LoRA “moat” is not among those of shapes."]
+
+
+def test_a_lora_of_ours_that_is_another_file_now_is_named_once() -> None:
+    spec = a_spec(loras=(Lora(name="walls", weight=1.0, sha256="9" * 64, tensors_sha256="8" * 64),))
+    found, notes = png_info.from_texts({"parameters": settings_text(spec)}, [WITH_LORAS])
+    assert (found["loras"], notes) == ([{"name": "walls", "weight": 1.0}], [OTHER_FILE])
+
+
+def test_the_sum_of_a_lora_whose_job_knew_none_is_not_written() -> None:
+    assert "Lora hashes" not in settings_text(a_spec(loras=(Lora(name="walls", weight=1.0, sha256="9" * 64),)))
+
+
+def test_an_image_of_a_job_comes_back_with_the_same_notes_as_its_file() -> None:
+    loras = (Lora(name="walls", weight=0.5, sha256="9" * 64), Lora(name="moat", weight=1.0, sha256="8" * 64))
+    data, notes = settings_here(a_spec(loras=loras), [WITH_LORAS])
+    assert data["loras"] == [{"name": "walls", "weight": 0.5}]
+    assert notes == [OTHER_FILE, "The LoRA “moat” is not among those of shapes."]
 
 
 def test_what_cannot_be_used_is_noted() -> None:

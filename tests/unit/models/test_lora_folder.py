@@ -1,5 +1,6 @@
 """The folder of adapters: what appears, what is refused, and what is not whole yet."""
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -43,6 +44,16 @@ def test_files_appear_and_go_without_a_restart(folder, tmp_path):
     assert names(folder) == ["chalk", "ink"]
     (tmp_path / "chalk.safetensors").unlink()
     assert names(folder) == ["ink"]
+
+
+def test_a_card_has_the_sum_of_the_file_and_that_of_its_tensors_alone(folder, tmp_path):
+    content = (tmp_path / "chalk.safetensors").read_bytes()
+    folder.scan()
+    [card] = folder.cards
+    tensors = content[8 + int.from_bytes(content[:8], "little") :]
+    assert len(tensors) == 4 * (4 * 8 + 8 * 4)
+    assert card.sha256 == hashlib.sha256(content).hexdigest()
+    assert card.tensors_sha256 == hashlib.sha256(tensors).hexdigest()
 
 
 def test_a_file_that_is_replaced_has_another_digest(folder, tmp_path):
