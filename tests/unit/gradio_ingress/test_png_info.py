@@ -22,12 +22,20 @@ from deployments.schema import MAX_SEED
 from gradio_ingress import png_info
 from models.errors import InvalidRequest
 from models.image_file import encode_image
+from models.model_card import AdapterCard, EmbeddingCard
 from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import ImageSpec, InitImage
+from models.spec import Embedding, ImageSpec, InitImage, Lora
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
+INK, BLUR = Embedding(name="ink", sha256="a" * 64), Embedding(name="blur-v1.2", sha256="b" * 64)
+CHALK = Lora(name="chalk", weight=0.5, sha256="c" * 64)
+SERVED = replace(
+    CARD,
+    adapters=(AdapterCard(name="chalk", sha256="c" * 64),),
+    embeddings=tuple(EmbeddingCard(name=each.name, sha256=each.sha256, vectors=2) for each in (INK, BLUR)),
+)
 NOTHING = "This picture carries no settings."
 NO_PICTURE = "This is not a PNG, JPEG or WebP picture that can be read."
 DECODED = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -137,6 +145,58 @@ def test_what_we_write_for_other_tools_reads_back(spec: ImageSpec) -> None:
     expected = settings(spec)
     del expected["output_format"]
     assert png_info.from_texts({"parameters": settings_text(spec)}) == (expected, [])
+
+
+def test_digests_of_embeddings_are_written_as_automatic1111_writes_them() -> None:
+    spec = a_spec(prompt="<ink> and embedding:blur-v1.2", embeddings=(INK, BLUR), loras=(CHALK,))
+    text = settings_text(spec)
+    hashes = '"chalk: cccccccccccc", TI hashes: "ink: aaaaaaaaaaaa, blur-v1.2: bbbbbbbbbbbb"'
+    assert text.endswith(f", Size: 128x128, Lora hashes: {hashes}, Model: shapes")
+    assert "TI hashes" not in settings_text(a_spec())
+    assert png_info.from_texts({"parameters": text}, [SERVED])[1] == []
+
+
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_a_file_that_is_another_one_here_gives_a_note(kind: str) -> None:
+    spec = a_spec(prompt="<ink> and embedding:blur-v1.2", embeddings=(INK, BLUR), loras=(CHALK,))
+    texts = {"darkroom": json.dumps(asdict(spec))} if kind == "json" else {"parameters": settings_text(spec)}
+    assert png_info.from_texts(texts, [SERVED])[1] == []
+    other = replace(
+        SERVED,
+        adapters=(AdapterCard(name="chalk", sha256="0" * 64),),
+        embeddings=(EmbeddingCard(name="ink", sha256="0" * 64),),
+    )
+    found, notes = png_info.from_texts(texts, [other])
+    assert found["prompt"] == spec.prompt
+    assert notes == [
+        "The LoRA “chalk” is another file here than the picture was made with.",
+        "The embedding “ink” is another file here than the picture was made with.",
+        "shapes has no embedding “blur-v1.2”.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "restored"),
+    [
+        ("ink drawing, (blur-v1.2:1.2)", "embedding:ink drawing, (embedding:blur-v1.2:1.2)"),
+        ("Ink, inky, pink, ink-v2, <lora:ink:1>", "embedding:ink, inky, pink, ink-v2, <lora:ink:1>"),
+        ("a <blur-v1.2> ink, blur-v1.2", "a <blur-v1.2> embedding:ink, blur-v1.2"),
+    ],
+)
+def test_a_bare_name_of_an_embedding_elsewhere_is_named_as_prompts_do_here(prompt: str, restored: str) -> None:
+    line = 'Steps: 20, TI hashes: "ink: aaaaaaaaaaaa, blur-v1.2: bbbbbbbbbbbb", Version: v1.9.4'
+    text = f"{prompt}\nNegative prompt: bad, ink\n{line}"
+    found, notes = png_info.from_texts({"parameters": text}, [SERVED])
+    assert (found["prompt"], found["negative_prompt"], notes) == (restored, "bad, embedding:ink", [])
+    kept, notes = png_info.from_texts({"parameters": text}, [replace(CARD, embeddings=())])
+    assert (kept["prompt"], kept["negative_prompt"]) == (prompt, "bad, ink")
+    assert notes[0] == "shapes has no embedding “ink”: its name is plain text."
+
+
+@pytest.mark.parametrize("files", [7, "ink", [7, "ink", {}, {"name": 3, "sha256": []}, {"name": "", "sha256": "a"}]])
+def test_digests_that_cannot_be_read_change_nothing(files: Any) -> None:
+    texts = {"darkroom": json.dumps({"prompt": "a star", "embeddings": files})}
+    assert png_info.from_texts(texts, [SERVED]) == ({"prompt": "a star"}, [])
 
 
 def test_our_own_json_wins_over_the_text() -> None:
