@@ -33,8 +33,8 @@ DarkroomError                 internal_error
 ├── OutOfMemory               out_of_memory            a picture that does not fit, even alone
 ├── Refused                   image_refused            a post-processor does not let an image out
 ├── PostProcessFailed         postprocess_failed       a post-processor failed on an image
-├── AdapterChanged            adapter_changed          a LoRA's file is not what it was when the job was accepted
-├── UnusableAdapter           unusable_adapter         a LoRA's file that cannot be used
+├── AdapterChanged            adapter_changed          an adapter's file is not what it was when the job was accepted
+├── UnusableAdapter           unusable_adapter         an adapter file that cannot be used
 ├── UnreadableJob             unreadable_job           its record in the database is damaged
 └── UnusableCheckpoint        unusable_checkpoint      at start only
 """

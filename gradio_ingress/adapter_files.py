@@ -12,7 +12,7 @@ def trigger_words(card: ModelCard, names: Collection[str], syntax: PromptSyntax)
     """Return a button for each word that the LoRAs of these names are used with, written for a prompt of a syntax."""
     chosen = [adapter for adapter in card.adapters or () if adapter.name in names and adapter.problem is None]
     return "".join(
-        _chips(adapter.name, "prompt", [(word, escaped(word, syntax)) for word in adapter.trigger_words])
+        _chips(f"Words of {adapter.name}", "prompt", [(word, escaped(word, syntax)) for word in adapter.trigger_words])
         for adapter in chosen
     )
 
@@ -20,7 +20,7 @@ def trigger_words(card: ModelCard, names: Collection[str], syntax: PromptSyntax)
 def embeddings(card: ModelCard) -> str:
     """Return a button for each embedding of a model, once for each text that may name it."""
     names = [(each.name, f"<{each.name}>") for each in card.embeddings or () if each.problem is None]
-    return _chips("Prompt", "prompt", names) + _chips("Negative prompt", "negative_prompt", names)
+    return _chips("Add to the prompt", "prompt", names) + _chips("Add to the negative prompt", "negative_prompt", names)
 
 
 def unusable(card: ModelCard) -> list[tuple[str, str]]:
@@ -41,5 +41,6 @@ def _chips(title: str, field: str, words: Iterable[tuple[str, str]]) -> str:
         f"{escape(word)}</button>"
         for word, text in words
     )
-    named = f'role="group" aria-label="{escape(f"Words of {title}", quote=True)}"'
-    return f'<p class="chips-title">{escape(title)}</p><div class="chips" {named}>{buttons}</div>' if buttons else ""
+    named = f'<p class="chips-title">{escape(title)}</p>'
+    group = f'<div class="chips" role="group" aria-label="{escape(title, quote=True)}">{buttons}</div>'
+    return named + group if buttons else ""

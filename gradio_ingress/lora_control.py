@@ -48,7 +48,7 @@ class LoraControl(Rows):
                         elem_id=element_id(weight),
                         buttons=[],
                     )
-                    remove = gr.Button("Remove", elem_classes="remove", min_width=90, scale=0)
+                    remove = gr.Button("Remove", elem_classes="remove", size="sm", min_width=72, scale=0)
                 outputs: list[Any] = [created[name], created[weight]]
                 remove.click(fn=None, outputs=outputs, js=f"() => {REMOVED}", api_visibility="private")
         return created

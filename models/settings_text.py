@@ -38,6 +38,7 @@ OTHERS = {  # every other field has its own name
     if field.name not in KNOWN and field.name not in APART
 }
 SETTINGS = KNOWN | OTHERS | {"guidance_rescale": "CFG Rescale phi"}
+UNLIKE = "prompt_syntax"  # always written, as texts of that web UI are weighted and do not say so
 LORA_HASHES, EMBEDDING_HASHES = "Lora hashes", "TI hashes"
 HASH_DIGITS = 12  # of a SHA-256
 DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.default is not MISSING}
@@ -45,10 +46,10 @@ DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.de
 
 def settings_text(spec: ImageSpec) -> str:
     """Return prompt, negative prompt and a line of settings; those that are as by default are left out."""
-    values = {name: write_value(_value(spec, field)) for field, name in SETTINGS.items() if not is_default(spec, field)}
+    written = {field: name for field, name in SETTINGS.items() if field == UNLIKE or not is_default(spec, field)}
+    values = {name: write_value(_value(spec, field)) for field, name in written.items()}
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
-    values[SETTINGS["prompt_syntax"]] = spec.prompt_syntax  # there, a text that does not name it is weighted
     loras = {lora.name: lora.tensors_sha256 for lora in spec.loras if lora.tensors_sha256}
     embeddings = {each.name: each.sha256 for each in spec.embeddings}
     for name, sums in ((LORA_HASHES, loras), (EMBEDDING_HASHES, embeddings)):

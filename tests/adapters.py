@@ -1,4 +1,4 @@
-"""LoRA files with random weights for any checkpoint, in each layout that trainers write."""
+"""LoRAs and embeddings with random weights for any checkpoint, in the layouts that trainers write."""
 
 import hashlib
 import json
@@ -77,3 +77,14 @@ def _of_module(
 def sum_of(path: Path) -> str:
     """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_embedding(path: Path, *shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a textual inversion with a random tensor of each shape: one, or `clip_l` and `clip_g`; return its path."""
+    generator = torch.Generator().manual_seed(seed)
+    names = ("emb_params",) if len(shapes) == 1 else ("clip_l", "clip_g")
+    tensors = {
+        name: torch.randn(shape, generator=generator).to(dtype) for name, shape in zip(names, shapes, strict=True)
+    }
+    save_file(tensors, path)
+    return path

@@ -49,6 +49,8 @@ def read_embedding(path: Path) -> EmbeddingFile:
 
 def embedding_problem(vectors: Vectors, widths: Sequence[int], max_tokens: int) -> str | None:
     """Return why an embedding is not for text encoders whose tokens have `widths`; None if it is."""
+    if not widths:
+        return "cannot be used: the model takes no embeddings."
     found = tuple(each.shape[1] for each in vectors)
     if found != tuple(widths):
         return f"is for text encoders of width {_listed(found)}, not {_listed(widths)}."

@@ -56,7 +56,7 @@ def test_a_lora_is_found_weighed_and_said_with_its_words(
     expect(page.locator("#prompt textarea")).to_have_value("a red circle, blackboard, a (dusty) star")
     expect(page.locator("#tokens")).to_have_text("7/30 tokens")
     page.click("#embeddings button.label-wrap")
-    page.get_by_role("group", name="Words of Negative prompt").get_by_role("button", name="blur").click()
+    page.get_by_role("group", name="Add to the negative prompt").get_by_role("button", name="blur").click()
     expect(page.locator("#negative_prompt textarea")).to_have_value("<blur>")
 
     expect(page.locator(UNUSABLE)).to_contain_text("1 file cannot be used")

@@ -52,6 +52,11 @@ def test_a_folder_of_adapters_that_is_not_there_is_refused_at_start(shapes: Path
         build_model(ModelConfig(checkpoint=str(shapes), adapters=tmp_path / "none"))
 
 
+def test_a_folder_of_embeddings_that_is_not_there_is_refused_at_start(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnusableAdapter, match=r"embeddings: .*/none: no such folder\."):
+        build_model(ModelConfig(checkpoint=str(shapes), embeddings=tmp_path / "none"))
+
+
 @pytest.fixture(scope="module")
 def model(shapes: Path) -> Application:
     """The application of the model that ships here."""

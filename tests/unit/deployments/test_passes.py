@@ -153,7 +153,7 @@ def test_jobs_and_the_text_of_files_have_it_as_it_was_sent() -> None:
     assert TypeAdapter(Job).validate_json(TypeAdapter(Job).dump_json(job)) == job
     assert request_data(spec)["hires"] == sent
     written = json.dumps(json.dumps(sent | {"width": 256, "height": 256}))
-    assert f"Seed: 7, Hires: {written}, Size: 128x128, Model: shapes" in settings_text(spec)
+    assert f"Seed: 7, Hires: {written}, Prompt syntax: plain, Size: 128x128, Model: shapes" in settings_text(spec)
 
 
 def test_receipts_and_responses_say_how_large_the_image_became() -> None:

@@ -181,6 +181,13 @@ def test_what_the_model_does_not_allow_is_left_out_and_named() -> None:
     )
 
 
+def test_a_text_that_names_what_the_model_lacks_is_kept_for_people_to_change() -> None:
+    given = {"prompt": "embedding:ink", "negative_prompt": "embedding:blur", "seed": 7, "width": 512}
+    kept, refused = controls.usable(given, CARD)
+    assert kept == {"prompt": "embedding:ink", "negative_prompt": "embedding:blur", "seed": 7}
+    assert refused == ["Width must be 64 for shapes, got 512."]
+
+
 def test_a_value_that_no_model_allows_is_named_with_the_bound_of_the_model() -> None:
     refused = controls.usable({"clip_skip": 99, "sampler": "magic", "num_inference_steps": 500}, CARD)[1]
     assert refused == [

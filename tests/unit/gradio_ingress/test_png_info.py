@@ -23,13 +23,20 @@ from gradio_ingress import png_info
 from gradio_ingress.restored import settings_here
 from models.errors import InvalidRequest
 from models.image_file import encode_image
-from models.model_card import AdapterCard
+from models.model_card import AdapterCard, EmbeddingCard
 from models.parameters import SAMPLERS
 from models.settings_text import settings_text
-from models.spec import ImageSpec, InitImage, Lora
+from models.spec import Embedding, ImageSpec, InitImage, Lora
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
+INK, BLUR = Embedding(name="ink", sha256="a" * 64), Embedding(name="blur-v1.2", sha256="b" * 64)
+CHALK = Lora(name="chalk", weight=0.5, sha256="f" * 64, tensors_sha256="c" * 64)
+SERVED = replace(
+    CARD,
+    adapters=(AdapterCard(name="chalk", sha256="f" * 64, tensors_sha256="c" * 64), AdapterCard(name="ink")),
+    embeddings=tuple(EmbeddingCard(name=each.name, sha256=each.sha256, vectors=2) for each in (INK, BLUR)),
+)
 NOTHING = "This picture carries no settings."
 NO_PICTURE = "This is not a PNG, JPEG or WebP picture that can be read."
 DECODED = Decoded(np.zeros((8, 8, 3), np.uint8), tiled=False)
@@ -139,6 +146,58 @@ def test_what_we_write_for_other_tools_reads_back(spec: ImageSpec) -> None:
     expected = settings(spec)
     del expected["output_format"]
     assert png_info.from_texts({"parameters": settings_text(spec)}) == (expected, [])
+
+
+def test_digests_of_embeddings_are_written_as_automatic1111_writes_them() -> None:
+    spec = a_spec(prompt="<ink> and embedding:blur-v1.2", embeddings=(INK, BLUR), loras=(CHALK,))
+    text = settings_text(spec)
+    hashes = '"chalk: cccccccccccc", TI hashes: "ink: aaaaaaaaaaaa, blur-v1.2: bbbbbbbbbbbb"'
+    assert text.endswith(f", Prompt syntax: plain, Size: 128x128, Lora hashes: {hashes}, Model: shapes")
+    assert "TI hashes" not in settings_text(a_spec())
+    assert png_info.from_texts({"parameters": text}, [SERVED])[1] == []
+
+
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_a_file_that_is_another_one_here_gives_a_note(kind: str) -> None:
+    spec = a_spec(prompt="<ink> and embedding:blur-v1.2", embeddings=(INK, BLUR), loras=(CHALK,))
+    texts = {"darkroom": json.dumps(asdict(spec))} if kind == "json" else {"parameters": settings_text(spec)}
+    assert png_info.from_texts(texts, [SERVED])[1] == []
+    other = replace(
+        SERVED,
+        adapters=(AdapterCard(name="chalk", sha256="0" * 64),),
+        embeddings=(EmbeddingCard(name="ink", sha256="0" * 64),),
+    )
+    found, notes = png_info.from_texts(texts, [other])
+    assert found["prompt"] == spec.prompt
+    assert notes == [
+        "The LoRA “chalk” is another file here than the picture was made with.",
+        "The embedding “ink” is another file here than the picture was made with.",
+        "shapes has no embedding “blur-v1.2”.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "restored"),
+    [
+        ("ink drawing, (blur-v1.2:1.2)", "embedding:ink drawing, (embedding:blur-v1.2:1.2)"),
+        ("Ink, inky, pink, ink-v2, <lora:ink:1>", "embedding:ink, inky, pink, ink-v2, <lora:ink:1>"),
+        ("a <blur-v1.2> ink, blur-v1.2", "a <blur-v1.2> embedding:ink, blur-v1.2"),
+    ],
+)
+def test_a_bare_name_of_an_embedding_elsewhere_is_named_as_prompts_do_here(prompt: str, restored: str) -> None:
+    line = 'Steps: 20, TI hashes: "ink: aaaaaaaaaaaa, blur-v1.2: bbbbbbbbbbbb", Version: v1.9.4'
+    text = f"{prompt}\nNegative prompt: bad, ink\n{line}"
+    found, notes = png_info.from_texts({"parameters": text}, [SERVED])
+    assert (found["prompt"], found["negative_prompt"], notes) == (restored, "bad, embedding:ink", [])
+    kept, notes = png_info.from_texts({"parameters": text}, [replace(SERVED, embeddings=())])
+    assert (kept["prompt"], kept["negative_prompt"]) == (prompt, "bad, ink")
+    assert notes[0] == "shapes has no embedding “ink”: its name is plain text."
+
+
+@pytest.mark.parametrize("files", [7, "ink", [7, "ink", {}, {"name": 3, "sha256": []}, {"name": "", "sha256": "a"}]])
+def test_digests_that_cannot_be_read_change_nothing(files: Any) -> None:
+    texts = {"darkroom": json.dumps({"prompt": "a star", "embeddings": files})}
+    assert png_info.from_texts(texts, [SERVED]) == ({"prompt": "a star"}, [])
 
 
 def test_our_own_json_wins_over_the_text() -> None:
@@ -272,9 +331,9 @@ def test_the_names_of_samplers_are_translated(written: str, sampler: str) -> Non
 
 
 WALLS = AdapterCard(name="walls", sha256="c" * 64, tensors_sha256="1a2b3c4d5e6f" + "0" * 52)
-INK = AdapterCard(name="ink", sha256="d" * 64, tensors_sha256="e" * 64)
+MOSS = AdapterCard(name="moss", sha256="d" * 64, tensors_sha256="e" * 64)
 BROKEN = AdapterCard(name="broken", problem="is for models that attend to text of width 2048, not 128.")
-WITH_LORAS = replace(CARD, adapters=(WALLS, INK, BROKEN))
+WITH_LORAS = replace(CARD, adapters=(WALLS, MOSS, BROKEN))
 OTHER_FILE = "The LoRA “walls” is another file here than the picture was made with."
 
 
@@ -283,8 +342,8 @@ OTHER_FILE = "The LoRA “walls” is another file here than the picture was mad
     [
         ("walls: 1a2b3c4d5e6f", []),
         (
-            "ink: 999999999999, walls: 1A2B3C4D5E6F",
-            ["The LoRA “ink” is another file here than the picture was made with."],
+            "moss: 999999999999, walls: 1A2B3C4D5E6F",
+            ["The LoRA “moss” is another file here than the picture was made with."],
         ),
         ("walls: 999999999999", [OTHER_FILE]),
         ("walls: cccccccccccc", []),

@@ -22,7 +22,7 @@ from deployments.resolution import resolve
 from deployments.schema import GenerationRequest
 from gradio_ingress import receipt
 from models.image_file import encode_image
-from models.spec import ImageSpec, InitImage, Lora
+from models.spec import Embedding, ImageSpec, InitImage, Lora
 from models.vae import Decoded
 from tests.fakes import CARD, a_spec
 
@@ -185,6 +185,13 @@ def test_a_receipt_tells_only_what_is_known_and_unusual() -> None:
     again = dict(receipt.lines(a_result(attempts=2, size=0, batch_rows=1, spec=a_spec(guidance_scale=1.0)), None))
     assert (again["Attempts"], again["Denoised"], again["Guidance"]) == ("2", "0.73 s, batch of 1 row", "off")
     assert not {"Waited", "File size"} & set(again)
+
+
+def test_a_receipt_names_embeddings_with_short_digests() -> None:
+    ink = Embedding(name="ink", sha256="a" * 64)
+    shown = dict(receipt.lines(a_result(spec=a_spec(prompt="<ink>", embeddings=(ink,))), None))
+    assert shown["Embeddings"] == "name ink, sha256 aaaaaaaaaaaa"
+    assert "Embeddings" not in dict(receipt.lines(a_result(), None))
 
 
 def test_a_receipt_names_objects_as_the_form_does_with_short_digests() -> None:

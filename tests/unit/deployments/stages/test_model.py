@@ -1,4 +1,4 @@
-"""The root of a model's application, which watches the folder of adapters."""
+"""The root of a model's application, which watches the folders of adapters."""
 
 import asyncio
 from dataclasses import replace
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from deployments.autoscaling import Demand
 from deployments.stages.model import Model
 from models.model_card import AdapterCard
+from tests.adapters import write_embedding
 from tests.fakes import CARD
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -43,9 +44,24 @@ async def test_a_card_lists_the_adapters_and_why_some_cannot_be_used(tmp_path):
     assert xl.problem == "is for models that attend to text of width 2048, not 128."
 
 
+async def test_a_card_lists_the_embeddings_too(tmp_path):
+    write_embedding(tmp_path / "ink.safetensors", (2, 8))
+    write_embedding(tmp_path / "xl.safetensors", (2, 8), (2, 12))
+    model = Model(replace(MODEL_CARD, embedding_widths=(8,)), embeddings=tmp_path)
+    async with asyncio.timeout(10):
+        while len(found := model.meet(Demand()).embeddings or ()) < 2:
+            await asyncio.sleep(0.01)
+    assert [(card.name, card.vectors, card.problem) for card in found] == [
+        ("ink", 2, None),
+        ("xl", 2, "is for text encoders of width 8 and 12, not 8."),
+    ]
+    assert model.meet(Demand()).adapters is None
+
+
 async def test_a_model_without_a_folder_has_no_adapters():
     model = Model(MODEL_CARD)
     assert model.meet(Demand()).adapters is None
+    assert model.meet(Demand()).embeddings is None
     model.check_health()
 
 
