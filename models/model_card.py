@@ -24,6 +24,7 @@ class AdapterCard:
     name: str  # of the file, without suffix
     sha256: str = ""
     rank: int = 0
+    components: tuple[str, ...] = ()  # that it changes
     title: str = ""  # this and what follows, as the file says
     base: str = ""
     trigger_words: tuple[str, ...] = ()
@@ -86,7 +87,8 @@ class ModelCard:
             raise InvalidRequest(message, path)
         if card.problem is not None:
             raise InvalidRequest(f"{path}: {lora.name} {card.problem}", path)
-        return replace(lora, sha256=card.sha256)
+        changes_text = any(name.startswith("text_encoder") for name in card.components)
+        return replace(lora, sha256=card.sha256, changes_text=changes_text)
 
     def warnings_for(self, spec: ImageSpec) -> tuple[str, ...]:
         """Return the warnings of an allowed image, before it is generated."""

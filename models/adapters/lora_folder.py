@@ -70,6 +70,7 @@ class LoraFolder:
             name=name,
             sha256=recorded_sum(path),
             rank=header.rank,
+            components=header.components,
             title=header.title,
             base=header.base,
             trigger_words=header.trigger_words,

@@ -17,6 +17,7 @@ from models.checkpoint.guard import TensorInfo, read_header
 from models.errors import UnusableAdapter, UnusableCheckpoint
 
 MAX_TENSORS = 2**14  # of a LoRA; one of all of XL's layers has 7,500
+MAX_NAME = 256  # characters of a tensor's; messages quote them
 MAX_RANK = 1024
 MAX_TRIGGER_WORDS = 20
 TYPES = ("F16", "BF16", "F32")
@@ -93,7 +94,7 @@ def _contents(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         with safe_open(path, framework="numpy") as weights:
             return tensors, weights.metadata() or {}
     except UnusableCheckpoint as error:
-        raise UnusableAdapter(f"is {error.message.removeprefix(f'{path}: ')}") from error
+        raise UnusableAdapter(f"is {_line(error.message.removeprefix(f'{path}: '))}") from error
     except (SafetensorError, OSError) as error:
         raise UnusableAdapter("went while it was read.") from error
 
@@ -102,6 +103,8 @@ def _ranks(entries: Mapping[str, TensorInfo]) -> dict[str, int]:
     """Return the rank of each matrix `down`. Each has a matrix `up` of the same rank."""
     if len(entries) > MAX_TENSORS:
         raise UnusableAdapter(f"has {len(entries)} tensors, the most is {MAX_TENSORS}.")
+    if odd := next((name for name in entries if len(name) > MAX_NAME or not name.isprintable()), None):
+        raise UnusableAdapter(f"names a tensor {_line(odd)}…; names are printable, and of up to {MAX_NAME} characters.")
     ranks = {name: entry.shape[0] for name, entry in entries.items() if name.endswith(DOWN) and len(entry.shape) >= 2}
     for name, rank in ranks.items():
         up = next(

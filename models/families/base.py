@@ -64,7 +64,7 @@ class Text(NamedTuple):
 
     words: str | None  # None: there is no negative prompt
     clip_skip: int = 0  # last layers of the text encoder that are skipped
-    loras: "tuple[Lora, ...]" = ()
+    loras: "tuple[Lora, ...]" = ()  # those with parts for text encoders
     syntax: PromptSyntax = "plain"
     chunks: int = 1  # that it is read in: what is beyond is cut, and empty ones fill it up
 
@@ -163,10 +163,11 @@ class Family(ABC):
 
         Source: diffusers `StableDiffusionPipeline.encode_prompt`.
         """
-        prompt = Text(spec.prompt, spec.clip_skip, spec.loras, spec.prompt_syntax)
+        loras = tuple(lora for lora in spec.loras if lora.changes_text)
+        prompt = Text(spec.prompt, spec.clip_skip, loras, spec.prompt_syntax)
         if spec.embedded_guidance or not self.is_guided(spec):
             return (prompt,)
-        return (Text(spec.negative_prompt or None, loras=spec.loras, syntax=spec.prompt_syntax), prompt)
+        return (Text(spec.negative_prompt or None, loras=loras, syntax=spec.prompt_syntax), prompt)
 
     def segments(self, spec: "ImageSpec") -> tuple[Segment, ...]:
         """Return the work of each pass of an image: the one source of its cost, its estimates and its demand."""

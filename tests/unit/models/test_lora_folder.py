@@ -44,6 +44,11 @@ def test_files_appear_and_go_without_a_restart(folder, tmp_path):
     assert names(folder) == ["ink"]
 
 
+def test_a_card_says_which_components_a_file_changes(folder, tmp_path):
+    assert names(folder) == ["chalk"]
+    assert folder.cards[0].components == ("unet",)
+
+
 def test_a_file_that_is_replaced_has_another_digest(folder, tmp_path):
     folder.scan()
     before = folder.cards[0].sha256
