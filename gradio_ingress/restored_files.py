@@ -6,7 +6,9 @@ from typing import Any
 
 from gradio_ingress.controls import TEXTS
 from models.model_card import ModelCard
-from models.prompt_grammar import references
+from models.prompt_grammar import MAX_NAME, references
+
+SHOWN_NAMES = 8
 
 
 def with_served_files(
@@ -21,33 +23,33 @@ def with_served_files(
     syntax = found.get("prompt_syntax") or card.defaults.get("prompt_syntax", "plain")
     named = {each.name for field in TEXTS for each in references(found.get(field) or "", syntax)}
     served = {each.name for each in card.embeddings or () if each.problem is None}
-    for name, _ in _digests(values, "embeddings"):
-        if name not in served:
-            notes.append(
-                f"{card.id} has no embedding “{name}”" + ("." if name in named else ": its name is plain text.")
-            )
-        elif name not in named:
-            for field in found.keys() & {*TEXTS}:
-                found[field] = _bare(name).sub(f"embedding:{name}", found[field])
+    names = _digests(values, "embeddings").keys()
+    for name in sorted(names & served - named):
+        for field in found.keys() & {*TEXTS}:
+            found[field] = _bare(name).sub(f"embedding:{name}", found[field])
+    if missing := sorted(names - served):
+        listed = ", ".join(f"“{name}”" for name in missing[:SHOWN_NAMES])
+        notes.append(f"Embeddings that {card.id} has not: {listed}{' and others' * (len(missing) > SHOWN_NAMES)}.")
     return found, notes
 
 
 def _changed(values: Mapping[str, Any], card: ModelCard) -> Iterator[str]:
     """Yield a note for each file that is another one here."""
     for field, kind, files in (("loras", "LoRA", card.adapters), ("embeddings", "embedding", card.embeddings)):
-        served = {file.name: file.sha256 for file in files or () if file.problem is None}
-        for name, digest in _digests(values, field):
-            if name in served and not served[name].startswith(digest):
-                yield f"The {kind} “{name}” is another file here than the picture was made with."
+        digests = _digests(values, field)
+        for file in files or ():
+            if file.problem is None and not file.sha256.startswith(digests.get(file.name, "")):
+                yield f"The {kind} “{file.name}” is another file here than the picture was made with."
 
 
-def _digests(values: Mapping[str, Any], field: str) -> Iterator[tuple[str, str]]:
-    """Yield name and digest of each file of a field, as far as a picture has them; a digest may be shortened."""
+def _digests(values: Mapping[str, Any], field: str) -> dict[str, str]:
+    """Return the digest of each file of a field by its name, as far as a picture has them; some are shortened."""
     files = values.get(field)
-    for file in files if isinstance(files, list) else ():
-        name, digest = (file.get("name"), file.get("sha256")) if isinstance(file, dict) else (None, None)
-        if isinstance(name, str) and isinstance(digest, str) and name and digest:
-            yield name[:200], digest
+    found = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    pairs = ((file.get("name"), file.get("sha256")) for file in found)
+    return {
+        name[:MAX_NAME]: digest for name, digest in pairs if isinstance(name, str) and isinstance(digest, str) and name
+    }
 
 
 def _bare(name: str) -> re.Pattern[str]:

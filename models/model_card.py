@@ -24,6 +24,7 @@ class AdapterCard:
     name: str  # of the file, without suffix
     sha256: str = ""
     rank: int = 0
+    components: tuple[str, ...] = ()  # that it changes
     title: str = ""  # this and what follows, as the file says
     base: str = ""
     trigger_words: tuple[str, ...] = ()
@@ -94,7 +95,9 @@ class ModelCard:
         """Return a LoRA of a request with the digest of its file. Raises InvalidRequest, which names the path."""
         if self.adapters is None:
             raise InvalidRequest(f"{path}: {self.id} has no adapters: its config names no folder of them.", path)
-        return replace(lora, sha256=self._file(self.adapters, "LoRA", lora.name, path).sha256)
+        card = self._file(self.adapters, "LoRA", lora.name, path)
+        changes_text = any(name.startswith("text_encoder") for name in card.components)
+        return replace(lora, sha256=card.sha256, changes_text=changes_text)
 
     def find_embedding(self, name: str, path: str) -> Embedding:
         """Return an embedding by its name, with the digest of its file. Raises InvalidRequest, which names the path."""

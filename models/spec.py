@@ -58,6 +58,7 @@ class Lora:
     name: str  # of the file in the model's folder of adapters, without suffix
     weight: float
     sha256: str = ""  # of the file, once the job is accepted
+    changes_text: bool = True  # whether the file has parts for text encoders; the conditioning depends on it then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ OMITTED = {
     "prompt_syntax": "plain",
 }  # what a text means that does not name them
 SILENT = {"Model hash", "Version", LORA_HASHES}  # nothing that could be set; sums of LoRAs there leave out headers
-HASH = re.compile(r"([^:,]+): *([0-9a-fA-F]{8,64})")
+HASH = re.compile(r"(?:^|,) *+([^:,]++): *+([0-9a-fA-F]{8,64})(?=,|$)")  # possessive, as above
 NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
 
 

@@ -42,7 +42,7 @@ class CardFolder(ABC, Generic[FileCard]):
             path.stem: path
             for suffix in reversed(self.suffixes)
             for path in self._folder.glob(f"*{suffix}")
-            if not path.name.startswith(".")
+            if path.name.isprintable() and not path.name.startswith(".")  # others are in no JSON, or hidden
         }
         for name in self._known.keys() - found.keys():
             del self._known[name]

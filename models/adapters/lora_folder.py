@@ -32,6 +32,7 @@ class LoraFolder(CardFolder[AdapterCard]):
             name=path.stem,
             sha256=recorded_sum(path),
             rank=header.rank,
+            components=header.components,
             title=header.title,
             base=header.base,
             trigger_words=header.trigger_words,

@@ -171,7 +171,7 @@ def test_a_file_that_is_another_one_here_gives_a_note(kind: str) -> None:
     assert notes == [
         "The LoRA “chalk” is another file here than the picture was made with.",
         "The embedding “ink” is another file here than the picture was made with.",
-        "shapes has no embedding “blur-v1.2”.",
+        "Embeddings that shapes has not: “blur-v1.2”.",
     ]
 
 
@@ -190,13 +190,21 @@ def test_a_bare_name_of_an_embedding_elsewhere_is_named_as_prompts_do_here(promp
     assert (found["prompt"], found["negative_prompt"], notes) == (restored, "bad, embedding:ink", [])
     kept, notes = png_info.from_texts({"parameters": text}, [replace(CARD, embeddings=())])
     assert (kept["prompt"], kept["negative_prompt"]) == (prompt, "bad, ink")
-    assert notes[0] == "shapes has no embedding “ink”: its name is plain text."
+    assert notes == ["Embeddings that shapes has not: “blur-v1.2”, “ink”."]
 
 
 @pytest.mark.parametrize("files", [7, "ink", [7, "ink", {}, {"name": 3, "sha256": []}, {"name": "", "sha256": "a"}]])
 def test_digests_that_cannot_be_read_change_nothing(files: Any) -> None:
     texts = {"darkroom": json.dumps({"prompt": "a star", "embeddings": files})}
     assert png_info.from_texts(texts, [SERVED]) == ({"prompt": "a star"}, [])
+
+
+@pytest.mark.parametrize("hashes", ["a" * 500_000, "a," * 250_000, "a: " * 150_000, "ink: aaaaaaaaaaaa," * 30_000])
+def test_no_list_of_embeddings_takes_longer_than_its_length_warrants(hashes: str) -> None:
+    start = time.process_time()
+    _, notes = png_info.from_texts({"parameters": f'a star\nSteps: 20, TI hashes: "{hashes}"'}, [SERVED])
+    assert time.process_time() - start < 2
+    assert len(notes) <= 1
 
 
 def test_our_own_json_wins_over_the_text() -> None:
