@@ -110,4 +110,6 @@ def test_a_name_that_prompts_could_not_carry_must_be_changed(folder, tmp_path, n
 def test_hidden_files_and_others_are_no_adapters(folder, tmp_path):
     for name in (".chalk.safetensors", "notes.txt", "chalk.safetensors.part", "\udcff.safetensors", "a\n.safetensors"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.safetensors").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")  # which nobody writes to: who opens it waits
     assert names(folder) == ["chalk"]
