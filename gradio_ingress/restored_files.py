@@ -1,14 +1,16 @@
 """The adapter files that a picture names, compared with those that are served. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from deployments.prompt_syntax import lora_names
 from gradio_ingress.controls import TEXTS
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.prompt_grammar import references
+from models.prompt_grammar import MAX_NAME, references
+
+SHOWN_NAMES = 8
 
 
 def with_served_files(
@@ -27,59 +29,60 @@ def with_served_files(
 
 
 def _drop_missing_loras(found: dict[str, Any], syntax: PromptSyntax, card: ModelCard) -> Iterator[str]:
-    """Leave LoRAs that the model lacks out of `loras`; yield a note on each of them and of those in the prompt."""
-    cards = {each.name: each for each in card.adapters or ()}
-    served = {name for name, each in cards.items() if each.problem is None}
-    chosen = [each["name"] for each in found.get("loras") or ()]
-    named = lora_names(found.get("prompt") or "") if syntax == "weighted" else []
-    for name in dict.fromkeys([*chosen, *named]):
-        if name not in served:
-            reason = (
-                f"cannot be used: it {cards[name].problem}" if name in cards else f"is not among those of {card.id}"
-            )
-            yield f"The LoRA “{name[:100]}” {reason.removesuffix('.')}."
-    if chosen:
-        found["loras"] = [each for each in found["loras"] if each["name"] in served]
+    """Leave LoRAs that the model lacks out of `loras`; yield notes on them and on those in the prompt."""
+    names = {each["name"] for each in found.get("loras") or ()}
+    if syntax == "weighted":
+        names |= {*lora_names(found.get("prompt") or "")}
+    problems = {each.name: each.problem for each in card.adapters or ()}
+    yield from _missing("LoRAs", names - problems.keys(), card)
+    unusable = {name: problem for name, problem in problems.items() if name in names and problem is not None}
+    for name, problem in unusable.items():
+        yield f"The LoRA “{name}” cannot be used: it {problem}"
+    if found.get("loras"):
+        found["loras"] = [each for each in found["loras"] if each["name"] in problems.keys() - unusable.keys()]
 
 
 def _name_embeddings(
     found: dict[str, Any], values: Mapping[str, Any], syntax: PromptSyntax, card: ModelCard
 ) -> Iterator[str]:
-    """Write bare names of embeddings as prompts name them here; yield a note on each that the model lacks."""
+    """Write bare names of embeddings as prompts name them here; yield a note on those that the model lacks."""
     named = {each.name for field in TEXTS for each in references(found.get(field) or "", syntax)}
     served = {each.name for each in card.embeddings or () if each.problem is None}
-    for name, _ in _digests(values, "embeddings"):
-        if name not in served:
-            yield f"{card.id} has no embedding “{name}”" + ("." if name in named else ": its name is plain text.")
-        elif name not in named:
-            for field in found.keys() & {*TEXTS}:
-                found[field] = _bare(name).sub(f"embedding:{name}", found[field])
+    names = _digests(values, "embeddings").keys()
+    for name in sorted(names & served - named):
+        for field in found.keys() & {*TEXTS}:
+            found[field] = _bare(name).sub(f"embedding:{name}", found[field])
+    yield from _missing("Embeddings", names - served, card)
+
+
+def _missing(kind: str, names: Collection[str], card: ModelCard) -> Iterator[str]:
+    """Yield a note on files that a model lacks, if there are any."""
+    if names:
+        listed = ", ".join(f"“{name[:MAX_NAME]}”" for name in sorted(names)[:SHOWN_NAMES])
+        yield f"{kind} that {card.id} has not: {listed}{' and others' * (len(names) > SHOWN_NAMES)}."
 
 
 def _changed(values: Mapping[str, Any], card: ModelCard) -> Iterator[str]:
     """Yield a note for each file that is another one here."""
-    loras = {each.name: (each.sha256, each.tensors_sha256) for each in card.adapters or () if each.problem is None}
-    embeddings = {each.name: (each.sha256,) for each in card.embeddings or () if each.problem is None}
-    notes = [
-        f"The {kind} “{name}” is another file here than the picture was made with."
-        for field, kind, served in (
-            ("loras", "LoRA", loras),
-            ("lora_hashes", "LoRA", loras),
-            ("embeddings", "embedding", embeddings),
-        )
-        for name, digest in _digests(values, field)
-        if name in served and not any(each.startswith(digest) for each in served[name])
+    loras, hashes, embeddings = (_digests(values, field) for field in ("loras", "lora_hashes", "embeddings"))
+    files = [
+        *(("LoRA", each, (each.sha256, each.tensors_sha256), (loras, hashes)) for each in card.adapters or ()),
+        *(("embedding", each, (each.sha256,), (embeddings,)) for each in card.embeddings or ()),
     ]
-    yield from dict.fromkeys(notes)
+    for kind, file, sums, sources in files:
+        given = [digests[file.name] for digests in sources if file.name in digests]
+        if file.problem is None and not all(any(each.startswith(digest) for each in sums) for digest in given):
+            yield f"The {kind} “{file.name}” is another file here than the picture was made with."
 
 
-def _digests(values: Mapping[str, Any], field: str) -> Iterator[tuple[str, str]]:
-    """Yield name and digest of each file of a field, as far as a picture has them; a digest may be shortened."""
+def _digests(values: Mapping[str, Any], field: str) -> dict[str, str]:
+    """Return the digest of each file of a field by its name, as far as a picture has them; some are shortened."""
     files = values.get(field)
-    for file in files if isinstance(files, list | tuple) else ():
-        name, digest = (file.get("name"), file.get("sha256")) if isinstance(file, dict) else (None, None)
-        if isinstance(name, str) and isinstance(digest, str) and name and digest:
-            yield name[:200], digest
+    found = [file for file in files if isinstance(file, dict)] if isinstance(files, list | tuple) else []
+    pairs = ((file.get("name"), file.get("sha256")) for file in found)
+    return {
+        name[:MAX_NAME]: digest for name, digest in pairs if isinstance(name, str) and isinstance(digest, str) and name
+    }
 
 
 def _bare(name: str) -> re.Pattern[str]:

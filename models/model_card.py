@@ -25,6 +25,7 @@ class AdapterCard:
     sha256: str = ""
     tensors_sha256: str = ""  # of what follows the header: as AUTOMATIC1111 sums LoRAs up
     rank: int = 0
+    components: tuple[str, ...] = ()  # that it changes
     title: str = ""  # this and what follows, as the file says
     base: str = ""
     trigger_words: tuple[str, ...] = ()
@@ -96,7 +97,8 @@ class ModelCard:
         if self.adapters is None:
             raise InvalidRequest(f"{path}: {self.id} has no adapters: its config names no folder of them.", path)
         card = self._file(self.adapters, "LoRA", lora.name, path)
-        return replace(lora, sha256=card.sha256, tensors_sha256=card.tensors_sha256)
+        changes_text = any(name.startswith("text_encoder") for name in card.components)
+        return replace(lora, sha256=card.sha256, tensors_sha256=card.tensors_sha256, changes_text=changes_text)
 
     def find_embedding(self, name: str, path: str) -> Embedding:
         """Return an embedding by its name, with the digest of its file. Raises InvalidRequest, which names the path."""

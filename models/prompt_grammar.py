@@ -43,7 +43,6 @@ class Reference(NamedTuple):
     """An embedding that a prompt may name."""
 
     name: str
-    written: str  # as the prompt has it
     in_angles: bool  # written as <name>, which other text may be, too
 
 
@@ -60,7 +59,7 @@ def escaped(text: str, syntax: PromptSyntax) -> str:
 def references(prompt: str, syntax: PromptSyntax) -> list[Reference]:
     """Return what a prompt may name as embeddings, in the order of the text."""
     return [
-        Reference(found[1] or found[2], found[0], found[1] is not None)
+        Reference(found[1] or found[2], found[1] is not None)
         for section in sections(prompt, syntax)
         for piece in section
         for found in EMBEDDING.finditer(piece.text)

@@ -59,6 +59,7 @@ class Lora:
     weight: float
     sha256: str = ""  # of the file, once the job is accepted
     tensors_sha256: str = field(default="", repr=False)  # of the file without its header, for other tools
+    changes_text: bool = True  # whether the file has parts for text encoders; the conditioning depends on it then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

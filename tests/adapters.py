@@ -27,6 +27,7 @@ def write_lora(
     alpha: float = 2.0,
     targets: tuple[str, ...] = ATTENTION,
     seed: int = 0,
+    dtype: torch.dtype = torch.float32,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a LoRA of the modules of `components` whose names end as `targets` say; return its path."""
@@ -37,6 +38,7 @@ def write_lora(
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and name.endswith(targets):
                 tensors |= _of_module(component, name, module, layout, rank, alpha, several, generator)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     extra = {"format": "pt", **(metadata or {})}
     if layout == "peft":
         config = LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=list(targets)).to_dict()

@@ -64,7 +64,7 @@ def documented(*statuses: int, shape: type[BaseModel] = ErrorBody) -> dict[int |
         401: "With keys on: no key, or not one of ours.",
         403: "Without keys: a host name that is not allowed, or a page of another site.",
         404: "There is no such thing, or it is somebody else's.",
-        409: "It has ended already, or a job needs it.",
+        409: "It has ended already, a job needs it, or the file of an adapter has changed (`adapter_changed`).",
         410: "It was there; its result has expired.",
         413: "The body is larger than is read.",
         422: "The `Idempotency-Key` came with another request before.",

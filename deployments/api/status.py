@@ -105,7 +105,7 @@ def _add_models(routes: APIRouter, client: DispatcherClient) -> None:
     @routes.post(
         "/tokenize",
         summary="How many tokens a prompt has, and what of it is not read",
-        responses={200: answer(TokenCounts, TOKENS), **documented(400, 404, 413, 503)},
+        responses={200: answer(TokenCounts, TOKENS), **documented(400, 404, 409, 413, 503)},
     )
     async def tokenize(body: Words) -> JSONResponse:  # type: ignore[valid-type]
         request = read_request(body.model_dump(exclude_unset=True))

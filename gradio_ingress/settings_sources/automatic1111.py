@@ -26,7 +26,7 @@ OMITTED = {
     "prompt_syntax": "weighted",
 }  # what a text means that does not name them
 SILENT = {"Model hash", "Version"}  # in every picture, and nothing that could be set
-HASH = re.compile(r"([^:,]+): *([0-9a-fA-F]{8,64})")
+HASH = re.compile(r"(?:^|,) *+([^:,]++): *+([0-9a-fA-F]{8,64})(?=,|$)")  # possessive, as above
 NESTED = frozenset(name for name, field in GenerationRequest.model_fields.items() if nested_type(field.annotation))
 
 

@@ -42,7 +42,7 @@ class CardFolder(ABC, Generic[FileCard]):
             path.stem: path
             for suffix in reversed(self.suffixes)
             for path in self._folder.glob(f"*{suffix}")
-            if not path.name.startswith(".")
+            if _is_listed(path)
         }
         for name in self._known.keys() - found.keys():
             del self._known[name]
@@ -71,3 +71,8 @@ class CardFolder(ABC, Generic[FileCard]):
             if time.time() - path.stat().st_mtime < COPIED_WITHIN_S:
                 return None
             return self.kind(name=path.stem, problem=error.message)
+
+
+def _is_listed(path: Path) -> bool:
+    """Return whether a path is a file that can be read to its end and whose name a card can carry."""
+    return path.is_file() and path.name.isprintable() and not path.name.startswith(".")

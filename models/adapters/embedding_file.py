@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from models.checkpoint.configs import one_line
 from models.checkpoint.guard import LFS_POINTER
 from models.errors import UnusableAdapter
 
 MAX_BYTES = 2**23  # of a file; 75 vectors of XL in float32 are 0.6 MB
-MAX_SHOWN = 100  # characters of a file's text in a message
 XL = ("clip_l", "clip_g")  # of the first text encoder and of the second
 TYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4"}
 
@@ -65,7 +65,7 @@ def _vectors(content: bytes) -> Vectors:
     try:
         tensors = dict(deserialize(content))
     except SafetensorError as error:
-        raise UnusableAdapter(f"is not a safetensors file: {str(error)[:MAX_SHOWN]}") from error
+        raise UnusableAdapter(f"is not a safetensors file: {one_line(str(error))}") from error
     if len(tensors) == 1:
         names: Sequence[str] = list(tensors)
     elif tensors.keys() == set(XL):
@@ -81,8 +81,7 @@ def _vectors(content: bytes) -> Vectors:
 
 def _matrix(name: str, tensor: Mapping[str, Any]) -> np.ndarray:
     """Return a tensor as a float32 matrix; a single vector is a row of it."""
-    shown = "".join(c if c.isprintable() else " " for c in name[:MAX_SHOWN])
-    kind, shape = tensor["dtype"], tensor["shape"]
+    shown, kind, shape = one_line(name), tensor["dtype"], tensor["shape"]
     if kind not in TYPES:
         raise UnusableAdapter(f"{shown} is {kind}, and must be one of {', '.join(TYPES)}.")
     if len(shape) not in (1, 2) or 0 in shape:

@@ -33,6 +33,7 @@ class LoraFolder(CardFolder[AdapterCard]):
             sha256=recorded_sum(path),
             tensors_sha256=recorded_sum(path, header.tensors_start),
             rank=header.rank,
+            components=header.components,
             title=header.title,
             base=header.base,
             trigger_words=header.trigger_words,

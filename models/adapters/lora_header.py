@@ -13,10 +13,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from models.checkpoint.configs import one_line
 from models.checkpoint.guard import TensorInfo, read_header
 from models.errors import UnusableAdapter, UnusableCheckpoint
 
 MAX_TENSORS = 2**14  # of a LoRA; one of all of XL's layers has 7,500
+MAX_NAME = 256  # characters of a tensor's; messages quote them
 MAX_RANK = 1024
 MAX_TRIGGER_WORDS = 20
 LENGTH_BYTES = 8  # before the header, which they count
@@ -75,15 +77,15 @@ def read_lora_header(path: Path) -> LoraHeader:
     ranks = _ranks(entries)
     for name, entry in entries.items():
         if name.endswith(".alpha") and math.prod(entry.shape) != 1:
-            raise UnusableAdapter(f"{_line(name)} has the shape {entry.shape}, and must be one number.")
+            raise UnusableAdapter(f"{one_line(name)} has the shape {entry.shape}, and must be one number.")
         if entry.dtype not in TYPES and not name.endswith(".alpha"):
-            raise UnusableAdapter(f"{_line(name)} is {entry.dtype}, and must be one of {', '.join(TYPES)}.")
+            raise UnusableAdapter(f"{one_line(name)} is {entry.dtype}, and must be one of {', '.join(TYPES)}.")
     return LoraHeader(
         rank=max(ranks.values()),
         text_width=next((entries[name].shape[1] for name in ranks if any(part in name for part in ATTENDED)), None),
         components=tuple(name for name, prefixes in PREFIXES.items() if any(key.startswith(prefixes) for key in ranks)),
-        title=_line(metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""),
-        base=_line(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""),
+        title=one_line(metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""),
+        base=one_line(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""),
         trigger_words=_trigger_words(metadata),
         tensors_start=tensors_start,
     )
@@ -96,7 +98,7 @@ def _contents(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
         with path.open("rb") as file, safe_open(path, framework="numpy") as weights:
             return tensors, weights.metadata() or {}, LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
     except UnusableCheckpoint as error:
-        raise UnusableAdapter(f"is {error.message.removeprefix(f'{path}: ')}") from error
+        raise UnusableAdapter(f"is {one_line(error.message.removeprefix(f'{path}: '))}") from error
     except (SafetensorError, OSError) as error:
         raise UnusableAdapter("went while it was read.") from error
 
@@ -105,6 +107,10 @@ def _ranks(entries: Mapping[str, TensorInfo]) -> dict[str, int]:
     """Return the rank of each matrix `down`. Each has a matrix `up` of the same rank."""
     if len(entries) > MAX_TENSORS:
         raise UnusableAdapter(f"has {len(entries)} tensors, the most is {MAX_TENSORS}.")
+    if odd := next((name for name in entries if len(name) > MAX_NAME or not name.isprintable()), None):
+        raise UnusableAdapter(
+            f"names a tensor {one_line(odd)}…; names are printable, and of up to {MAX_NAME} characters."
+        )
     ranks = {name: entry.shape[0] for name, entry in entries.items() if name.endswith(DOWN) and len(entry.shape) >= 2}
     for name, rank in ranks.items():
         up = next(
@@ -120,7 +126,7 @@ def _ranks(entries: Mapping[str, TensorInfo]) -> dict[str, int]:
     known = tuple(prefix for prefixes in PREFIXES.values() for prefix in prefixes)
     others = [name for name in entries if not (name.startswith(known) and name.endswith((*DOWN, *UP, ".alpha")))]
     if not ranks or others:
-        what = f"{_line(others[0])} is no part of one" if others else "it has no lora_down, lora_A or lora.down"
+        what = f"{one_line(others[0])} is no part of one" if others else "it has no lora_down, lora_A or lora.down"
         raise UnusableAdapter(f"is not a LoRA of Stable Diffusion: {what}.")
     return ranks
 
@@ -131,7 +137,7 @@ def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     Source: kohya-ss/sd-scripts `docs/train_network_README.md`, and the modelspec's `trigger_phrase`.
     """
     if phrase := metadata.get("modelspec.trigger_phrase"):
-        return tuple(_line(word) for word in phrase.split(",") if word.strip())[:MAX_TRIGGER_WORDS]
+        return tuple(one_line(word) for word in phrase.split(",") if word.strip())[:MAX_TRIGGER_WORDS]
     counts: dict[str, int] = {}
     for tag, count in _tags(metadata.get("ss_tag_frequency", "")):
         counts[tag] = counts.get(tag, 0) + count
@@ -147,9 +153,4 @@ def _tags(text: str) -> Iterator[tuple[str, int]]:
     for tags in folders.values() if isinstance(folders, dict) else ():
         for tag, count in tags.items() if isinstance(tags, dict) else ():
             if isinstance(count, int | float) and math.isfinite(count) and tag.strip():
-                yield _line(tag), int(count)
-
-
-def _line(text: str) -> str:
-    """Return a text of a file as one short printable line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())[:100]
+                yield one_line(tag), int(count)

@@ -91,6 +91,11 @@ def shortened(value: Any) -> str:
     return repr(value)[:100]
 
 
+def one_line(text: str) -> str:
+    """Return a text of a file as one short printable line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())[:100]
+
+
 def leaves(path: Path, value: Any) -> list[Any]:
     """Return what an entry holds in the end, lists and objects in each other as one."""
     return [inner for _, _, inner in entries_of(path, [value]) if not isinstance(inner, list | dict)]

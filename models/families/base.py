@@ -69,7 +69,7 @@ class Text(NamedTuple):
 
     words: str | None  # None: there is no negative prompt
     clip_skip: int = 0  # last layers of the text encoder that are skipped
-    loras: "tuple[Lora, ...]" = ()
+    loras: "tuple[Lora, ...]" = ()  # those with parts for text encoders
     syntax: PromptSyntax = "plain"
     chunks: int = 1  # that it is read in: what is beyond is cut, and empty ones fill it up
     embeddings: "tuple[Embedding, ...]" = ()  # that it names
@@ -283,11 +283,15 @@ class Family(ABC):
 
 
 def _text(words: str | None, spec: "ImageSpec") -> Text:
-    """Return a text of an image, with the embeddings that it names: the other text's do not change it."""
+    """Return a text of an image, with the adapters that change it: not with the embeddings of the other text."""
     syntax = spec.prompt_syntax
     names = {found.name for found in references(words or "", syntax)} if spec.embeddings else ()
-    embeddings = tuple(each for each in spec.embeddings if each.name in names)
-    return Text(words, loras=spec.loras, syntax=syntax, embeddings=embeddings)
+    return Text(
+        words,
+        loras=tuple(lora for lora in spec.loras if lora.changes_text),
+        syntax=syntax,
+        embeddings=tuple(each for each in spec.embeddings if each.name in names),
+    )
 
 
 def rescale_guidance(guided: "Tensor", prompt: "Tensor", specs: Sequence["ImageSpec"]) -> None:

@@ -1,8 +1,8 @@
 """Texts through CLIP's tokenizer and text encoder, which Stable Diffusion and its successors have in common.
 
 An encoder reads chunks of 75 tokens, each between a start and an end. A plain text is one chunk. One of weighted syntax
-may be several: they are encoded each alone, and their hidden states are put end to end.
-A vector of an embedding takes one token's place.
+may be several: they are encoded each alone, and their hidden states are put end to end. Each vector of an embedding
+takes the place of one token.
 
 Source: "Infinite prompt length" in AUTOMATIC1111's wiki. Unlike there, a chunk does not end at a comma near its end.
 """

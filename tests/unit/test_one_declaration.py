@@ -191,7 +191,9 @@ def test_nested_fields_are_json_in_the_text_of_a_file(found: dict[str, Any]) -> 
     adapters = json.dumps(json.dumps([adapter | {"sha256": "0a"} for adapter in ADAPTERS]))
     start = json.dumps(json.dumps(NEW["start"]))
     new = f"Grain: 2, Adapters: {adapters}, Start: {start}"
-    assert found["text"] == f"Steps: 8, Sampler: DDIM, CFG scale: 4.0, Seed: 7, {new}, Size: 128x128, Model: shapes"
+    assert found["text"] == (
+        f"Steps: 8, Sampler: DDIM, CFG scale: 4.0, Seed: 7, Prompt syntax: plain, {new}, Size: 128x128, Model: shapes"
+    )
 
 
 def test_new_fields_are_in_receipts_and_their_code(found: dict[str, Any]) -> None:

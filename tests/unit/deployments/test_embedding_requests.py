@@ -1,5 +1,6 @@
 """Embeddings that prompts name: names become digests when a job is accepted."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from deployments.resolution import request_data, resolve, words
 from deployments.schema import GenerationRequest
 from models.errors import InvalidRequest
 from models.model_card import EmbeddingCard
+from models.prompt_grammar import references
 from models.spec import Embedding
 from ops.defaults import check_model
 from tests.adapters import write_embedding
@@ -149,3 +151,10 @@ def test_the_launcher_checks_a_default_negative_prompt_against_the_folder(shapes
         assert card is not None
         problems.append([problem.message for problem in default_problems(card)])
     assert problems == [[], ["negative_prompt: shapes has no embedding 'inc'. It has ink."]]
+
+
+@pytest.mark.parametrize("piece", ["<", "<a", "<a.", "embedding:", "a.", "a.-+", "<a.b-c"])
+def test_no_prompt_takes_longer_than_its_length_warrants(piece):
+    start = time.process_time()
+    references(piece * (100_000 // len(piece)), "plain")
+    assert time.process_time() - start < 0.5

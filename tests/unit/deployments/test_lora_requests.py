@@ -15,8 +15,8 @@ from models.validation import first_problem
 from tests.fakes import CARD
 
 ADAPTERS = (
-    AdapterCard(name="chalk", sha256="c" * 64, rank=8),
-    AdapterCard(name="stained-glass", sha256="d" * 64, rank=8),
+    AdapterCard(name="chalk", sha256="c" * 64, rank=8, components=("unet", "text_encoder")),
+    AdapterCard(name="stained-glass", sha256="d" * 64, rank=8, components=("unet",)),
     AdapterCard(name="xl", problem="is for models that attend to text of width 2048, not 128."),
 )
 WITH_ADAPTERS = replace(CARD, adapters=ADAPTERS)
@@ -32,11 +32,11 @@ def refusal(*loras: dict[str, Any], card: Any = WITH_ADAPTERS) -> tuple[str | No
     return caught.value.param, caught.value.message
 
 
-def test_a_name_becomes_the_digest_of_its_file():
+def test_a_name_becomes_the_digest_of_its_file_and_whether_that_changes_texts():
     [spec] = resolve(a_request({"name": "chalk", "weight": 0.5}, {"name": "stained-glass"}), WITH_ADAPTERS)
     assert spec.loras == (
         Lora(name="chalk", weight=0.5, sha256="c" * 64),
-        Lora(name="stained-glass", weight=1.0, sha256="d" * 64),
+        Lora(name="stained-glass", weight=1.0, sha256="d" * 64, changes_text=False),
     )
 
 
@@ -99,7 +99,7 @@ def test_a_prompt_of_weighted_syntax_names_loras():
     assert spec.prompt == "a (red:1.2) circle "
     assert spec.loras == (
         Lora(name="chalk", weight=-0.5, sha256="c" * 64),
-        Lora(name="stained-glass", weight=1.0, sha256="d" * 64),
+        Lora(name="stained-glass", weight=1.0, sha256="d" * 64, changes_text=False),
     )
     again = {name: value for name, value in request_data(spec).items() if name != "output_compression"}
     assert resolve(GenerationRequest(**again), WITH_ADAPTERS) == [spec]

@@ -90,7 +90,28 @@ def test_a_long_piece_is_quoted_in_part() -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["(", "((", "(a:", "(a: ", "(:1", "[", "[a|", "[a:", "<lora:", "(:", ":", "(a:1.1.1 ", "(a    ", "(1 1 ", "(a :1 "],
+    [
+        "(",
+        "((",
+        "(a:",
+        "(a: ",
+        "(:1",
+        "[",
+        "[a|",
+        "[a:",
+        "<lora:",
+        "(:",
+        ":",
+        "(a:1.1.1 ",
+        "(a    ",
+        "(1 1 ",
+        "(a :1 ",
+        "(embedding:",
+        "[embedding:",
+        "embedding:a",
+        "<a.",
+        "embedding:a.",
+    ],
 )
 def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
     start = time.process_time()

@@ -210,12 +210,12 @@ async def test_the_form_as_it_was_comes_back_after_restored_settings(page: Page,
     job = (await page._client.jobs("browser:ada"))[0]
     which = clicked(act="settings", job=f"{job.id}.{job.link}", index="0")
     dropped = tmp_path / "picture.png"
-    dropped.write_bytes(picture(resolve(GenerationRequest(prompt="a (red:1.2) moon"), CARD)[0]))
+    dropped.write_bytes(picture(resolve(GenerationRequest(prompt="a [red|blue] moon"), CARD)[0]))
     own = {"prompt": "my own", "style": "cartoon", "num_inference_steps": 500, "seed": 5, "num_images": 2}
     was = form(page, **own)
     reused = await page.reuse.on_reuse(was, REQUEST, which)
     read = await page.reuse.on_picture(upload(page, dropped, **own), REQUEST)
-    assert "“(red:1.2)” is read as plain text" in read[page.parts.message]
+    assert "“[red|blue]” is read as plain text" in read[page.parts.message]
     for filled in (reused, read):
         undone = await page.on_undo(form(page, prompt="a star"), undo(filled[page.parts.message]))
         assert {control: undone[control]["value"] for control in page.parts.form} == {

@@ -172,7 +172,7 @@ def test_a_file_that_is_another_one_here_gives_a_note(kind: str) -> None:
     assert notes == [
         "The LoRA “chalk” is another file here than the picture was made with.",
         "The embedding “ink” is another file here than the picture was made with.",
-        "shapes has no embedding “blur-v1.2”.",
+        "Embeddings that shapes has not: “blur-v1.2”.",
     ]
 
 
@@ -191,13 +191,21 @@ def test_a_bare_name_of_an_embedding_elsewhere_is_named_as_prompts_do_here(promp
     assert (found["prompt"], found["negative_prompt"], notes) == (restored, "bad, embedding:ink", [])
     kept, notes = png_info.from_texts({"parameters": text}, [replace(SERVED, embeddings=())])
     assert (kept["prompt"], kept["negative_prompt"]) == (prompt, "bad, ink")
-    assert notes[0] == "shapes has no embedding “ink”: its name is plain text."
+    assert notes == ["Embeddings that shapes has not: “blur-v1.2”, “ink”."]
 
 
 @pytest.mark.parametrize("files", [7, "ink", [7, "ink", {}, {"name": 3, "sha256": []}, {"name": "", "sha256": "a"}]])
 def test_digests_that_cannot_be_read_change_nothing(files: Any) -> None:
     texts = {"darkroom": json.dumps({"prompt": "a star", "embeddings": files})}
     assert png_info.from_texts(texts, [SERVED]) == ({"prompt": "a star"}, [])
+
+
+@pytest.mark.parametrize("hashes", ["a" * 500_000, "a," * 250_000, "a: " * 150_000, "ink: aaaaaaaaaaaa," * 30_000])
+def test_no_list_of_embeddings_takes_longer_than_its_length_warrants(hashes: str) -> None:
+    start = time.process_time()
+    _, notes = png_info.from_texts({"parameters": f'a star\nSteps: 20, TI hashes: "{hashes}"'}, [SERVED])
+    assert time.process_time() - start < 2
+    assert len(notes) <= 1
 
 
 def test_our_own_json_wins_over_the_text() -> None:
@@ -361,7 +369,7 @@ def test_loras_that_are_not_served_stay_in_the_prompt_and_are_named() -> None:
     found, notes = png_info.from_texts({"parameters": text}, [WITH_LORAS])
     assert found["prompt"] == "a castle <lora:moat:0.5:0.7> <lora:broken>"
     assert notes == [
-        "The LoRA “moat” is not among those of shapes.",
+        "LoRAs that shapes has not: “moat”.",
         "The LoRA “broken” cannot be used: it is for models that attend to text of width 2048, not 128.",
     ]
 
@@ -377,7 +385,7 @@ def test_our_own_loras_come_back_with_their_weights_without_those_that_have_gone
     found, notes = png_info.from_texts(written, [WITH_LORAS])
     assert found["loras"] == [{"name": "walls", "weight": -0.5}]
     assert found["prompt_syntax"] == "plain"
-    assert notes == ["The LoRA “moat” is not among those of shapes."]
+    assert notes == ["LoRAs that shapes has not: “moat”."]
 
 
 def test_a_lora_of_ours_that_is_another_file_now_is_named_once() -> None:
@@ -394,7 +402,7 @@ def test_an_image_of_a_job_comes_back_with_the_same_notes_as_its_file() -> None:
     loras = (Lora(name="walls", weight=0.5, sha256="9" * 64), Lora(name="moat", weight=1.0, sha256="8" * 64))
     data, notes = settings_here(a_spec(loras=loras), [WITH_LORAS])
     assert data["loras"] == [{"name": "walls", "weight": 0.5}]
-    assert notes == [OTHER_FILE, "The LoRA “moat” is not among those of shapes."]
+    assert notes == [OTHER_FILE, "LoRAs that shapes has not: “moat”."]
 
 
 def test_what_cannot_be_used_is_noted() -> None:

@@ -56,6 +56,11 @@ def test_a_card_has_the_sum_of_the_file_and_that_of_its_tensors_alone(folder, tm
     assert card.tensors_sha256 == hashlib.sha256(tensors).hexdigest()
 
 
+def test_a_card_says_which_components_a_file_changes(folder, tmp_path):
+    assert names(folder) == ["chalk"]
+    assert folder.cards[0].components == ("unet",)
+
+
 def test_a_file_that_is_replaced_has_another_digest(folder, tmp_path):
     folder.scan()
     before = folder.cards[0].sha256
@@ -114,6 +119,8 @@ def test_a_name_that_prompts_could_not_carry_must_be_changed(folder, tmp_path, n
 
 
 def test_hidden_files_and_others_are_no_adapters(folder, tmp_path):
-    for name in (".chalk.safetensors", "notes.txt", "chalk.safetensors.part"):
+    for name in (".chalk.safetensors", "notes.txt", "chalk.safetensors.part", "\udcff.safetensors", "a\n.safetensors"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.safetensors").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")  # which nobody writes to: who opens it waits
     assert names(folder) == ["chalk"]

@@ -247,6 +247,16 @@ def test_numbers_that_are_not_finite_are_refused(pair):
         pair.loras.hold([pair.lora("broken")])
 
 
+def test_texts_are_encoded_again_only_for_a_lora_that_changes_text_encoders(pair):
+    encoder, spec, lora = pair.stages.text_encoder, pair.spec(()), pair.lora("all")
+    encoder.encode([spec])
+    forwards = encoder.asked - encoder.cached
+    encoder.encode([replace(spec, loras=(replace(lora, changes_text=False),))])
+    assert encoder.asked - encoder.cached == forwards
+    encoder.encode([replace(spec, loras=(lora,))])
+    assert encoder.asked - encoder.cached > forwards
+
+
 def test_a_header_says_rank_components_and_trigger_words(pair):
     metadata = {"ss_tag_frequency": '{"10_chalk": {"chalk": 30, "blackboard": 40}}', "ss_output_name": "chalk v1"}
     components = {
