@@ -239,8 +239,10 @@ def test_the_cache_tells_the_versions_of_a_file_apart(one, own_folder):
 
 def test_another_texts_embeddings_do_not_change_a_cached_text(one):
     encoder = one.new_encoder()
-    for prompt in ("a <ink> circle", "a <blur> circle"):
-        one.rows(one.spec(prompt, negative_prompt="<half>", guidance_scale=5.0), encoder=encoder)
+    for name in ("ink", "blur"):
+        embeddings = one.embedding(name), one.embedding("half")
+        fields = {"negative_prompt": "<half>", "guidance_scale": 5.0, "embeddings": embeddings}
+        one.rows(one.spec(f"a <{name}> circle", **fields), encoder=encoder)
     assert encoder.cached == 1
 
 
