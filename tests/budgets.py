@@ -51,10 +51,10 @@ class ProcessTree:
         """Sample all processes; return the total since the first of them began."""
         with self._lock:
             now = self._sample()
+            last = {process.pid: self._seen[process] for process in self._seen.keys() - now.keys()}
             ended: Counter[int] = Counter()
-            for process in self._seen.keys() - now.keys():
-                last = self._seen[process]
-                ended[last.parent] += last.own_s + last.reaped_s
+            for usage in last.values():
+                ended[_survivor(usage.parent, last)] += usage.own_s + usage.reaped_s
             reaped = {process.pid: usage.reaped_s for process, usage in now.items()}
             for process, usage in self._seen.items():
                 if process.pid in reaped:
@@ -73,6 +73,13 @@ class ProcessTree:
         while children := {p.pid for p, usage in running.items() if usage.parent in ours} - ours:
             ours |= children
         return {process: usage for process, usage in running.items() if process.pid in ours}
+
+
+def _survivor(pid: int, ended: Mapping[int, Usage]) -> int:
+    """The nearest ancestor that lives: it takes over what a parent that has ended too had taken over."""
+    while pid in ended:
+        pid = ended[pid].parent
+    return pid
 
 
 class Meter:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from benchmarks.chromium import INTERACTIVE, MISSING, find_chromium, running_chromium
 
 TIMEOUT_MS = 15_000
 Profile = Callable[[], BrowserContext]
 NUMBER = "[data-testid=number-input]"
+WINDOW: ViewportSize = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def profile(chromium: Browser) -> Iterator[Profile]:
     made: list[BrowserContext] = []
 
     def new() -> BrowserContext:
-        made.append(chromium.new_context(viewport={"width": 1280, "height": 900}))
+        made.append(chromium.new_context(viewport=WINDOW))
         return made[-1]
 
     yield new
@@ -36,9 +37,41 @@ def profile(chromium: Browser) -> Iterator[Profile]:
         context.close()
 
 
+class Tab:
+    """A tab that the tests of a file share: in a new profile, Chromium compiles all scripts again for each test."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self._context = context
+
+    def anew(self, site: str) -> Page:
+        """Return the tab as a new profile has it, with nothing stored. Listeners of a test stay: it makes a profile."""
+        first, *others = self._context.pages or [self._context.new_page()]
+        for page in others:
+            page.close()
+        self._context.clear_cookies()
+        self._context.clear_permissions()
+        first.unroute_all()
+        first.set_viewport_size(WINDOW)
+        first.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        first.goto(f"{site}/v1/health")  # where no script of the page stores anything again
+        first.evaluate("localStorage.clear(), sessionStorage.clear()")
+        return loaded(first, site)
+
+
+@pytest.fixture(scope="module")
+def shared_tab(chromium: Browser) -> Iterator[Tab]:
+    """The tab of a file's tests."""
+    with chromium.new_context() as context:
+        yield Tab(context)
+
+
 def opened(context: BrowserContext, url: str) -> Page:
-    """Open the page in a profile; return when it can generate."""
-    page = context.new_page()
+    """Open the page in a tab of a profile; return when it can generate."""
+    return loaded(context.new_page(), url)
+
+
+def loaded(page: Page, url: str) -> Page:
+    """Load the page in a tab; return when it can generate."""
     page.set_default_timeout(TIMEOUT_MS)
     page.goto(url)
     page.wait_for_selector(INTERACTIVE)

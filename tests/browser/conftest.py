@@ -18,7 +18,7 @@ from deployments.image_store import ImageStore
 from deployments.jobs import Job
 from gradio_ingress.app import create_app
 from models.model_card import ModelCard
-from tests.chromium import Profile, chromium, opened, profile  # noqa: F401
+from tests.chromium import Tab, chromium, profile, shared_tab  # noqa: F401
 from tests.fakes import an_intake
 from tests.unit.gradio_ingress.fakes import CARD, Cluster, FakePipeline
 
@@ -79,9 +79,9 @@ def _site(images: ImageStore, cluster: Cluster, card: ModelCard) -> FastAPI:
 
 
 @pytest.fixture
-def page(site: Site, profile: Profile) -> Iterator[Page]:  # noqa: F811
-    """The page, ready to generate."""
+def page(site: Site, shared_tab: Tab) -> Iterator[Page]:  # noqa: F811
+    """The page as somebody new has it, ready to generate."""
     site.pipeline.go.set()
     site.pipeline.specs.clear()
-    yield opened(profile(), site.url)
+    yield shared_tab.anew(site.url)
     site.pipeline.go.set()

@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Site
-from tests.chromium import NUMBER, generate
+from tests.chromium import NUMBER, Profile, generate, opened
 
 PROMPT = "a red circle on a blue background"
 INPUT = re.compile(r"^/v1/inputs/input_[0-9a-f]{64}/content$")
@@ -158,7 +158,9 @@ def test_an_image_that_is_pasted_or_dropped_anywhere_is_taken_and_one_on_the_mas
     expect(thumbnail).to_have_attribute("src", second)
 
 
-def test_generate_and_a_reload_wait_for_an_image_that_is_on_its_way(page: Page, site: Site) -> None:
+def test_generate_and_a_reload_wait_for_an_image_that_is_on_its_way(site: Site, profile: Profile) -> None:
+    page = opened(profile(), site.url)
+    site.pipeline.specs.clear()
     page.fill("#prompt textarea", PROMPT)
     held: list[Route] = []
     page.route("**/v1/inputs", lambda route: held.append(route))

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from models.spec import Tokens
 from tests.browser.conftest import Site
-from tests.chromium import NUMBER, Profile, generate, opened
+from tests.chromium import NUMBER, Profile, generate, loaded, opened
 from tests.unit.gradio_ingress.fakes import CARD
 
 PROMPT = "a red circle on a blue background"
@@ -258,13 +258,13 @@ def test_the_page_says_what_the_model_can_draw(page: Page) -> None:
     expect(page.locator("#notice")).to_have_text(CARD.notice)
 
 
-def test_nothing_is_fetched_from_elsewhere_and_nothing_is_missing(page: Page, site: Site) -> None:
+def test_nothing_is_fetched_from_elsewhere_and_nothing_is_missing(site: Site, profile: Profile) -> None:
+    page = profile().new_page()
     asked: list[str] = []
     refused: list[tuple[int, str]] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("response", lambda got: refused.append((got.status, got.url)) if got.status >= 400 else None)
-    page.reload()
-    page.wait_for_selector("button#generate:not(:disabled)")
+    loaded(page, site.url)
     generate(page, PROMPT)
     expect(page.get_by_role("status").first).to_have_text("Done")
     assert asked

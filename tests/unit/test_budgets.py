@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 BURN = "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass"
 DETACHED = f"import signal, subprocess, sys, time; signal.signal(signal.SIGCHLD, signal.SIG_IGN); \
 subprocess.Popen([sys.executable, '-c', {BURN!r}, '0.9']); time.sleep(60)"
+PARENT = f"import subprocess, sys; \
+subprocess.run([sys.executable, '-c', {BURN + chr(10) + 'print(flush=True)' + chr(10) + 'sys.stdin.read()'!r}, '1.0'])"
 TESTS = {
     "conftest.py": """
 import subprocess, sys, pytest
@@ -88,3 +90,15 @@ def test_seconds_of_a_process_that_nobody_waits_for_are_not_lost() -> None:
     finally:
         parent.kill()
         parent.wait()
+
+
+def test_seconds_of_a_child_and_a_parent_that_end_together_are_counted_once() -> None:
+    tree = ProcessTree()
+    before = tree.cpu_seconds()
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        parent.stdout.readline()  # the child has used its seconds, and lives
+        tree.cpu_seconds()
+        parent.communicate()
+    assert 1.0 <= tree.cpu_seconds() - before < 1.8

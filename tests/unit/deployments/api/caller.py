@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from PIL import Image
 
 from deployments.access import AccessPolicy
@@ -28,6 +29,32 @@ STAGES_RUN = dict.fromkeys(("Model", "TextEncoder", "Denoiser", "Vae"), RUNS)
 GENERATION = ApplicationState("RUNNING", {"Dispatcher": RUNS, "ApiIngress": RUNS})
 
 
+class Present:
+    """Passes on to the object of the test that runs."""
+
+    target: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
+
+
+class SharedApp:
+    """An app for all tests that leave its options as they are: to build one takes longer than most tests."""
+
+    def __init__(self) -> None:
+        self._present: Any = [Present(), Present(), Present(), Present()]
+        self._app: FastAPI | None = None
+
+    def over(self, *behind: object) -> FastAPI:
+        """Return the app, over a client, a store, an intake and an `Api` until it is put over others."""
+        for present, target in zip(self._present, behind, strict=True):
+            present.target = target
+        client, images, intake, api = self._present
+        if self._app is None:
+            self._app = create_api(client, images, intake, lambda: api.applications, ["shapes"], AccessPolicy())
+        return self._app
+
+
 class Api:
     """The API, and what stands behind it."""
 
@@ -40,6 +67,7 @@ class Api:
         aliases: Mapping[str, str] = {},
         sizes: Sizes = "exact",
         inputs: InputsConfig = INPUTS,
+        shared: SharedApp | None = None,
         **queue: Any,
     ) -> None:
         images = ImageStore(root)
@@ -49,16 +77,19 @@ class Api:
         client = DispatcherClient(LocalCalls(self.dispatcher))
         access = AccessPolicy(keys=keys and Keyring(keys), cors_origins=cors_origins)
         self.intake = InputIntake(client, InputStore(root), inputs)
-        self.app = create_api(
-            client,
-            images,
-            self.intake,
-            lambda: self.applications,
-            ["shapes"],
-            access,
-            public_url=public_url,
-            sizes=sizes,
-        )
+        if shared:
+            self.app = shared.over(client, images, self.intake, self)
+        else:
+            self.app = create_api(
+                client,
+                images,
+                self.intake,
+                lambda: self.applications,
+                ["shapes"],
+                access,
+                public_url=public_url,
+                sizes=sizes,
+            )
         self.http = self.caller("127.0.0.1")
 
     def caller(self, address: str) -> httpx.AsyncClient:
