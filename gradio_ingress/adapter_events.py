@@ -26,8 +26,7 @@ class AdapterEvents:
         chosen = [*(name.change for name in names), model.change, syntax.change]
         gr.on(chosen, self.on_loras, {*names, model, syntax}, parts.words, **options)
         boxes: list[Any] = [parts.sections["loras"], parts.embeddings_box, parts.unusable_box]
-        looks = [*(box.expand for box in boxes), *(name.focus for name in names)]
-        gr.on(looks, self.on_files, model, [*names, *parts.of_files], **options)
+        gr.on([box.expand for box in boxes], self.on_files, model, [*names, *parts.of_files], **options)
 
     async def on_loras(self, given: Update) -> str:
         """Offer the trigger words of the LoRAs that are chosen."""

@@ -5,16 +5,22 @@ from html import escape
 
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.prompt_grammar import escaped
+from models.prompt_grammar import escaped, names_something
 
 
 def trigger_words(card: ModelCard, names: Collection[str], syntax: PromptSyntax) -> str:
-    """Return a button for each word that the LoRAs of these names are used with, written for a prompt of a syntax."""
+    """Return a button for each word that the LoRAs of these names are used with, written for a prompt of a syntax.
+
+    Words that would name adapters themselves are left out: a file is not to choose others.
+    """
     chosen = [adapter for adapter in card.adapters or () if adapter.name in names and adapter.problem is None]
     return "".join(
-        _chips(f"Words of {adapter.name}", "prompt", [(word, escaped(word, syntax)) for word in adapter.trigger_words])
-        for adapter in chosen
+        _chips(f"Words of {adapter.name}", "prompt", _texts(adapter.trigger_words, syntax)) for adapter in chosen
     )
+
+
+def _texts(words: Iterable[str], syntax: PromptSyntax) -> list[tuple[str, str]]:
+    return [(word, escaped(word, syntax)) for word in words if not names_something(word)]
 
 
 def embeddings(card: ModelCard) -> str:

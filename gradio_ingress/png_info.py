@@ -53,7 +53,7 @@ def from_texts(texts: Mapping[str, str], cards: Sequence[ModelCard] = ()) -> tup
     own = json_object(texts.get("darkroom", ""))
     found, notes = _typed(own, strict=True)
     if found:
-        return _served(found, notes, own, cards)
+        return _served({"prompt_syntax": "plain"} | found, notes, own, cards)  # older files do not say it
     for reader in READERS:
         settings = reader.read(texts)
         found, notes = _typed(settings.values, strict=False) if settings else ({}, [])

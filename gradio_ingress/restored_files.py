@@ -49,9 +49,10 @@ def _name_embeddings(
     named = {each.name for field in TEXTS for each in references(found.get(field) or "", syntax)}
     served = {each.name for each in card.embeddings or () if each.problem is None}
     names = _digests(values, "embeddings").keys()
-    for name in sorted(names & served - named):
+    if bare := names & served - named:
+        words, written = _bare(bare), {name.lower(): f"embedding:{name}" for name in bare}
         for field in found.keys() & {*TEXTS}:
-            found[field] = _bare(name).sub(f"embedding:{name}", found[field])
+            found[field] = words.sub(lambda word: written[word[1].lower()] if word[1] else word[0], found[field])
     yield from _missing("Embeddings", names - served, card)
 
 
@@ -85,6 +86,7 @@ def _digests(values: Mapping[str, Any], field: str) -> dict[str, str]:
     }
 
 
-def _bare(name: str) -> re.Pattern[str]:
-    """Return where a word stands that is a name, in either case, and no part of another one."""
-    return re.compile(rf"(?<![\w:<]){re.escape(name)}(?![\w>]|[.+-]+\w)", re.IGNORECASE)
+def _bare(names: Collection[str]) -> re.Pattern[str]:
+    """Return what matches a tag, or in group 1 a word that is a name, in either case, and no part of another one."""
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"<[^<>]*>|(?<![\w:.+-])({longest_first})(?!\w|[.+-]+\w)", re.IGNORECASE)

@@ -40,7 +40,10 @@ def read(texts: Mapping[str, str]) -> Settings | None:
     pairs = SETTING.findall(mark[1:] + line.partition("\n")[0])
     settings = {name.strip(): value.strip() for name, value in pairs}
     settings = {name: read_value(text, is_nested=NAMES.get(name) in NESTED) for name, text in settings.items()}
-    values |= OMITTED | {field: settings[name] for name, field in NAMES.items() if name in settings}
+    if "Model" in settings and SILENT.isdisjoint(settings):  # Darkroom's own, before it had a syntax to write
+        values["prompt_syntax"] = "plain"
+    values |= {field: value for field, value in OMITTED.items() if field not in values}
+    values |= {field: settings[name] for name, field in NAMES.items() if name in settings}
     values["embeddings"] = _hashes(settings.get(EMBEDDING_HASHES, ""))
     values["lora_hashes"] = _hashes(settings.get(LORA_HASHES, ""))
     if "Sampler" in settings:

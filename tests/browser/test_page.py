@@ -6,6 +6,7 @@ import re
 import threading
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -430,12 +431,12 @@ def test_tokens_are_counted_in_the_order_of_the_changes_so_the_form_as_it_stands
     count, counting, go = site.pipeline.tokens, threading.Event(), threading.Event()
     counted: list[str] = []
 
-    async def tokens(text: str, syntax: str) -> Tokens:
+    async def tokens(text: str, *how: Any) -> Tokens:
         if text == "a star":
             counting.set()
             await asyncio.to_thread(go.wait, 10)
         counted.append(text)
-        return await count(text, syntax)
+        return await count(text, *how)
 
     monkeypatch.setattr(site.pipeline, "tokens", tokens)
     page.fill("#prompt textarea", "a star")

@@ -15,6 +15,7 @@ from deployments.image_store import ImageStore
 from deployments.jobs import ImageResult
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
+from models.settings_text import settings_text
 from models.spec import Embedding, ImageSpec, StepUpdate, Tokens
 from tests.fakes import LocalCalls, a_dispatcher
 
@@ -52,15 +53,9 @@ def picture(spec: ImageSpec, size: int | None = None, file_format: str = "PNG", 
     """A square whose colour is the seed, with its settings or another text in the file."""
     image = Image.new("RGB", (size or spec.width, size or spec.height), (spec.seed % 200 + 40, 90, 60))
     info, content = PngInfo(), io.BytesIO()
-    info.add_text("parameters", text or _settings(spec))
+    info.add_text("parameters", text or settings_text(spec))
     image.save(content, file_format, **({"pnginfo": info} if file_format == "PNG" else {}))
     return content.getvalue()
-
-
-def _settings(spec: ImageSpec) -> str:
-    size = f"{spec.width}x{spec.height}"
-    settings = f"Steps: {spec.num_inference_steps}, CFG scale: {spec.guidance_scale}, Seed: {spec.seed}, Size: {size}"
-    return f"{spec.prompt}\n{settings}"
 
 
 class FakePipeline:

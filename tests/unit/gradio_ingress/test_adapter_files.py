@@ -31,6 +31,14 @@ def test_nothing_is_offered_of_a_lora_without_words() -> None:
     assert adapter_files.trigger_words(replace(FILES, adapters=(AdapterCard(name="a"),)), {"a"}, "plain") == ""
 
 
+@pytest.mark.parametrize("word", ["<lora:evil:5>", "a BREAK b", "<ink>", "embedding:ink"])
+def test_a_word_that_would_name_another_file_or_end_a_chunk_is_not_offered(word: str) -> None:
+    hostile = replace(FILES, adapters=(AdapterCard(name="a", trigger_words=(word, "slate")),))
+    shown = adapter_files.trigger_words(hostile, {"a"}, "weighted")
+    assert shown.count("<button") == 1
+    assert ">slate</button>" in shown
+
+
 def test_an_embedding_is_offered_to_both_texts() -> None:
     shown = adapter_files.embeddings(FILES)
     for field in ("prompt", "negative_prompt"):

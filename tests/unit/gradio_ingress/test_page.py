@@ -215,7 +215,7 @@ async def test_the_form_as_it_was_comes_back_after_restored_settings(page: Page,
     was = form(page, **own)
     reused = await page.reuse.on_reuse(was, REQUEST, which)
     read = await page.reuse.on_picture(upload(page, dropped, **own), REQUEST)
-    assert "“[red|blue]” is read as plain text" in read[page.parts.message]
+    assert "“[red|blue]”: alternating and scheduled words are not supported" in read[page.parts.message]
     for filled in (reused, read):
         undone = await page.on_undo(form(page, prompt="a star"), undo(filled[page.parts.message]))
         assert {control: undone[control]["value"] for control in page.parts.form} == {

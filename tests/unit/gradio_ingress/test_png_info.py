@@ -197,7 +197,7 @@ def test_a_bare_name_of_an_embedding_elsewhere_is_named_as_prompts_do_here(promp
 @pytest.mark.parametrize("files", [7, "ink", [7, "ink", {}, {"name": 3, "sha256": []}, {"name": "", "sha256": "a"}]])
 def test_digests_that_cannot_be_read_change_nothing(files: Any) -> None:
     texts = {"darkroom": json.dumps({"prompt": "a star", "embeddings": files})}
-    assert png_info.from_texts(texts, [SERVED]) == ({"prompt": "a star"}, [])
+    assert png_info.from_texts(texts, [SERVED]) == ({"prompt_syntax": "plain", "prompt": "a star"}, [])
 
 
 @pytest.mark.parametrize("hashes", ["a" * 500_000, "a," * 250_000, "a: " * 150_000, "ink: aaaaaaaaaaaa," * 30_000])
@@ -210,7 +210,7 @@ def test_no_list_of_embeddings_takes_longer_than_its_length_warrants(hashes: str
 
 def test_our_own_json_wins_over_the_text() -> None:
     found, _ = png_info.read(a_png(darkroom=json.dumps({"prompt": "a star"}), parameters=AUTOMATIC))
-    assert found == {"prompt": "a star"}
+    assert found == {"prompt_syntax": "plain", "prompt": "a star"}
 
 
 @pytest.mark.parametrize("ours", ["", "{", "7", "[]", "[" * 100_000, '{"prompt": "\\ud800"}', '{"width": null}', "{}"])
@@ -364,6 +364,31 @@ def test_a_lora_of_automatic1111_is_compared_with_the_served_file(hashes: str, e
     assert notes == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "syntax"),
+    [
+        ("Steps: 20, Size: 128x128, Model: shapes", "plain"),
+        ("Steps: 20, Model hash: 0123456789, Model: shapes", "weighted"),
+        ("Steps: 20, Model: shapes, Version: v1.9.4", "weighted"),
+        ("Steps: 20, Prompt syntax: weighted, Model: shapes", "weighted"),
+    ],
+)
+def test_a_text_without_a_syntax_is_weighted_unless_darkroom_wrote_it(line: str, syntax: str) -> None:
+    found, _ = png_info.from_texts({"parameters": f"a (red) circle\n{line}"}, [SERVED])
+    assert found["prompt_syntax"] == syntax
+
+
+def test_json_of_ours_without_a_syntax_is_plain() -> None:
+    found, _ = png_info.from_texts({"darkroom": json.dumps({"prompt": "a (red) circle"})}, [SERVED])
+    assert found["prompt_syntax"] == "plain"
+
+
+def test_names_inside_tags_and_longer_words_are_no_bare_names() -> None:
+    text = 'ink, pen-ink <lora:my ink:0.8>\nSteps: 20, TI hashes: "ink: aaaaaaaaaaaa", Version: v1.9.4'
+    found, _ = png_info.from_texts({"parameters": text}, [SERVED])
+    assert found["prompt"] == "embedding:ink, pen-ink <lora:my ink:0.8>"
+
+
 def test_loras_that_are_not_served_stay_in_the_prompt_and_are_named() -> None:
     text = "a castle <lora:moat:0.5:0.7> <lora:broken>\nSteps: 20, Seed: 1"
     found, notes = png_info.from_texts({"parameters": text}, [WITH_LORAS])
@@ -426,7 +451,7 @@ def test_what_cannot_be_used_is_noted() -> None:
 @pytest.mark.parametrize("value", ["64", True, 64.5, [64], {"64": 64}])
 def test_a_value_of_another_type_is_noted(value: Any) -> None:
     found, notes = png_info.read(a_png(darkroom=json.dumps({"prompt": "a star", "width": value, "output_format": 1})))
-    assert found == {"prompt": "a star"}
+    assert found == {"prompt_syntax": "plain", "prompt": "a star"}
     assert notes == [f"Width “{value}” could not be read.", "Output format “1” is not one of ours."]
 
 
