@@ -15,7 +15,7 @@ from models.validation import first_problem, plain
 MAX_QUOTED = 60  # characters
 MAX_WEIGHT = 10.0  # of a piece of text, its brackets multiplied; beyond it there is only noise
 LORA = re.compile(r"<lora:[^<>]*>")
-LORA_PARTS = re.compile(r"<lora:([^<>:]+)(?::([^<>:]+))?>")
+LORA_PARTS = re.compile(r"<lora:([^<>:]+)(?::([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)))?>")
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
 WEIGHTED = {  # what `weighted` reads, and how it is written
     "weights of words": re.compile(  # (a:1.2), (a:2), ((a)); neither (16:9) nor (at 10:30)
@@ -33,7 +33,7 @@ UNREAD = {  # what it means elsewhere -> how it is written
 def unread_syntax(text: str, syntax: PromptSyntax = "plain") -> list[str]:
     """Return the first piece of each kind of syntax in a text that is not read, in words that quote it."""
     found = [
-        f"{_quoted(piece[0])} is read as plain text: {meaning} are not supported."
+        f"{_quoted(piece[0])}: {meaning} are not supported."
         for meaning, pattern in UNREAD.items()
         if (piece := pattern.search(text))
     ]

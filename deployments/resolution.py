@@ -41,6 +41,8 @@ def words(request: GenerationRequest, card: ModelCard) -> Words:
     if syntax == "weighted":
         refuse_loras("negative_prompt", negative_prompt)
         prompt, loras = split_loras(prompt)
+        if not prompt.strip():
+            raise InvalidRequest("prompt: must have words besides the LoRAs that it names.", "prompt")
         for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
             check_weights(name, text)
     embeddings = named_embeddings("prompt", prompt, syntax, card)

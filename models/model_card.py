@@ -14,6 +14,7 @@ from models.spec import Embedding, ImageSpec, Lora
 from models.validation import MAX_VALUE
 
 SHOWN_NAMES = 8
+MAX_QUOTED = 100  # characters of a name in a message
 LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
 
 
@@ -112,7 +113,7 @@ class ModelCard:
         card = next((card for card in cards if card.name == name), None)
         if card is None:
             near = get_close_matches(name, names, cutoff=0.5) or names[:SHOWN_NAMES]
-            message = f"{path}: {self.id} has no {kind} {name!r}. {_listed(near, len(names))}"
+            message = f"{path}: {self.id} has no {kind} {name[:MAX_QUOTED]!r}. {_listed(near, len(names))}"
             raise InvalidRequest(message, path)
         if card.problem is not None:
             raise InvalidRequest(f"{path}: {name} {card.problem}", path)

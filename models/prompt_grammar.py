@@ -24,6 +24,7 @@ LEXEME = re.compile(r"\\[\\()\[\]]|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s
 NAME = r"\w+(?:[.+-]+\w+)*"  # of an embedding: a dot or bracket after it is not its own
 MAX_NAME = 100  # characters
 EMBEDDING = re.compile(rf"<({NAME})>|(?<!\w)embedding:({NAME})")
+TAG = re.compile(r"<[^<>]*>")
 BREAK = re.compile(r"\bBREAK\b")
 CLOSED_BY = {")": "(", "]": "["}
 FACTORS = {"(": EMPHASIS, "[": 1 / EMPHASIS}
@@ -51,8 +52,13 @@ def is_embedding_name(name: str) -> bool:
     return len(name) <= MAX_NAME and re.fullmatch(NAME, name) is not None
 
 
+def names_something(text: str) -> bool:
+    """Whether a text may name an adapter or end a section, which no escape prevents."""
+    return any(pattern.search(text) for pattern in (TAG, EMBEDDING, BREAK))
+
+
 def escaped(text: str, syntax: PromptSyntax) -> str:
-    """Return a prompt of a syntax in which a text is only text."""
+    """Return a prompt of a syntax in which the brackets and backslashes of a text are only text."""
     return re.sub(r"[\\()\[\]]", r"\\\g<0>", text) if syntax == "weighted" else text
 
 

@@ -12,9 +12,6 @@ from models.families.registry import FAMILIES
 from models.hires import Hires
 from models.parameters import Area, PromptSyntax, ResizeMode
 
-SHOWN_NAMES = 8
-LatentRgb = tuple[tuple[float, ...], ...]  # [channels + 1, 3]: a cell's latents to its colour, the last row added
-
 
 def _known_family(name: str) -> str:
     if name not in FAMILIES:

@@ -47,6 +47,7 @@ class CardFolder(ABC, Generic[FileCard]):
         for name in self._known.keys() - found.keys():
             del self._known[name]
         for name, path in sorted(found.items()):
+            identity = ""
             try:
                 identity = file_identity(path)
                 if self._known.get(name, (None,))[0] == identity:
@@ -54,8 +55,10 @@ class CardFolder(ABC, Generic[FileCard]):
                 card = self._read(path)
                 if card is not None and file_identity(path) == identity:
                     self._known[name] = identity, card
-            except OSError:
-                continue  # gone while it was read: the next scan knows
+            except FileNotFoundError:
+                self._known.pop(name, None)
+            except OSError as error:
+                self._known[name] = identity, self.kind(name=name, problem=f"cannot be read: {error.strerror}.")
             except UnusableCheckpoint as error:
                 logger.warning("%s", error)  # changed while it was read, or no sum can be kept: so do the next scans
 
@@ -68,7 +71,7 @@ class CardFolder(ABC, Generic[FileCard]):
         try:
             return self.describe(path)
         except UnusableAdapter as error:
-            if time.time() - path.stat().st_mtime < COPIED_WITHIN_S:
+            if 0 <= time.time() - path.stat().st_mtime < COPIED_WITHIN_S:
                 return None
             return self.kind(name=path.stem, problem=error.message)
 

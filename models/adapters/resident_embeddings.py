@@ -46,11 +46,12 @@ class ResidentEmbeddings:
     def _read(self, embedding: Embedding, field: str | None) -> Vectors:
         name = f"{field or 'embeddings'}: {embedding.name}"
         try:
-            if self._folder is None:
-                raise FileNotFoundError
-            found = read_embedding(self._folder / f"{embedding.name}.safetensors")
-        except FileNotFoundError as error:
-            raise AdapterChanged(f"{name} is gone since the job was accepted.", field) from error
+            path = self._folder and self._folder / f"{embedding.name}.safetensors"
+            if path is None or not path.is_file():  # to open a pipe would wait for its writer
+                raise AdapterChanged(f"{name} is gone since the job was accepted.", field)
+            found = read_embedding(path)
+        except OSError as error:
+            raise UnusableAdapter(f"{name} cannot be read: {error.strerror}.", field) from error
         except UnusableAdapter as error:
             raise UnusableAdapter(f"{name} {error.message}", field) from error
         if found.sha256 != embedding.sha256:

@@ -67,9 +67,11 @@ class ResidentLoras:
     def _load(self, lora: Lora) -> None:
         path = self._folder / f"{lora.name}.safetensors"
         try:
+            if not path.is_file():  # to open a pipe would wait for its writer
+                raise AdapterChanged(f"loras: {lora.name} is gone since the job was accepted.", "loras")
             found = recorded_sum(path)
-        except FileNotFoundError as error:
-            raise AdapterChanged(f"loras: {lora.name} is gone since the job was accepted.", "loras") from error
+        except OSError as error:
+            raise UnusableAdapter(f"loras: {lora.name} cannot be read: {error.strerror}.", "loras") from error
         except UnusableCheckpoint as error:
             raise UnusableAdapter(f"loras: {lora.name} cannot be checked: {error.message}", "loras") from error
         if found != lora.sha256:

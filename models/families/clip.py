@@ -19,7 +19,7 @@ from models.spec import Tokens
 if TYPE_CHECKING:
     from models.adapters.embedding_file import Vectors
 
-LEAST_MEAN = 1e-5  # of hidden states, relative to their magnitude: a layer norm without a bias leaves 1e-8
+MIN_MEAN = 0.01  # of hidden states, relative to their magnitude: to restore a smaller one would magnify them
 
 
 class Vector(NamedTuple):
@@ -170,7 +170,7 @@ def weighted(hidden: Any, chunks: Sequence[Chunk]) -> Any:
         if chunk.weights:
             scaled = row * row.new_tensor(chunk.weights)[:, None]
             means = row.mean(), scaled.mean()
-            has_mean = min(map(abs, means)) > LEAST_MEAN * scaled.abs().mean()
+            has_mean = min(map(abs, means)) > MIN_MEAN * scaled.abs().mean()
             row = scaled * (means[0] / means[1]) if has_mean else scaled
         rows.append(row)
     return torch.stack(rows)

@@ -137,7 +137,7 @@ def test_a_stored_job_keeps_the_digests_and_one_without_reads_as_none():
 
 def test_warnings_of_syntax_know_embeddings():
     assert unread_syntax("[embedding:ink] <ink> embedding:ink", "weighted") == []
-    assert unread_syntax("[embedding:ink:0.5]", "weighted")[0].startswith("“[embedding:ink:0.5]” is read as plain text")
+    assert unread_syntax("[embedding:ink:0.5]", "weighted")[0].startswith("“[embedding:ink:0.5]”: alternating")
     assert unread_syntax("(embedding:ink:1.2)")[0].endswith("set prompt_syntax to weighted for weights of words.")
     assert unread_syntax("(embedding:ink)") == []
 

@@ -40,6 +40,12 @@ def test_a_name_becomes_the_digest_of_its_file_and_whether_that_changes_texts():
     )
 
 
+def test_a_prompt_of_loras_alone_is_refused_as_nothing_could_repeat_its_image():
+    request = GenerationRequest.model_validate({"prompt": " <lora:chalk:0.5> ", "prompt_syntax": "weighted"})
+    with pytest.raises(InvalidRequest, match="prompt: must have words besides"):
+        resolve(request, WITH_ADAPTERS)
+
+
 def test_a_name_that_is_near_another_is_refused_with_that():
     assert refusal({"name": "chalk"}, {"name": "stained glas"}) == (
         "loras[1].name",
@@ -129,7 +135,10 @@ def test_a_model_may_read_prompts_as_weighted_by_default():
         ("<lora:chalc>", "prompt: shapes has no LoRA 'chalc'. Near are chalk."),
         ("<lora:xl:1>", "prompt: xl is for models that attend to text of width 2048, not 128."),
         ("<lora:chalk:9>", "prompt: “<lora:chalk:9>”: weight must be 5 or less, got 9."),
-        ("<lora:chalk:nan>", "prompt: “<lora:chalk:nan>”: weight must be a finite number, got nan."),
+        (
+            "<lora:chalk:nan>",
+            "prompt: “<lora:chalk:nan>” must be <lora:name> or <lora:name:weight>, with a number for the weight.",
+        ),
         ("<lora:chalk> <lora:chalk:2>", "prompt: must name each LoRA once; chalk is there 2 times."),
         ("<lora: >", "prompt: “<lora: >”: name must not be empty."),
         *(

@@ -51,7 +51,7 @@ def test_weighted_syntax_in_a_plain_text_is_quoted_with_the_way_to_switch_it_on(
     ],
 )
 def test_syntax_that_is_never_read_is_quoted_in_each_text(text: str, quoted: str, meaning: str, syntax: Any) -> None:
-    warning = f"“{quoted}” is read as plain text: {meaning} are not supported."
+    warning = f"“{quoted}”: {meaning} are not supported."
     assert unread_syntax(text, syntax) == [warning]
     assert warned(prompt=text, prompt_syntax=syntax) == [f"prompt: {warning}"]
     assert warned(negative_prompt=text, prompt_syntax=syntax) == [f"negative_prompt: {warning}"]

@@ -1,5 +1,6 @@
 """The folder of embeddings: what it lists, and which files are refused with which reason."""
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -13,8 +14,10 @@ from safetensors.torch import save, save_file
 from models.adapters.card_folder import COPIED_WITHIN_S
 from models.adapters.embedding_file import MAX_BYTES, read_embedding
 from models.adapters.embedding_folder import EmbeddingFolder
-from models.errors import UnusableAdapter
+from models.adapters.resident_embeddings import ResidentEmbeddings
+from models.errors import AdapterChanged, UnusableAdapter
 from models.model_card import EmbeddingCard
+from models.spec import Embedding
 from tests.adapters import sum_of, write_embedding
 from tests.fakes import CARD
 
@@ -171,3 +174,44 @@ def test_no_damage_to_a_file_does_more_than_refuse_it(tmp_path):
         except UnusableAdapter:
             refused += 1
     assert refused > 40
+
+
+def test_a_file_that_may_not_be_read_is_listed_with_the_reason_in_place_of_its_old_card(tmp_path, monkeypatch):
+    write_embedding(tmp_path / "ink.safetensors", (3, 8))
+    folder = EmbeddingFolder(tmp_path, SD)
+    folder.scan()
+    assert folder.cards[0].problem is None
+    os.utime(tmp_path / "ink.safetensors", (1, 1))
+    monkeypatch.setattr("models.adapters.embedding_folder.read_embedding", forbidden)
+    folder.scan()
+    assert folder.cards[0].problem == "cannot be read: Permission denied."
+
+
+def forbidden(path: Path) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_file_of_the_future_is_listed_with_its_fault(tmp_path):
+    broken = tmp_path / "ink.safetensors"
+    broken.write_bytes(b"no embedding")
+    os.utime(broken, (2**32, 2**32))
+    assert "is not a safetensors file" in str(cards(tmp_path)[0].problem)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, loop])
+def test_what_takes_the_place_of_a_file_is_gone_for_the_jobs_that_name_it(tmp_path, put):
+    resident = ResidentEmbeddings(tmp_path, (8,), 30)
+    put(tmp_path / "ink.safetensors")
+    with pytest.raises(AdapterChanged, match="prompt: ink is gone"):
+        resident.load([Embedding(name="ink", sha256="a" * 64)], "prompt")
+
+
+def test_a_file_that_may_not_be_read_fails_the_jobs_that_name_it_with_the_reason(tmp_path, monkeypatch):
+    write_embedding(tmp_path / "ink.safetensors", (3, 8))
+    monkeypatch.setattr("models.adapters.resident_embeddings.read_embedding", forbidden)
+    with pytest.raises(UnusableAdapter, match=r"prompt: ink cannot be read: Permission denied\."):
+        ResidentEmbeddings(tmp_path, (8,), 30).load([Embedding(name="ink", sha256="a" * 64)], "prompt")

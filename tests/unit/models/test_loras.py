@@ -3,6 +3,7 @@
 The reference is the untouched pipeline with `load_lora_weights` and `set_adapters`, which PEFT computes unfused.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -212,6 +213,9 @@ def test_a_file_that_changed_or_went_since_the_job_was_accepted_fails_it(pair, t
         pair.loras.hold([lora])
     with pytest.raises(AdapterChanged, match="gone"):
         pair.loras.hold([Lora(name="gone", weight=1.0, sha256="0" * 64)])
+    os.mkfifo(pair.folder / "pipe.safetensors")
+    with pytest.raises(AdapterChanged, match="pipe is gone"):
+        pair.loras.hold([Lora(name="pipe", weight=1.0, sha256="0" * 64)])
 
 
 @pytest.mark.parametrize(
