@@ -81,6 +81,7 @@ soak: .venv/.dev  ## half an hour of mixed load: what is lost, and what grows
 eval-demo: .venv/.dev  ## how well the demo model draws what it is told
 	$(RUN) training.shapes.evaluate --sheet docs/images/shapes.png
 	$(RUN) training.shapes.evaluate_edits
+	$(RUN) training.shapes.evaluate_adapters
 
 tried: .venv/.dev  ## the table of checkpoints that were tried
 	$(RUN) pytest -q tests/unit/models/test_tried_checkpoints.py --tried-to docs/checkpoints.md

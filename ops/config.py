@@ -196,7 +196,7 @@ def serve_only(config: dict[str, Any], checkpoint: str) -> None:
     others = [app for app in config["applications"] if app.get("name") not in served]
     name = checkpoint_name(checkpoint)
     args = args_of(first) | {"checkpoint": checkpoint, "defaults": {}}
-    for of_the_other in ("manifest", "prediction_type"):
+    for of_the_other in ("manifest", "prediction_type", "adapters", "embeddings"):
         args.pop(of_the_other, None)
     if isinstance(args.get("vae"), dict):
         args["vae"] = {key: value for key, value in args["vae"].items() if key != "checkpoint"}

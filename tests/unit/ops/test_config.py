@@ -112,6 +112,13 @@ def test_a_model_of_the_command_line_is_served_alone_under_its_own_name(tmp_path
     assert given == {"checkpoint": "owner/name@main", "dtype": "bfloat16", "defaults": {}}
 
 
+def test_files_that_belong_to_the_first_model_are_not_those_of_a_model_of_the_command_line(tmp_path: Path) -> None:
+    files = {"manifest": "sums", "adapters": "loras", "embeddings": "inversions", "prediction_type": "v_prediction"}
+    path = written(tmp_path, {"shapes": {**files, "vae": {"checkpoint": "vae", "threads": 2}}})
+    given = config.read(path, model="owner/name@main").serve.applications[1].args
+    assert given == {"checkpoint": "owner/name@main", "defaults": {}, "vae": {"threads": 2}}
+
+
 def test_a_model_of_the_command_line_has_the_aliases_of_the_first_model(tmp_path: Path) -> None:
     aliases = {"dall-e-3": "old", "dall-e-2": "other", "name": "old"}
     path = written(tmp_path, {"old": {}, "other": {}}, models=["old", "other"], aliases=aliases)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from models.adapters.lora_header import read_lora_header
 from training.shapes.adapter_styles import ADAPTER_STYLES, draw_adapted
-from training.shapes.adapters import add_adapter, flat_scene, save
+from training.shapes.adapters import ADAPTERS, add_adapter, file_name, flat_scene, save
 from training.shapes.captions import full_caption, styleless_caption, vocabulary
 from training.shapes.data import to_tensor
 from training.shapes.evaluate import load
@@ -114,3 +115,12 @@ def test_diffusers_loads_what_was_trained_from_the_saved_file(pipeline, tmp_path
         loaded.load_lora_weights(tmp_path, weight_name="chalk.safetensors", adapter_name="chalk")
         assert torch.allclose(loaded.unet(*rows).sample, trained(*rows).sample, atol=1e-4)
         assert not torch.allclose(before, trained(*rows).sample, atol=1e-2)
+
+
+@each_style
+def test_the_committed_file_is_a_small_lora_of_rank_8_for_the_shapes_model(style: str) -> None:
+    path = ADAPTERS / f"{file_name(style)}.safetensors"
+    header = read_lora_header(path)
+    assert path.stat().st_size < 2**20
+    assert (header.rank, header.text_width, header.components) == (8, 128, ("unet",))
+    assert header.title == f"{style.capitalize()} for the shapes model"
