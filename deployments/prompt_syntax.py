@@ -24,7 +24,7 @@ WEIGHTED = {  # what `weighted` reads, and how it is written
     "LoRAs that a prompt names": LORA,
     "breaks between chunks": re.compile(r"\bBREAK\b"),
 }
-UNREAD = {  # what it means elsewhere -> how it is written
+UNSUPPORTED = {  # what it means elsewhere -> how it is written
     "alternating and scheduled words": re.compile(r"\[(?:\bembedding:|[^\[\]|:])*+[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
     "adapters of these kinds": re.compile(r"<(?:lyco|hypernet):[^<>]*>"),
 }
@@ -34,7 +34,7 @@ def unread_syntax(text: str, syntax: PromptSyntax = "plain") -> list[str]:
     """Return the first piece of each kind of syntax in a text that is not read, in words that quote it."""
     found = [
         f"{_quoted(piece[0])}: {meaning} are not supported."
-        for meaning, pattern in UNREAD.items()
+        for meaning, pattern in UNSUPPORTED.items()
         if (piece := pattern.search(text))
     ]
     if syntax == "weighted":
@@ -48,7 +48,9 @@ def unread_syntax(text: str, syntax: PromptSyntax = "plain") -> list[str]:
 
 
 def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
-    """Return a weighted prompt without `<lora:name:weight>`, and the LoRAs that it names, by default of weight 1.
+    """Return a weighted prompt with a space for each `<lora:name:weight>`, and the LoRAs that it names.
+
+    A tag without a weight has 1.
 
     Raises:
         InvalidRequest: a tag is not written so, its weight is out of bounds, or a name is there twice.
@@ -59,7 +61,7 @@ def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
         raise InvalidRequest(
             f"prompt: must name each LoRA once; {twice} is there {names.count(twice)} times.", "prompt"
         )
-    return LORA.sub("", prompt), tuple(loras)
+    return LORA.sub(" ", prompt), tuple(loras)
 
 
 def lora_names(prompt: str) -> list[str]:

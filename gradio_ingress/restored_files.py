@@ -53,14 +53,14 @@ def _name_embeddings(
         words, written = _bare(bare), {name.lower(): f"embedding:{name}" for name in bare}
         for field in found.keys() & {*TEXTS}:
             found[field] = words.sub(lambda word: written[word[1].lower()] if word[1] else word[0], found[field])
-    yield from _missing("Embeddings", names - served, card)
+    yield from _missing("embeddings", names - served, card)
 
 
 def _missing(kind: str, names: Collection[str], card: ModelCard) -> Iterator[str]:
     """Yield a note on files that a model lacks, if there are any."""
     if names:
         listed = ", ".join(f"“{name[:MAX_NAME]}”" for name in sorted(names)[:SHOWN_NAMES])
-        yield f"{kind} that {card.id} has not: {listed}{' and others' * (len(names) > SHOWN_NAMES)}."
+        yield f"{card.id} does not have these {kind}: {listed}{' and others' * (len(names) > SHOWN_NAMES)}."
 
 
 def _changed(values: Mapping[str, Any], card: ModelCard) -> Iterator[str]:

@@ -11,7 +11,7 @@ Source: `create_infotext` in AUTOMATIC1111's `modules/processing.py`, `set_hash`
 """
 
 import json
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -38,7 +38,7 @@ OTHERS = {  # every other field has its own name
     if field.name not in KNOWN and field.name not in APART
 }
 SETTINGS = KNOWN | OTHERS | {"guidance_rescale": "CFG Rescale phi"}
-UNLIKE = "prompt_syntax"  # always written, as texts of that web UI are weighted and do not say so
+ALWAYS_WRITTEN = "prompt_syntax"  # as texts of that web UI are weighted and do not say so
 LORA_HASHES, EMBEDDING_HASHES = "Lora hashes", "TI hashes"
 HASH_DIGITS = 12  # of a SHA-256
 DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.default is not MISSING}
@@ -46,7 +46,9 @@ DEFAULTS = {field.name: field.default for field in fields(ImageSpec) if field.de
 
 def settings_text(spec: ImageSpec) -> str:
     """Return prompt, negative prompt and a line of settings; those that are as by default are left out."""
-    written = {field: name for field, name in SETTINGS.items() if field == UNLIKE or not is_default(spec, field)}
+    written = {
+        field: name for field, name in SETTINGS.items() if field == ALWAYS_WRITTEN or not is_default(spec, field)
+    }
     values = {name: write_value(_value(spec, field)) for field, name in written.items()}
     values["Sampler"] = SAMPLER_NAMES[spec.sampler]
     values["Size"] = f"{spec.width}x{spec.height}"
@@ -73,8 +75,13 @@ def _value(spec: ImageSpec, field: str) -> Any:
 def write_value(value: Any) -> str:
     """Return a setting's value as text: nested objects as JSON, and in quotes a text that would end the setting."""
     is_nested = is_dataclass(value) or isinstance(value, list | tuple)
-    text = json.dumps(value, default=asdict, ensure_ascii=False) if is_nested else str(value)
+    text = json.dumps(value, default=_shown, ensure_ascii=False) if is_nested else str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
+
+
+def _shown(value: Any) -> dict[str, Any]:
+    """Return the members of an object but those that only programs need, which its `repr` leaves out too."""
+    return {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
 
 
 def read_value(text: str, *, is_nested: bool = False) -> Any:

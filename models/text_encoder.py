@@ -20,7 +20,8 @@ from models.families.registry import FAMILIES
 from models.parameters import PromptSyntax
 from models.spec import Embedding, ImageSpec, Lora, Tokens
 
-CACHED_TEXTS = 256
+MAX_CACHED_CHUNKS = 256
+MAX_CHUNKS = 64  # of a forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,19 +148,24 @@ class TextEncoder:
             if not isinstance(row, DarkroomError):
                 self._cache[text] = row
                 self._cache.move_to_end(text)
-        while len(self._cache) > CACHED_TEXTS:
-            self._cache.popitem(last=False)
+        chunks = sum(text.chunks for text in self._cache)
+        while chunks > MAX_CACHED_CHUNKS:
+            chunks -= self._cache.popitem(last=False)[0].chunks
         return found
 
     def _groups(self, texts: Sequence[Text]) -> list[list[Text]]:
-        """Return texts in groups whose LoRAs all have room."""
+        """Return texts in groups that share a forward: of so many chunks, and with room for all their LoRAs."""
         groups: list[list[Text]] = []
         for text in texts:
-            if groups and (self._loras is None or self._loras.has_room(_loras_of([*groups[-1], text]))):
+            if groups and self._fit([*groups[-1], text]):
                 groups[-1].append(text)
             else:
                 groups.append([text])
         return groups
+
+    def _fit(self, texts: Sequence[Text]) -> bool:
+        has_room = self._loras is None or self._loras.has_room(_loras_of(texts))
+        return has_room and sum(text.chunks for text in texts) <= MAX_CHUNKS
 
     def _encode_group(self, texts: Sequence[Text]) -> dict[Text, Conditioning | DarkroomError]:
         """Return the conditioning of texts, each with its own LoRAs, in one forward."""

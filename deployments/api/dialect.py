@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from deployments.request_errors import read_request, request_error
 from deployments.schema import GenerationRequest, fields_but
-from models.errors import InvalidRequest
+from models.errors import DarkroomError, InvalidRequest
 from models.model_card import ModelCard
 from models.validation import field_of
+
+Raised = TypeVar("Raised", bound=DarkroomError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Dialect:
         """Raise what is raised inside with the dialect's names."""
         try:
             yield
-        except InvalidRequest as error:
+        except DarkroomError as error:
             raise self._translate(error) from None
 
     def warning(self, warning: str) -> str:
@@ -55,7 +57,7 @@ class Dialect:
         field, space, rest = warning.partition(" ")
         return self.names.get(field, field) + space + rest
 
-    def _translate(self, error: InvalidRequest) -> InvalidRequest:
+    def _translate(self, error: Raised) -> Raised:
         """Rename the field of an error, with which its message begins."""
         path = error.param or ""
         known = path if path in self.names else field_of(path)

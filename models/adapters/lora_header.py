@@ -100,7 +100,7 @@ def _contents(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
     except UnusableCheckpoint as error:
         raise UnusableAdapter(f"is {one_line(error.message.removeprefix(f'{path}: '))}") from error
     except (SafetensorError, OSError) as error:
-        raise UnusableAdapter("went while it was read.") from error
+        raise UnusableAdapter("disappeared while it was read.") from error
 
 
 def _ranks(entries: Mapping[str, TensorInfo]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from models.adapters.embedding_file import Vectors, embedding_problem, read_embe
 from models.errors import AdapterChanged, UnusableAdapter
 from models.spec import Embedding
 
-KEPT = 64  # embeddings beyond those in use; 0.6 MB each at most in XL
+MAX_RESIDENT = 64  # embeddings beyond those in use; 0.6 MB each at most in XL
 
 
 class ResidentEmbeddings:
@@ -40,7 +40,7 @@ class ResidentEmbeddings:
 
     def make_room(self) -> None:
         """Let go of what was used longest ago."""
-        while len(self._vectors) > KEPT:
+        while len(self._vectors) > MAX_RESIDENT:
             self._vectors.popitem(last=False)
 
     def _read(self, embedding: Embedding, field: str | None) -> Vectors:

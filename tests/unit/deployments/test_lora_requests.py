@@ -100,7 +100,7 @@ def refusal_of(request: GenerationRequest, card: Any = WITH_ADAPTERS) -> tuple[s
 
 
 def test_a_prompt_of_weighted_syntax_names_loras():
-    request = weighted("a <lora:chalk:-0.5>(red:1.2) circle <lora:stained-glass>")
+    request = weighted("a<lora:chalk:-0.5>(red:1.2) circle<lora:stained-glass>")
     [spec] = resolve(request, WITH_ADAPTERS)
     assert spec.prompt == "a (red:1.2) circle "
     assert spec.loras == (

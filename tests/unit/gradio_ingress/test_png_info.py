@@ -172,7 +172,7 @@ def test_a_file_that_is_another_one_here_gives_a_note(kind: str) -> None:
     assert notes == [
         "The LoRA “chalk” is another file here than the picture was made with.",
         "The embedding “ink” is another file here than the picture was made with.",
-        "Embeddings that shapes has not: “blur-v1.2”.",
+        "shapes does not have these embeddings: “blur-v1.2”.",
     ]
 
 
@@ -191,7 +191,7 @@ def test_a_bare_name_of_an_embedding_elsewhere_is_named_as_prompts_do_here(promp
     assert (found["prompt"], found["negative_prompt"], notes) == (restored, "bad, embedding:ink", [])
     kept, notes = png_info.from_texts({"parameters": text}, [replace(SERVED, embeddings=())])
     assert (kept["prompt"], kept["negative_prompt"]) == (prompt, "bad, ink")
-    assert notes == ["Embeddings that shapes has not: “blur-v1.2”, “ink”."]
+    assert notes == ["shapes does not have these embeddings: “blur-v1.2”, “ink”."]
 
 
 @pytest.mark.parametrize("files", [7, "ink", [7, "ink", {}, {"name": 3, "sha256": []}, {"name": "", "sha256": "a"}]])
@@ -394,7 +394,7 @@ def test_loras_that_are_not_served_stay_in_the_prompt_and_are_named() -> None:
     found, notes = png_info.from_texts({"parameters": text}, [WITH_LORAS])
     assert found["prompt"] == "a castle <lora:moat:0.5:0.7> <lora:broken>"
     assert notes == [
-        "LoRAs that shapes has not: “moat”.",
+        "shapes does not have these LoRAs: “moat”.",
         "The LoRA “broken” cannot be used: it is for models that attend to text of width 2048, not 128.",
     ]
 
@@ -410,7 +410,7 @@ def test_our_own_loras_come_back_with_their_weights_without_those_that_have_gone
     found, notes = png_info.from_texts(written, [WITH_LORAS])
     assert found["loras"] == [{"name": "walls", "weight": -0.5}]
     assert found["prompt_syntax"] == "plain"
-    assert notes == ["LoRAs that shapes has not: “moat”."]
+    assert notes == ["shapes does not have these LoRAs: “moat”."]
 
 
 def test_a_lora_of_ours_that_is_another_file_now_is_named_once() -> None:
@@ -427,7 +427,7 @@ def test_an_image_of_a_job_comes_back_with_the_same_notes_as_its_file() -> None:
     loras = (Lora(name="walls", weight=0.5, sha256="9" * 64), Lora(name="moat", weight=1.0, sha256="8" * 64))
     data, notes = settings_here(a_spec(loras=loras), [WITH_LORAS])
     assert data["loras"] == [{"name": "walls", "weight": 0.5}]
-    assert notes == [OTHER_FILE, "LoRAs that shapes has not: “moat”."]
+    assert notes == [OTHER_FILE, "shapes does not have these LoRAs: “moat”."]
 
 
 def test_what_cannot_be_used_is_noted() -> None:

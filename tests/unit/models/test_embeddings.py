@@ -261,7 +261,7 @@ def test_a_replica_without_a_folder_refuses_what_a_stored_job_names(one):
 
 
 def test_embeddings_of_long_ago_make_room(one, monkeypatch):
-    monkeypatch.setattr("models.adapters.resident_embeddings.KEPT", 1)
+    monkeypatch.setattr("models.adapters.resident_embeddings.MAX_RESIDENT", 1)
     encoder = one.new_encoder()
     one.rows(one.spec("<ink> <blur>"), encoder=encoder)
     assert list(encoder._embeddings.vectors) == [one.embedding("blur").sha256]

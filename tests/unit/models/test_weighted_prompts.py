@@ -258,3 +258,24 @@ def test_with_batch_invariant_a_long_prompt_has_the_same_bits_among_others(tiny_
             for row, same in zip(encoded.rows, alone.rows, strict=True)
             for name in row
         )
+
+
+def test_long_prompts_are_kept_and_share_forwards_by_their_chunks(pairs, monkeypatch):
+    pair = pairs("tiny_sd")
+    monkeypatch.setattr("models.text_encoder.MAX_CHUNKS", 6)
+    monkeypatch.setattr("models.text_encoder.MAX_CACHED_CHUNKS", 7)
+    forwards = []
+    encode = pair.encoder._family.encode
+
+    def counted(components: Any, texts: Any) -> Any:
+        forwards.append(sum(text.chunks for text in texts))
+        return encode(components, texts)
+
+    monkeypatch.setattr(type(pair.encoder._family), "encode", lambda _, *given: counted(*given))
+    specs = [pair.spec(f"{LONG} {number}") for number in range(5)]
+    encoded = pair.encoder.encode(specs)
+    assert (forwards, all(isinstance(each, EncodedPrompt) for each in encoded)) == ([6, 6, 3], True)
+    pair.encoder.encode(specs[3:])  # the last two are kept
+    assert forwards == [6, 6, 3]
+    pair.encoder.encode(specs[:1])
+    assert forwards == [6, 6, 3, 3]

@@ -16,6 +16,7 @@ from deployments.api.openai import generations
 from deployments.nested_requests import InitRequest
 from deployments.request_body import RequestBody, plain_type
 from deployments.schema import GenerationRequest, nested_type
+from models.errors import AdapterChanged
 from models.validation import field_of
 from ops.openapi import description
 from tests.image_files import photo, saved
@@ -242,6 +243,12 @@ DIALECTS = [
     (huggingface.DIALECT, huggingface.HFBody),
     (huggingface.OF_IMAGE, huggingface.HFBody),
 ]
+
+
+def test_an_error_that_ends_a_job_names_the_dialects_field_too() -> None:
+    with pytest.raises(AdapterChanged) as caught, huggingface.DIALECT.errors():
+        raise AdapterChanged("prompt: ink has changed since the job was accepted.", "prompt")
+    assert (caught.value.param, caught.value.message.partition(":")[0]) == ("inputs", "inputs")
 
 
 @pytest.mark.parametrize(("dialect", "kind"), DIALECTS)
