@@ -77,7 +77,9 @@ def test_a_lora_is_found_weighed_and_said_with_its_words(
     page.reload()
     page.wait_for_selector("button#generate:not(:disabled)")
     page.locator("#section-loras").get_by_role("button", name="Remove").nth(1).click()
+    of_first = page.url
     page.click("#generate")
+    page.wait_for_url(lambda address: address != of_first)
     expect(page.locator("#status .status[data-state=succeeded]")).to_be_visible()
     first, second = site.pipeline.specs
     chalk = Lora(name="chalk", weight=0.5, sha256="c" * 64, changes_text=False)

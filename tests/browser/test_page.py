@@ -404,8 +404,9 @@ def test_a_hidden_tab_hears_of_jobs_when_it_is_seen_again(page: Page, site: Site
         other.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
     other = opened(page.context, site.url)
-    expect(other.get_by_role("status").first).to_have_text("Ready.")  # nothing more is asked for
-    other.click("#mine button")
+    expect(other.get_by_role("status").first).to_have_text("Ready.")
+    with other.expect_request("**/queue/join?"):  # nothing more is asked for
+        other.click("#mine button")
     hide(True)
     other.evaluate("new BroadcastChannel('darkroom').onmessage = () => (window.heard = true)")
     asked: list[str] = []

@@ -114,9 +114,9 @@ def test_a_long_piece_is_quoted_in_part() -> None:
     ],
 )
 def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
-    start = time.process_time()
+    start = time.thread_time()
     unread_syntax(piece * (MAX_PROMPT * 25 // len(piece)))
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_a_negative_prompt_without_guidance_gives_a_warning() -> None:

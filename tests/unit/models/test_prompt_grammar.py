@@ -69,6 +69,6 @@ def test_a_prompt_has_these_pieces_and_weights(prompt: str, sections: list[list[
 
 @pytest.mark.parametrize("piece", ["(", "(a", "[a", "(a:", "(a: ", "(a:1", "\\", "BREAK ", ":1.", " ", "a)", "(a [b) "])
 def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
-    start = time.process_time()
+    start = time.thread_time()
     parse(piece * (5 * MAX_PROMPT // len(piece)))
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1
