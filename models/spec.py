@@ -55,11 +55,9 @@ class Lora:
     name: str  # of the file in the model's folder of adapters, without suffix
     weight: float
     sha256: str = ""  # of the file, once the job is accepted
-    # What people are not shown has no repr.
+    # What only programs need has no repr, and is left out where people look.
     tensors_sha256: str = field(default="", repr=False)  # of the file without its header, for other tools
-    changes_text: bool = field(
-        default=True, repr=False
-    )  # it has parts for text encoders: so conditioning depends on it
+    changes_text: bool = field(default=True, repr=False)  # whether the file has parts for text encoders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
