@@ -1,7 +1,9 @@
 """Fixtures that every kind of test shares."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 def shapes() -> Path:
     """The checkpoint that ships with the repository."""
     return ROOT / "models" / "checkpoints" / "shapes"
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """No garbage collection: in a process that has run a thousand tests, one takes longer than what is timed."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_a_long_piece_is_quoted_in_part() -> None:
     assert f"“({'a' * (MAX_QUOTED - 1)}…”" in warning
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     "piece",
     [

@@ -67,6 +67,7 @@ def test_a_prompt_has_these_pieces_and_weights(prompt: str, sections: list[list[
     assert [[tuple(piece) for piece in section] for section in parse(prompt)] == sections
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("piece", ["(", "(a", "[a", "(a:", "(a: ", "(a:1", "\\", "BREAK ", ":1.", " ", "a)", "(a [b) "])
 def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:
     start = time.thread_time()
