@@ -26,6 +26,7 @@ def for_drills(config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     application(config, "shapes")["args"] |= {
         "checkpoint": str(checkpoint),
         "batch_invariant": True,  # pictures can be compared bit by bit
+        "adapters": None,  # each forward would add their ranks to each row
     }
     denoiser(config)["user_config"]["max_rows"] = 4  # every forward is filled up to it: a lone picture is no slower
     return config

@@ -40,7 +40,7 @@ class Machines(Client):
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
         config["http_options"]["host"] = "0.0.0.0"
         application(config, "generation")["args"]["state_dir"] = str(state / "darkroom")  # the machines share a disk
-        application(config, "shapes")["args"]["batch_invariant"] = True  # pictures can be compared bit by bit
+        application(config, "shapes")["args"] |= {"batch_invariant": True, "adapters": None}  # as in chaos.cluster
         for deployment in (each for app in config["applications"] for each in app["deployments"]):
             if deployment["name"] == "Denoiser":
                 deployment |= {"num_replicas": 2, "max_replicas_per_node": 1}
