@@ -8,7 +8,7 @@ from deployments.nested_requests import LoraRequest
 from models.errors import InvalidRequest
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
-from models.prompt_grammar import parse, references
+from models.prompt_grammar import BREAK, parse, references
 from models.spec import Embedding, Lora
 from models.validation import first_problem, plain
 
@@ -22,7 +22,7 @@ WEIGHTED = {  # what `weighted` reads, and how it is written
         r"\((?:embedding:)?[^():]*:\s*[0-9]{0,2}\.[0-9]+\s*\)|\((?:embedding:)?[^():]*[^():0-9\s]\s*:\s*[0-9]{1,2}\s*\)|\(\([^()]*\)\)"
     ),
     "LoRAs that a prompt names": LORA,
-    "breaks between chunks": re.compile(r"\bBREAK\b"),
+    "breaks between chunks": BREAK,
 }
 UNSUPPORTED = {  # what it means elsewhere -> how it is written
     "alternating and scheduled words": re.compile(r"\[(?:\bembedding:|[^\[\]|:])*+[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]

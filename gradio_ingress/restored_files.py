@@ -6,11 +6,9 @@ from typing import Any
 
 from deployments.prompt_syntax import lora_names
 from gradio_ingress.controls import TEXTS
-from models.model_card import ModelCard
+from models.model_card import SHOWN_NAMES, ModelCard
 from models.parameters import PromptSyntax
 from models.prompt_grammar import MAX_NAME, references
-
-SHOWN_NAMES = 8
 
 
 def with_served_files(

@@ -160,8 +160,8 @@ def hidden_states(output: Any, chunks: Sequence[Chunk], last_layer: int) -> Any:
 def weighted(hidden: Any, chunks: Sequence[Chunk]) -> Any:
     """Return hidden states of chunks, [chunks, tokens, width], each token's times its weight.
 
-    Each chunk then gets its mean back, if it has one that is more than rounding. Unlike in AUTOMATIC1111's web UI that
-    is its own mean: there it is the mean of all texts that are encoded together.
+    Each chunk then gets its mean back, unless that or the new one is below `MIN_MEAN`. Unlike in AUTOMATIC1111's web UI
+    it is the chunk's own mean: there it is the mean of all texts that are encoded together.
     """
     import torch
 
