@@ -34,6 +34,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     # With its protocol: asyncio sets TCP_NODELAY on no other, and a response of two packets would take 40 ms more.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # who comes before the server does waits, and is not refused
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
