@@ -5,6 +5,7 @@ The base model is the committed one, frozen. The adapter learns the style from s
 
 import argparse
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +13,17 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from training.shapes.adapter_styles import ADAPTER_STYLES, draw_adapted
 from training.shapes.captions import random_caption
 from training.shapes.data import WORDINGS, to_tensor
-from training.shapes.denoiser import VelocityLoss, velocity_loss
+from training.shapes.denoiser import Batches, Loss, embed, velocity_of
 from training.shapes.export import CHECKPOINT
 from training.shapes.loop import DEVICE, RUNS, settings, train
-from training.shapes.scenes import Scene, held_out, random_scene
+from training.shapes.scenes import Scene, draw, held_out, random_scene
 
 ADAPTERS = CHECKPOINT.parent / "shapes-adapters"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")  # attention, and where texture is made: convolutions
@@ -34,23 +37,26 @@ def flat_scene(rng: np.random.Generator, unseen: bool) -> Scene:
 
 
 @torch.inference_mode()
-def styled_scenes(style: str, pipeline: StableDiffusionPipeline) -> tuple[np.ndarray, list[list[str]]]:
-    """Return scaled mean latents, float16 [N, C, h, w], and `WORDINGS` captions for each; drawn at the first call."""
+def scene_pairs(style: str, pipeline: StableDiffusionPipeline) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+    """Return scaled mean latents of scenes drawn flat and of the same ones in the style, each float16 [N, C, h, w],
+    and `WORDINGS` captions for each scene; drawn at the first call."""
     RUNS.mkdir(exist_ok=True)
     latents_path, words_path = RUNS / f"{file_name(style)}.npy", RUNS / f"{file_name(style)}.json"
     if not words_path.exists():
         rng = np.random.default_rng(settings("adapter")["seed"])
-        latents, captions = [], []
+        pairs, captions = [], []
         for _ in tqdm(range(0, settings("adapter")["scenes"], 50), desc=f"{style}: scenes", mininterval=5):
             scenes = [flat_scene(rng, unseen=False) for _ in range(50)]
-            pixels = to_tensor(np.stack([draw_adapted(scene, style, rng) for scene in scenes]))
+            flat = [draw(scene, rng) for scene in scenes]
+            styled = [draw_adapted(scene, style, rng) for scene in scenes]
             with torch.autocast(DEVICE.type, torch.bfloat16):
-                mean = pipeline.vae.to(DEVICE).encode(pixels).latent_dist.mean
-            latents.append((mean * pipeline.vae.config.scaling_factor).cpu().half().numpy())
+                mean = pipeline.vae.to(DEVICE).encode(to_tensor(np.stack(flat + styled))).latent_dist.mean
+            scaled = (mean * pipeline.vae.config.scaling_factor).cpu().half().numpy()
+            pairs.append(scaled.reshape(2, len(scenes), *scaled.shape[1:]))
             captions += [[random_caption(scene, rng) for _ in range(WORDINGS)] for scene in scenes]
-        np.save(latents_path, np.concatenate(latents))
+        np.save(latents_path, np.concatenate(pairs, 1))
         words_path.write_text(json.dumps(captions))
-    return np.load(latents_path), json.loads(words_path.read_text())
+    return *np.load(latents_path), json.loads(words_path.read_text())
 
 
 def file_name(style: str) -> str:
@@ -58,11 +64,39 @@ def file_name(style: str) -> str:
     return style.replace(" ", "-")
 
 
-def add_adapter(unet: UNet2DConditionModel, rank: int) -> UNet2DConditionModel:
-    """Freeze the UNet and add a LoRA that changes nothing yet."""
-    unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    return unet
+class StyleLoss(nn.Module):
+    """The UNet with a LoRA that is trained: its forward is the loss."""
+
+    def __init__(self, unet: UNet2DConditionModel, rank: int) -> None:
+        super().__init__()
+        self.unet = unet.requires_grad_(False)
+        self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, velocity: Tensor) -> Tensor:
+        """Mean squared error of the output; noisy and velocity [N, C, h, w], embeds [N, tokens, width]."""
+        return functional.mse_loss(velocity_of(self.unet, noisy, timesteps, embeds), velocity)
+
+
+def style_loss(pipeline: StableDiffusionPipeline, batches: Batches, flat: np.ndarray, styled: np.ndarray) -> Loss:
+    """Return the loss of a `StyleLoss`: it is taught what the base model says of the flat scene and what the style changes.
+
+    Both scenes of a pair are under the same noise. What the base model knows of shapes, places and words is in its
+    own answer, guidance and all, so few scenes teach nothing of these anew; what differs between the two velocities
+    is the style alone.
+    """
+    base = deepcopy(pipeline.unet).to(DEVICE).eval().requires_grad_(False)
+    text_encoder = pipeline.text_encoder.to(DEVICE).eval().requires_grad_(False)
+
+    def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
+        batch = batches.draw(choose, noise)
+        (plain, before), (noisy, after) = batch.noised(flat), batch.noised(styled)
+        embeds = embed(text_encoder, batch.ids)
+        timesteps = batch.timesteps.to(DEVICE)
+        with torch.no_grad():
+            known = velocity_of(base, plain.to(DEVICE), timesteps, embeds)
+        return module(noisy.to(DEVICE), timesteps, embeds, known + (after - before).to(DEVICE))
+
+    return loss_of
 
 
 def save(style: str, unet: UNet2DConditionModel, rank: int) -> None:
@@ -89,9 +123,9 @@ def main() -> None:
     torch.manual_seed(0)
     chosen = settings("adapter")
     pipeline = StableDiffusionPipeline.from_pretrained(CHECKPOINT)
-    latents, captions = styled_scenes(style, pipeline)
-    loss_of = velocity_loss(pipeline.text_encoder, pipeline.tokenizer, captions, latents, chosen)
-    module = VelocityLoss(add_adapter(pipeline.unet, chosen["rank"]), chosen["guidance"])
+    flat, styled, captions = scene_pairs(style, pipeline)
+    loss_of = style_loss(pipeline, Batches(pipeline.tokenizer, captions, flat.shape[1:], chosen), flat, styled)
+    module = StyleLoss(pipeline.unet, chosen["rank"])
     save(style, train(f"{file_name(style)}-lora", module, loss_of, chosen).unet, chosen["rank"])
 
 

@@ -1,6 +1,7 @@
 """Train the UNet of the shapes model on cached latents."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
+def velocity_of(unet: nn.Module, noisy: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+    """Return the UNet's output, float32 [N, C, h, w], computed in bfloat16."""
+    # PyTorch's fused attention is slow backwards on CPU: at these sizes plain products are faster.
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast(DEVICE.type, torch.bfloat16):
+        return unet(noisy, timesteps, embeds).sample.float()
+
+
 class VelocityLoss(nn.Module):
     """The denoiser that is trained: its forward is the loss."""
 
@@ -68,15 +76,10 @@ class VelocityLoss(nn.Module):
         noisy, velocity [N, C, h, w]; embeds [N, tokens, width]; empty [tokens, width]; bare [N].
         """
         with torch.no_grad():
-            unguided = self._velocity(noisy, timesteps, empty.expand_as(embeds))
-        output = self._velocity(noisy, timesteps, embeds)
+            unguided = velocity_of(self.unet, noisy, timesteps, empty.expand_as(embeds))
+        output = velocity_of(self.unet, noisy, timesteps, embeds)
         target = torch.where(bare[:, None, None, None], velocity, unguided.lerp(velocity, 1 / self.guidance))
         return functional.mse_loss(output, target)
-
-    def _velocity(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
-        # PyTorch's fused attention is slow backwards on CPU: at these sizes plain products are faster.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast(DEVICE.type, torch.bfloat16):
-            return self.unet(noisy, timesteps, embeds).sample.float()
 
 
 def overshot(clean: Tensor, draws: Tensor, signal: Tensor, noise: Tensor, overshoot: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,45 +104,78 @@ def likelihoods(captions: list[list[str]], harder: dict[str, float]) -> np.ndarr
     return weights / weights.sum()
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Which pictures a step is over, with which words, and what is laid over them."""
+
+    rows: np.ndarray
+    ids: Tensor  # [N, tokens]
+    bare: Tensor  # bool [N]: the caption is the empty one
+    timesteps: Tensor
+    draws: Tensor  # [N, C, h, w]
+    signal: Tensor  # the schedule's two factors and the overshoot, [N, 1, 1, 1]
+    noise: Tensor
+    overshoot: Tensor
+
+    def noised(self, latents: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the chosen ones of `latents` under the noise, and their velocity."""
+        clean = torch.from_numpy(latents[self.rows]).float()
+        return overshot(clean, self.draws, self.signal, self.noise, self.overshoot)
+
+
+class Batches:
+    """Batches over pictures with captions, as a section of the settings wants them.
+
+    `captions` has the same number of wordings for each picture; `shape` is that of one picture's latents.
+    """
+
+    def __init__(
+        self, tokenizer: CLIPTokenizer, captions: list[list[str]], shape: tuple[int, ...], chosen: dict[str, Any]
+    ) -> None:
+        self.empty = tokenize(tokenizer, [""])[0]
+        words = [words for row in captions for words in row]
+        self._input_ids = tokenize(tokenizer, words).view(len(captions), len(captions[0]), -1)
+        self._chances = likelihoods(captions, chosen["harder"])
+        self._kept = new_scheduler().alphas_cumprod
+        self._shape = shape
+        self._chosen = chosen
+
+    def draw(self, choose: np.random.Generator, noise: torch.Generator) -> Batch:
+        """Draw a batch from the two generators."""
+        chosen = self._chosen
+        rows = choose.choice(len(self._input_ids), chosen["batch"], p=self._chances)
+        ids = self._input_ids[rows, choose.integers(self._input_ids.shape[1], size=len(rows))].clone()
+        bare = torch.from_numpy(choose.random(len(rows)) < chosen["caption_dropout"])
+        ids[bare] = self.empty
+        early = choose.random(len(rows)) < chosen["early_share"]
+        first = np.where(early, int(len(self._kept) * chosen["early_from"]), 0)
+        timesteps = torch.from_numpy(choose.integers(first, len(self._kept)))
+        draws = torch.randn((len(rows), *self._shape), generator=noise)
+        kept = self._kept[timesteps][:, None, None, None]
+        share = choose.uniform(-1, 1, len(rows)).clip(0) * chosen["overshoot"]
+        overshoot = torch.from_numpy(share).float()[:, None, None, None]
+        return Batch(rows, ids, bare, timesteps, draws, kept.sqrt(), (1 - kept).sqrt(), overshoot)
+
+
+@torch.no_grad()
+def embed(text_encoder: CLIPTextModel, ids: Tensor) -> Tensor:
+    """Return the hidden states of texts, [N, tokens, width]."""
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        return text_encoder(ids.long().to(DEVICE))[0]
+
+
 Loss = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]  # what `loop.train` asks for
 
 
-def velocity_loss(
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    captions: list[list[str]],
-    latents: np.ndarray,
-    chosen: dict[str, Any],
-) -> Loss:
-    """Return the loss of a `VelocityLoss` over batches of `latents`, float16 [N, C, h, w], of unit deviation.
-
-    `captions` has the same number of wordings for each; `chosen` is a section of the settings.
-    """
-    wordings = len(captions[0])
-    input_ids = tokenize(tokenizer, [words for row in captions for words in row]).view(len(captions), wordings, -1)
-    empty = tokenize(tokenizer, [""])[0]
-    chances = likelihoods(captions, chosen["harder"])
-    scheduler = new_scheduler()
-    last = scheduler.config.num_train_timesteps
+def velocity_loss(text_encoder: CLIPTextModel, batches: Batches, latents: np.ndarray) -> Loss:
+    """Return the loss of a `VelocityLoss` over batches of `latents`, float16 [N, C, h, w], of unit deviation."""
     text_encoder.to(DEVICE).eval().requires_grad_(False)
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = choose.choice(len(latents), chosen["batch"], p=chances)
-        ids = input_ids[rows, choose.integers(wordings, size=len(rows))].clone()
-        bare = torch.from_numpy(choose.random(len(rows)) < chosen["caption_dropout"])
-        ids[bare] = empty
-        early = choose.random(len(rows)) < chosen["early_share"]
-        first = np.where(early, int(last * chosen["early_from"]), 0)
-        timesteps = torch.from_numpy(choose.integers(first, last))
-        clean = torch.from_numpy(latents[rows]).float()
-        draws = torch.randn(clean.shape, generator=noise)
-        kept = scheduler.alphas_cumprod[timesteps][:, None, None, None]
-        share = choose.uniform(-1, 1, len(rows)).clip(0) * chosen["overshoot"]
-        overshoot = torch.from_numpy(share).float()[:, None, None, None]
-        noisy, velocity = overshot(clean, draws, kept.sqrt(), (1 - kept).sqrt(), overshoot)
-        with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
-            embeds = text_encoder(torch.cat([ids, empty[None]]).long().to(DEVICE))[0]
-        inputs = noisy, timesteps, embeds[:-1], embeds[-1], bare, velocity
+        batch = batches.draw(choose, noise)
+        noisy, velocity = batch.noised(latents)
+        embeds = embed(text_encoder, torch.cat([batch.ids, batches.empty[None]]))
+        inputs = noisy, batch.timesteps, embeds[:-1], embeds[-1], batch.bare, velocity
         return module(*(tensor.to(DEVICE) for tensor in inputs))
 
     return loss_of
@@ -150,5 +186,6 @@ def train_denoiser(
 ) -> UNet2DConditionModel:
     """Train `unet` over a frozen text encoder; `latents` float16 [N, C, h, w] are scaled to unit deviation already."""
     chosen = settings("denoiser")
-    loss_of = velocity_loss(text_encoder, tokenizer, scenes()[1], latents, chosen)
+    batches = Batches(tokenizer, scenes()[1], latents.shape[1:], chosen)
+    loss_of = velocity_loss(text_encoder, batches, latents)
     return train("denoiser", VelocityLoss(unet, chosen["guidance"]), loss_of, chosen).unet
