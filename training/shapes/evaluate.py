@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from training.shapes.measures import Seen, look, position, relation
 from training.shapes.scenes import Scene, draw, held_out, random_scene
 
 BATCH = 25
+DEFAULTS = {name: CARD["defaults"][name] for name in ("num_inference_steps", "guidance_scale")}
 ONE_THING = ("colour", "shape", "size")  # what is asked of the object of a scene of one
 
 
@@ -61,13 +62,23 @@ def score(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
     return shares(marks(scene, look(picture)) for picture, scene in zip(pictures, scenes, strict=True))
 
 
-def generate(pipeline: StableDiffusionPipeline, prompts: list[str], negative: str = "", **settings) -> np.ndarray:
-    """Draw the prompts, uint8 [N, H, W, 3]; picture k has seed k. `settings` are the pipeline's own."""
+def generate(
+    pipeline: DiffusionPipeline,
+    prompts: list[str],
+    negative: str = "",
+    images: np.ndarray | None = None,
+    **settings,
+) -> np.ndarray:
+    """Draw the prompts, uint8 [N, H, W, 3]; picture k has seed k and, of those that take one, image k.
+
+    `settings` are the pipeline's own.
+    """
     pictures = []
     for start in tqdm(range(0, len(prompts), BATCH), desc="pictures", mininterval=5):
         chunk = prompts[start : start + BATCH]
         seeds = [torch.Generator("cpu").manual_seed(start + k) for k in range(len(chunk))]
-        output = pipeline(chunk, negative_prompt=[negative] * len(chunk), generator=seeds, **settings)
+        given = {} if images is None else {"image": [Image.fromarray(each) for each in images[start : start + BATCH]]}
+        output = pipeline(chunk, negative_prompt=[negative] * len(chunk), generator=seeds, **given, **settings)
         pictures += [np.asarray(image) for image in output.images]
     return np.stack(pictures)
 

@@ -13,12 +13,11 @@ from diffusers import StableDiffusionPipeline
 from training.shapes.adapter_styles import ADAPTER_STYLES, draw_adapted
 from training.shapes.adapters import ADAPTERS, file_name, flat_scene
 from training.shapes.captions import styleless_caption
-from training.shapes.evaluate import contact_sheet, generate, load, marks
-from training.shapes.export import CARD, CHECKPOINT
+from training.shapes.evaluate import DEFAULTS, contact_sheet, generate, load, marks
+from training.shapes.export import CHECKPOINT
 from training.shapes.measures import Seen, adapter_style, look
 from training.shapes.scenes import Scene
 
-DEFAULTS = {name: CARD["defaults"][name] for name in ("num_inference_steps", "guidance_scale")}
 WEIGHTS = (0.5, 1.0)
 KEPT = ("background", "colours", "shapes", "places")
 

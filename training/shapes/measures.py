@@ -44,6 +44,16 @@ class Seen:
 
 def look(pixels: np.ndarray) -> Seen:
     """Read a picture."""
+    return _read(pixels)[0]
+
+
+def silhouette(pixels: np.ndarray) -> np.ndarray:
+    """Return where the things of a picture are, bool [SIZE, SIZE]; of a thing drawn by its outline, what that holds."""
+    masks = [f.template if f.hollow else f.mask for f in _read(pixels)[1]]
+    return np.logical_or.reduce([np.zeros((SIZE, SIZE), bool), *masks])
+
+
+def _read(pixels: np.ndarray) -> "tuple[Seen, list[_Found]]":
     picture = pixels.astype(np.float32)
     grid, washed = _grid(picture), _washed(picture)
     if grid:
@@ -59,7 +69,7 @@ def look(pixels: np.ndarray) -> Seen:
     crisp = gap > 0.45 * ndimage.maximum_filter(gap, 5)
     found = [f for blob in _blobs(away, gap) if (f := _found(picture, blob, crisp, tones, blocky=grid == 4))]
     style = {4: "pixel art", 8: "mosaic"}.get(grid) or ("watercolor" if washed else _style(picture, tones, found))
-    return Seen(background, pattern, style, tuple(f.seen for f in found))
+    return Seen(background, pattern, style, tuple(f.seen for f in found)), found
 
 
 def adapter_style(pixels: np.ndarray) -> str | None:
@@ -211,6 +221,7 @@ class _Found:
     paint: np.ndarray  # float32 [3]
     mask: np.ndarray  # bool [SIZE, SIZE]: where the paint is, without glow and ink
     hollow: bool
+    template: np.ndarray  # bool [SIZE, SIZE]: the shape as the generator would fill it
 
 
 def _found(picture: np.ndarray, blob: np.ndarray, crisp: np.ndarray, tones: np.ndarray, blocky: bool) -> _Found | None:
@@ -233,7 +244,9 @@ def _found(picture: np.ndarray, blob: np.ndarray, crisp: np.ndarray, tones: np.n
     rows, columns = np.nonzero(mask)
     x, y = ((columns.min() + columns.max() + 1 - SIZE) / 2, (rows.min() + rows.max() + 1 - SIZE) / 2)
     size = min(SIZES, key=lambda name: abs(np.log(radius / SIZES[name])))
-    return _Found(SeenThing(shape, _NAMES[colour], size, float(x), float(y)), paint, mask, hollow)
+    _, off_x, off_y = _box(shape)
+    template = distance(shape, x - off_x * radius, y - off_y * radius, radius) < 0
+    return _Found(SeenThing(shape, _NAMES[colour], size, float(x), float(y)), paint, mask, hollow, template)
 
 
 _UNIT = 40.0  # pixels: the radius at which templates are measured
