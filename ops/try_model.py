@@ -20,7 +20,7 @@ import torch
 import transformers
 import yaml
 
-from deployments.config import DenoiserKnobs
+from deployments.model_config import DenoiserKnobs
 from deployments.request_errors import check_defaults, read_request
 from deployments.resolution import resolve
 from deployments.stages.memory import peak_bytes

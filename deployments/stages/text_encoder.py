@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from ray import serve
 
-from deployments.config import ModelConfig
 from deployments.metrics import TextEncoderMetrics
+from deployments.model_config import ModelConfig
 from deployments.stages import TEXT_ENCODER
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap

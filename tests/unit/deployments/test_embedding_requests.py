@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from deployments.config import ModelConfig
 from deployments.jobs import Job, new_job
+from deployments.model_config import ModelConfig
 from deployments.prompt_syntax import unread_syntax
 from deployments.request_errors import default_problems
 from deployments.resolution import request_data, resolve, words
