@@ -245,7 +245,7 @@ async def test_jobs_are_listed_by_status(api: Api) -> None:
         ({"limit": 0}, 400, "limit"),
         ({"limit": 101}, 400, "limit"),
         ({"limit": "all"}, 400, "limit"),
-        ({"after": "job_0"}, 404, None),
+        ({"after": "job_0"}, 404, "after"),
     ],
 )
 async def test_a_list_that_cannot_be_is_refused(
@@ -256,4 +256,6 @@ async def test_a_list_that_cannot_be_is_refused(
 
 async def test_a_strangers_job_is_no_place_to_begin_a_list_at(api: Api) -> None:
     job = await api.submit()
-    problem(await api.caller("10.0.0.2").get("/jobs", params={"after": job["id"]}), 404)
+    refused = problem(await api.caller("10.0.0.2").get("/jobs", params={"after": job["id"]}), 404)
+    assert refused["param"] == "after"
+    assert refused["message"] == f"after must be the id of a job that POST /v1/jobs returned; there is no {job['id']}."
