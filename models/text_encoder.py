@@ -22,6 +22,7 @@ from models.spec import Embedding, ImageSpec, Lora, Tokens
 
 MAX_CACHED_CHUNKS = 256
 MAX_CHUNKS = 64  # of a forward
+FOLDER_WAS_READ = "its folder was last read. Try again in a few seconds"  # where there is no job yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +74,15 @@ class TextEncoder:
         with torch.inference_mode():
             self._family.encode(self._components, [Text("")])
 
-    def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
-        """Count the tokens of a text and find what lies beyond the last one that is read.
+    def tokens(
+        self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = (), field: str = "prompt"
+    ) -> Tokens:
+        """Count the tokens of a text, which a field holds, and find what lies beyond the last one that is read.
 
         Raises:
             AdapterChanged, UnusableAdapter: an embedding that the text names.
         """
-        self._embeddings.load(embeddings)
+        self._embeddings.load(embeddings, field, since=FOLDER_WAS_READ)
         found = self._family.count_tokens(self._components, Text(text, syntax=syntax, embeddings=tuple(embeddings)))
         self._embeddings.make_room()
         return found

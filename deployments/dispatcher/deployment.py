@@ -50,7 +50,7 @@ from deployments.jobs import Job, Progress, QueuePlace, Status, new_job
 from deployments.keys import OWNER, ApiKey, Keyring
 from deployments.named_inputs import named_inputs, with_inputs
 from deployments.request_warnings import request_warnings
-from deployments.resolution import resolve, words
+from deployments.resolution import default_named, resolve, words
 from deployments.schema import GenerationRequest
 from deployments.serve.job_context import context_of
 from deployments.serve.refusal_log import log_refusals_briefly
@@ -233,15 +233,16 @@ class Dispatcher:
 
         Raises:
             UnknownModel, Unavailable, InvalidRequest: the model knows no such style or embedding.
+            AdapterChanged, UnusableAdapter: the file of an embedding, since its folder was last read.
         """
         await asyncio.shield(self._beginning)
         card = self._card_of(request.model)
-        texts = words(request, card)
-        stages = self._models[card.id].stages
-        return await asyncio.gather(
-            stages.tokens(texts.prompt, texts.syntax, texts.embeddings),
-            stages.tokens(texts.negative_prompt, texts.syntax, texts.embeddings),
-        )
+        texts, stages = words(request, card), self._models[card.id].stages
+        with default_named(request, card):
+            return await asyncio.gather(
+                stages.tokens(texts.prompt, texts.syntax, texts.prompt_embeddings, "prompt"),
+                stages.tokens(texts.negative_prompt, texts.syntax, texts.negative_embeddings, "negative_prompt"),
+            )
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its images leave the denoiser within one step.
