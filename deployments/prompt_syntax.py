@@ -16,6 +16,7 @@ from models.validation import first_problem, plain
 MAX_QUOTED = 60  # characters
 MAX_WEIGHT = 10.0  # of a piece of text, its brackets multiplied; beyond it there is only noise
 LORA = re.compile(r"<lora:[^<>]*>")
+LORA_NAME = re.compile(r"(<lora:)([^<>:]*)(?=[^<>]*>)")
 LORA_PARTS = re.compile(r"<lora:([^<>:]+)(?::([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)))?>")
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
 WEIGHTED = {  # what `weighted` reads, and how it is written
@@ -78,6 +79,11 @@ def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
 def lora_names(prompt: str) -> list[str]:
     """Return the names of the LoRAs in a weighted prompt, in whatever way each is weighted."""
     return [tag.removesuffix(">").split(":")[1].strip() for tag in LORA.findall(prompt)]
+
+
+def with_lora_names(prompt: str, names: Mapping[str, str]) -> str:
+    """Return a weighted prompt whose tags have other names: old -> new."""
+    return LORA_NAME.sub(lambda tag: tag[1] + names.get(tag[2].strip(), tag[2]), prompt)
 
 
 def named_embeddings(field: str, text: str, syntax: PromptSyntax, card: ModelCard) -> list[Embedding]:
