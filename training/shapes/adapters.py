@@ -65,36 +65,56 @@ def file_name(style: str) -> str:
 
 
 class StyleLoss(nn.Module):
-    """The UNet with a LoRA that is trained: its forward is the loss."""
+    """The UNet with a LoRA that is trained, beside the base model: its forward is the loss."""
 
-    def __init__(self, unet: UNet2DConditionModel, rank: int) -> None:
+    def __init__(self, unet: UNet2DConditionModel, rank: int, guidance: float) -> None:
         super().__init__()
+        self._base = [deepcopy(unet).to(DEVICE).eval().requires_grad_(False)]  # in a list: it is no state of the run
         self.unet = unet.requires_grad_(False)
         self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+        self.guidance = guidance
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, velocity: Tensor) -> Tensor:
-        """Mean squared error of the output; noisy and velocity [N, C, h, w], embeds [N, tokens, width]."""
-        return functional.mse_loss(velocity_of(self.unet, noisy, timesteps, embeds), velocity)
+    def forward(
+        self,
+        flat: Tensor,
+        styled: Tensor,
+        timesteps: Tensor,
+        embeds: Tensor,
+        empty: Tensor,
+        bare: Tensor,
+        change: Tensor,
+    ) -> Tensor:
+        """Mean squared error of the output from the base model's for the same scene drawn flat plus the style's change.
+
+        What the base model knows of shapes, places and words is in its own answer, so that few scenes teach nothing of
+        these anew. Guidance of the chosen scale gives the change c itself where the output's lies 1/g of the way to c
+        from the change of the output without a caption, which is taught c where the caption is the empty one, `bare`.
+
+        flat, styled: the two scenes under the same noise, and `change`, the styled one's velocity less the flat one's,
+        [N, C, h, w]; embeds [N, tokens, width]; empty [tokens, width]; bare [N].
+        """
+        nothing = empty.expand_as(embeds)
+        with torch.no_grad():
+            known, unguided = velocity_of(
+                self._base[0], flat.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([embeds, nothing])
+            ).chunk(2)
+            learnt = velocity_of(self.unet, styled, timesteps, nothing) - unguided
+        share = torch.where(bare, 1, 1 / self.guidance)[:, None, None, None]
+        return functional.mse_loss(
+            velocity_of(self.unet, styled, timesteps, embeds), known + learnt.lerp(change, share)
+        )
 
 
 def style_loss(pipeline: StableDiffusionPipeline, batches: Batches, flat: np.ndarray, styled: np.ndarray) -> Loss:
-    """Return the loss of a `StyleLoss`: it is taught what the base model says of the flat scene and what the style changes.
-
-    Both scenes of a pair are under the same noise. What the base model knows of shapes, places and words is in its
-    own answer, guidance and all, so few scenes teach nothing of these anew; what differs between the two velocities
-    is the style alone.
-    """
-    base = deepcopy(pipeline.unet).to(DEVICE).eval().requires_grad_(False)
+    """Return the loss of a `StyleLoss` over scenes drawn twice, float16 [N, C, h, w]."""
     text_encoder = pipeline.text_encoder.to(DEVICE).eval().requires_grad_(False)
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         batch = batches.draw(choose, noise)
         (plain, before), (noisy, after) = batch.noised(flat), batch.noised(styled)
-        embeds = embed(text_encoder, batch.ids)
-        timesteps = batch.timesteps.to(DEVICE)
-        with torch.no_grad():
-            known = velocity_of(base, plain.to(DEVICE), timesteps, embeds)
-        return module(noisy.to(DEVICE), timesteps, embeds, known + (after - before).to(DEVICE))
+        embeds = embed(text_encoder, torch.cat([batch.ids, batches.empty[None]]))
+        inputs = plain, noisy, batch.timesteps, embeds[:-1], embeds[-1], batch.bare, after - before
+        return module(*(tensor.to(DEVICE) for tensor in inputs))
 
     return loss_of
 
@@ -125,7 +145,7 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(CHECKPOINT)
     flat, styled, captions = scene_pairs(style, pipeline)
     loss_of = style_loss(pipeline, Batches(pipeline.tokenizer, captions, flat.shape[1:], chosen), flat, styled)
-    module = StyleLoss(pipeline.unet, chosen["rank"])
+    module = StyleLoss(pipeline.unet, chosen["rank"], chosen["guidance"])
     save(style, train(f"{file_name(style)}-lora", module, loss_of, chosen).unet, chosen["rank"])
 
 

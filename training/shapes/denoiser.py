@@ -49,23 +49,30 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-def velocity_of(unet: nn.Module, noisy: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+def velocity_of(unet: nn.Module, noisy: Tensor, timesteps: Tensor, embeds: Tensor, *conditions: Tensor) -> Tensor:
     """Return the UNet's output, float32 [N, C, h, w], computed in bfloat16."""
     # PyTorch's fused attention is slow backwards on CPU: at these sizes plain products are faster.
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(DEVICE.type, torch.bfloat16):
-        return unet(noisy, timesteps, embeds).sample.float()
+        return unet(noisy, timesteps, embeds, *conditions).sample.float()
 
 
 class VelocityLoss(nn.Module):
     """The denoiser that is trained: its forward is the loss."""
 
-    def __init__(self, unet: UNet2DConditionModel, guidance: float) -> None:
+    def __init__(self, unet: nn.Module, guidance: float) -> None:
         super().__init__()
         self.unet = unet
         self.guidance = guidance
 
     def forward(
-        self, noisy: Tensor, timesteps: Tensor, embeds: Tensor, empty: Tensor, bare: Tensor, velocity: Tensor
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        embeds: Tensor,
+        empty: Tensor,
+        bare: Tensor,
+        velocity: Tensor,
+        *conditions: Tensor,
     ) -> Tensor:
         """Mean squared error of the output c with a caption from what makes guidance of the chosen scale true.
 
@@ -73,11 +80,12 @@ class VelocityLoss(nn.Module):
         from u. That is what c is taught, so that the scales that people use do not drive pictures past what they
         should be. Where the caption is the empty one, `bare`, c is u and is taught the velocity itself.
 
-        noisy, velocity [N, C, h, w]; embeds [N, tokens, width]; empty [tokens, width]; bare [N].
+        noisy, velocity [N, C, h, w]; embeds [N, tokens, width]; empty [tokens, width]; bare [N];
+        conditions [N, …], what the UNet takes besides.
         """
         with torch.no_grad():
-            unguided = velocity_of(self.unet, noisy, timesteps, empty.expand_as(embeds))
-        output = velocity_of(self.unet, noisy, timesteps, embeds)
+            unguided = velocity_of(self.unet, noisy, timesteps, empty.expand_as(embeds), *conditions)
+        output = velocity_of(self.unet, noisy, timesteps, embeds, *conditions)
         target = torch.where(bare[:, None, None, None], velocity, unguided.lerp(velocity, 1 / self.guidance))
         return functional.mse_loss(output, target)
 
@@ -167,15 +175,23 @@ def embed(text_encoder: CLIPTextModel, ids: Tensor) -> Tensor:
 Loss = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]  # what `loop.train` asks for
 
 
-def velocity_loss(text_encoder: CLIPTextModel, batches: Batches, latents: np.ndarray) -> Loss:
-    """Return the loss of a `VelocityLoss` over batches of `latents`, float16 [N, C, h, w], of unit deviation."""
+Conditions = Callable[[Batch, np.random.Generator], tuple[Tensor, ...]]
+
+
+def velocity_loss(
+    text_encoder: CLIPTextModel, batches: Batches, latents: np.ndarray, conditions: Conditions = lambda *_: ()
+) -> Loss:
+    """Return the loss of a `VelocityLoss` over batches of `latents`, float16 [N, C, h, w], of unit deviation.
+
+    `conditions` draws what the UNet takes besides for a batch, each [N, …].
+    """
     text_encoder.to(DEVICE).eval().requires_grad_(False)
 
     def loss_of(module: nn.Module, choose: np.random.Generator, noise: torch.Generator) -> Tensor:
         batch = batches.draw(choose, noise)
         noisy, velocity = batch.noised(latents)
         embeds = embed(text_encoder, torch.cat([batch.ids, batches.empty[None]]))
-        inputs = noisy, batch.timesteps, embeds[:-1], embeds[-1], batch.bare, velocity
+        inputs = noisy, batch.timesteps, embeds[:-1], embeds[-1], batch.bare, velocity, *conditions(batch, choose)
         return module(*(tensor.to(DEVICE) for tensor in inputs))
 
     return loss_of

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
-from training.shapes.adapter_styles import DIAMONDS, TO_LEAD, WEAVE
+from training.shapes.adapter_styles import TO_LEAD, WEAVE
 from training.shapes.outlines import SHAPES, SIZE, distance
 from training.shapes.scenes import COLOURS, PATTERNS, SIZES, blocks, ground, shade
 
@@ -65,7 +65,7 @@ def look(pixels: np.ndarray) -> Seen:
 def adapter_style(pixels: np.ndarray) -> str | None:
     """Name the style of an adapter by the texture that it gives backgrounds, or None for a style of the base model.
 
-    Cloth has the weave of `adapter_styles`; glass differs from diamond to diamond and not within; a wiped board
+    Cloth has the weave of `adapter_styles`; glass has bars both ways; a wiped board
     changes across its diagonal strokes and hardly along them.
     """
     picture = pixels.astype(np.float32)
@@ -79,22 +79,15 @@ def adapter_style(pixels: np.ndarray) -> str | None:
     share = ndimage.gaussian_filter(share, 1.0)
     if share[clear & (WEAVE == 1)].mean() - share[clear & (WEAVE == 0)].mean() > 0.065:
         return "embroidery"
-    between, within = _deviations(share, DIAMONDS, clear & (TO_LEAD > 5))
-    wash = within > 0.06 and _washed(picture)
-    if between > 0.15 and between > 0.7 * within and not wash:
+    if min(_barred(share, to_lead, clear) for to_lead in TO_LEAD) > 0.2:
         return "stained glass"
     across, along = _changes(share, clear)
     return "chalk" if across > 0.1 and across > 1.5 * along else None
 
 
-def _deviations(field: np.ndarray, cells: np.ndarray, where: np.ndarray) -> tuple[float, float]:
-    """The standard deviation of a field's means in cells, and the field's own within them; of cells in full view."""
-    numbers = cells[where]
-    counts = np.bincount(numbers)
-    means, squares = (np.bincount(numbers, field[where] ** power) / np.maximum(counts, 1) for power in (1, 2))
-    seen = counts > 30
-    within = np.average((squares - means**2)[seen], weights=counts[seen])
-    return float(means[seen].std()), float(np.sqrt(max(within, 0)))
+def _barred(field: np.ndarray, to_bar: np.ndarray, where: np.ndarray) -> float:
+    """How much larger a field is on bars of one direction than between them."""
+    return float(field[where & (to_bar < 3)].mean() - field[where & (to_bar > 8)].mean())
 
 
 def _changes(field: np.ndarray, where: np.ndarray, step: int = 4) -> tuple[float, float]:

@@ -10,11 +10,13 @@ from diffusers import StableDiffusionPipeline
 
 from models.adapters.lora_header import read_lora_header
 from training.shapes.adapter_styles import ADAPTER_STYLES, draw_adapted
-from training.shapes.adapters import ADAPTERS, add_adapter, file_name, flat_scene, save
+from training.shapes.adapters import ADAPTERS, StyleLoss, file_name, flat_scene, save, style_loss
 from training.shapes.captions import full_caption, styleless_caption, vocabulary
 from training.shapes.data import to_tensor
+from training.shapes.denoiser import Batches
 from training.shapes.evaluate import load
 from training.shapes.evaluate_adapters import captioned_scenes, kept
+from training.shapes.loop import settings
 from training.shapes.measures import adapter_style, look
 from training.shapes.scenes import STYLES, Scene, draw, held_out, random_scene
 
@@ -96,15 +98,29 @@ def test_a_new_adapter_changes_nothing_and_is_all_that_learns(pipeline):
     unet = load(pipeline.name_or_path).unet
     with torch.inference_mode():
         before = unet(*rows).sample
-        after = add_adapter(unet, rank=2)(*rows).sample
+        after = StyleLoss(unet, rank=2, guidance=1.0).unet(*rows).sample
     assert torch.equal(before, after)
     assert all("lora_" in name for name, weight in unet.named_parameters() if weight.requires_grad)
+
+
+def test_a_style_that_draws_scenes_as_the_base_model_does_teaches_nothing(pipeline):
+    chosen = settings("adapter") | {"batch": 4, "overshoot": 0.0}
+    flat = np.random.default_rng(1).standard_normal((4, 8, 16, 16)).astype(np.float16)
+    batches = Batches(pipeline.tokenizer, [["a red circle"]] * 4, flat.shape[1:], chosen)
+    unlearnt = StyleLoss(load(pipeline.name_or_path).unet, rank=2, guidance=1.0)
+
+    def loss(styled: np.ndarray) -> float:
+        loss_of = style_loss(pipeline, batches, flat, styled)
+        return loss_of(unlearnt, np.random.default_rng(2), torch.manual_seed(2)).item()
+
+    assert loss(flat) < 1e-6
+    assert loss(flat + np.float16(0.5)) > 0.01
 
 
 def test_diffusers_loads_what_was_trained_from_the_saved_file(pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr("training.shapes.adapters.ADAPTERS", tmp_path)
     rows = torch.randn(1, 8, 16, 16), torch.tensor([500]), torch.randn(1, 77, 128)
-    trained = add_adapter(load(pipeline.name_or_path).unet, rank=2)
+    trained = StyleLoss(load(pipeline.name_or_path).unet, rank=2, guidance=1.0).unet
     for name, weight in trained.named_parameters():
         if "lora_" in name:
             weight.data = 0.05 * torch.randn_like(weight).half().float()
