@@ -6,9 +6,10 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.api.deployment import ApiIngress
-from deployments.config import AppConfig, DenoiserKnobs, ModelConfig
+from deployments.config import AppConfig
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.keys import read_keys
+from deployments.model_config import DenoiserKnobs, ModelConfig
 from deployments.pipeline import Pipeline
 from deployments.request_errors import check_defaults
 from deployments.serve.replicas import stage_replicas

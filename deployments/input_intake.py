@@ -13,7 +13,7 @@ from PIL import Image
 from deployments.config import InputsConfig
 from deployments.dispatcher.client import DispatcherClient
 from deployments.errors import InputNotFound, TooLarge, TooManyRequests
-from deployments.input_store import InputStore, StoredInput, file_name, id_of
+from deployments.input_store import InputStore, NewInput, StoredInput, file_name, id_of
 from deployments.open_requests import RETRY_AFTER_S
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
@@ -45,6 +45,17 @@ class Upload:
     def of(cls, content: bytes, image: Image.Image) -> Self:
         """Return the upload with these bytes and pixels."""
         return cls(content, id_of(content), image.width, image.height, mask_flaw(image))
+
+    def as_input(self, ttl_s: float | None = None) -> NewInput:
+        """Return the input that it becomes once its file is in the store; `ttl_s` is how long it then is kept."""
+        return NewInput(
+            id=self.id,
+            width=self.width,
+            height=self.height,
+            bytes=len(self.content),
+            ttl_s=ttl_s,
+            mask_flaw=self.mask_flaw,
+        )
 
 
 class InputIntake:
@@ -114,12 +125,10 @@ class InputIntake:
         Raises:
             InputQuotaExceeded, StorageFull: there is no room for it.
         """
-        size = len(upload.content)
+        new = upload.as_input(ttl_s)
         for _ in range(MAX_TRIES):
             await asyncio.to_thread(self.files.put, file_name(owner, upload.id), upload.content)
-            added = await self._client.add_input(
-                owner, upload.id, size, upload.width, upload.height, ttl_s, upload.mask_flaw
-            )
+            added = await self._client.add_input(owner, new)
             if added is not None:
                 return added
         raise Unavailable(f"Input {upload.id} is being deleted while it is uploaded. Try again soon.")

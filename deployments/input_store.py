@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.file_store import FileStore
+from models.parameters import MaskFlaw
 
 PREFIX = "input_"  # of an id; then 64 hexadecimal digits
 INPUT_ID = rf"{PREFIX}[0-9a-f]{{64}}"
@@ -28,6 +29,18 @@ class StoredInput:
     bytes: int
     created: float  # when it was uploaded first, seconds since 1970
     expires: float  # then it is deleted, unless a job that has not ended needs it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewInput:
+    """An uploaded image whose file is in the store, before it is an input."""
+
+    id: str
+    width: int  # pixels, as it is looked at
+    height: int
+    bytes: int
+    ttl_s: float | None = None  # how long it is kept without a job; None: as long as the config says
+    mask_flaw: MaskFlaw | None = None  # with one, no job may have it as a mask
 
 
 class InputStore(FileStore):

@@ -2,12 +2,13 @@
 
 import hmac
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic.json_schema import SkipJsonSchema
 
 from deployments.stages import Phase
+from models.public_data import public_data
 from models.spec import ImageSpec
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
@@ -84,8 +85,8 @@ class Job:
     status: Status
     specs: tuple[ImageSpec, ...]
     timestamps: Timestamps
-    owner: SkipJsonSchema[str] = ""  # for us alone
-    link: SkipJsonSchema[str] = ""  # a secret: who has it may look at the job; empty: nobody has one
+    owner: SkipJsonSchema[str] = field(default="", repr=False)  # for us alone
+    link: SkipJsonSchema[str] = field(default="", repr=False)  # a secret that lets others look; empty: there is none
     queue: QueuePlace | None = None
     progress: Progress | None = None
     images: tuple[ImageResult, ...] = ()
@@ -132,7 +133,4 @@ def new_job(
 
 def job_body(job: Job) -> dict[str, Any]:
     """Return what clients get to see of a job, everywhere the same."""
-    body = asdict(job)
-    for private in ("owner", "link"):
-        del body[private]
-    return body
+    return public_data(job)

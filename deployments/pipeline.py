@@ -139,10 +139,10 @@ class Pipeline:
             finally:
                 updates.cancel()  # leaving the loop does not stop a producer
 
-    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding]) -> Tokens:
-        """Count the tokens of a text. Raises AdapterChanged, UnusableAdapter."""
+    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding], field: str) -> Tokens:
+        """Count the tokens of a field's text. Raises AdapterChanged, UnusableAdapter."""
         with translated():
-            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text, syntax, embeddings)
+            return await self._handle(TEXT_ENCODER.deployment).tokens.remote(text, syntax, embeddings, field)
 
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Have a Denoiser compile the plan of an image's sampler. Raises UnsupportedSampler, Unavailable."""

@@ -1,6 +1,7 @@
 """What brackets and tags in a prompt mean: adapters and weights that are read, and syntax that is not. Pure."""
 
 import re
+from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from models.validation import first_problem, plain
 MAX_QUOTED = 60  # characters
 MAX_WEIGHT = 10.0  # of a piece of text, its brackets multiplied; beyond it there is only noise
 LORA = re.compile(r"<lora:[^<>]*>")
+LORA_NAME = re.compile(r"(<lora:)([^<>:]*)(?=[^<>]*>)")
 LORA_PARTS = re.compile(r"<lora:([^<>:]+)(?::([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)))?>")
 # Linear in a prompt's length: what may repeat never overlaps with what follows it.
 WEIGHTED = {  # what `weighted` reads, and how it is written
@@ -28,21 +30,31 @@ UNSUPPORTED = {  # what it means elsewhere -> how it is written
     "alternating and scheduled words": re.compile(r"\[(?:\bembedding:|[^\[\]|:])*+[|:][^\[\]]*\]"),  # [a|b], [a:b:0.5]
     "adapters of these kinds": re.compile(r"<(?:lyco|hypernet):[^<>]*>"),
 }
+UNSUPPORTED_IN_PROMPT = {  # there, too, AND is only a word of a negative prompt
+    "several prompts in one, joined by AND,": re.compile(r"\bAND\b"),
+}
+TAG_FORM = "a LoRA is named as <lora:name:weight>, in lower case"
+MISSPELT = {  # why it is only text, and what was meant -> how it is written; AUTOMATIC1111's tags have lower case, too
+    f"is no tag that is known; {TAG_FORM}": re.compile(r"<(?!(?:lora|lyco|hypernet|embedding):)\s*\w+\s*:[^<>]*>"),
+    f"is a tag that is not closed; {TAG_FORM}": re.compile(
+        r"<\s*(?:lora|lyco|hypernet)\s*:[^<>]*+(?=<|\Z)", re.IGNORECASE
+    ),
+    "names no embedding; write embedding:name, and (embedding:name:1.2) for a weight": re.compile(
+        r"(?<!\w)embedding:[(\[]+[^()\[\]]*+[)\]]*+"
+    ),
+}
 
 
-def unread_syntax(text: str, syntax: PromptSyntax = "plain") -> list[str]:
-    """Return the first piece of each kind of syntax in a text that is not read, in words that quote it."""
-    found = [
-        f"{_quoted(piece[0])}: {meaning} are not supported."
-        for meaning, pattern in UNSUPPORTED.items()
-        if (piece := pattern.search(text))
-    ]
+def unread_syntax(text: str, syntax: PromptSyntax = "plain", field: str = "prompt") -> list[str]:
+    """Return the first piece of each kind of syntax in a field's text that is not read, in words that quote it."""
+    unsupported = UNSUPPORTED | (UNSUPPORTED_IN_PROMPT if field == "prompt" else {})
+    found = [f"{piece}: {meaning} are not supported." for meaning, piece in _pieces(text, unsupported)]
+    found += [f"{piece} {reason}." for reason, piece in _pieces(text, MISSPELT)]
     if syntax == "weighted":
         return found
     switchable = [
-        f"{_quoted(piece[0])} is read as plain text; set prompt_syntax to weighted for {meaning}."
-        for meaning, pattern in WEIGHTED.items()
-        if (piece := pattern.search(text))
+        f"{piece} is read as plain text; set prompt_syntax to weighted for {meaning}."
+        for meaning, piece in _pieces(text, WEIGHTED)
     ]
     return switchable + found
 
@@ -67,6 +79,11 @@ def split_loras(prompt: str) -> tuple[str, tuple[Lora, ...]]:
 def lora_names(prompt: str) -> list[str]:
     """Return the names of the LoRAs in a weighted prompt, in whatever way each is weighted."""
     return [tag.removesuffix(">").split(":")[1].strip() for tag in LORA.findall(prompt)]
+
+
+def with_lora_names(prompt: str, names: Mapping[str, str]) -> str:
+    """Return a weighted prompt whose tags have other names: old -> new."""
+    return LORA_NAME.sub(lambda tag: tag[1] + names.get(tag[2].strip(), tag[2]), prompt)
 
 
 def named_embeddings(field: str, text: str, syntax: PromptSyntax, card: ModelCard) -> list[Embedding]:
@@ -98,6 +115,13 @@ def check_weights(field: str, text: str) -> None:
                 bounds = f"from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
                 message = f"{field}: the weight of {_quoted(piece)} must be {bounds}, got {weight:g}."
                 raise InvalidRequest(message, field)
+
+
+def _pieces(text: str, patterns: Mapping[str, re.Pattern[str]]) -> Iterator[tuple[str, str]]:
+    """Yield what each pattern that is in a text means, and the first piece that it matches, in quotes."""
+    for meaning, pattern in patterns.items():
+        if piece := pattern.search(text):
+            yield meaning, _quoted(piece[0].strip())
 
 
 def _lora(tag: str) -> Lora:

@@ -39,5 +39,5 @@ def _reads_negative_prompt(spec: ImageSpec) -> bool:
 
 def _unread_syntax(request: GenerationRequest, spec: ImageSpec) -> Iterator[str]:
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-        for words in unread_syntax(text or "", spec.prompt_syntax):
+        for words in unread_syntax(text or "", spec.prompt_syntax, name):
             yield f"{name}: {words}"

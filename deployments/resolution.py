@@ -1,7 +1,8 @@
 """From a request to the specs of its images, nothing left open; and back. Pure."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
@@ -12,7 +13,7 @@ from deployments import styles
 from deployments.nested_requests import MAX_LORAS
 from deployments.prompt_syntax import check_weights, named_embeddings, refuse_loras, split_loras
 from deployments.schema import MAX_SEED, RANDOM_SEED, GenerationRequest, nested_type
-from models.errors import InvalidRequest
+from models.errors import DarkroomError, InvalidRequest
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
 from models.spec import Embedding, ImageSpec, Lora
@@ -24,8 +25,14 @@ class Words(NamedTuple):
     prompt: str
     negative_prompt: str
     syntax: PromptSyntax
-    loras: tuple[Lora, ...] = ()
-    embeddings: tuple[Embedding, ...] = ()  # of the prompt, and then of the negative prompt alone
+    loras: tuple[Lora, ...]
+    prompt_embeddings: tuple[Embedding, ...]
+    negative_embeddings: tuple[Embedding, ...]
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """Those of the prompt, and then those of the negative prompt alone."""
+        return tuple(dict.fromkeys((*self.prompt_embeddings, *self.negative_embeddings)))
 
 
 def words(request: GenerationRequest, card: ModelCard) -> Words:
@@ -39,15 +46,30 @@ def words(request: GenerationRequest, card: ModelCard) -> Words:
     prompt, negative_prompt = styled(request, card)
     loras: tuple[Lora, ...] = ()
     if syntax == "weighted":
-        refuse_loras("negative_prompt", negative_prompt)
         prompt, loras = split_loras(prompt)
         if not prompt.strip():
             raise InvalidRequest("prompt: must have words besides the LoRAs that it names.", "prompt")
-        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-            check_weights(name, text)
+        check_weights("prompt", prompt)
     embeddings = named_embeddings("prompt", prompt, syntax, card)
-    embeddings += named_embeddings("negative_prompt", negative_prompt, syntax, card)
-    return Words(prompt, negative_prompt, syntax, loras, tuple(dict.fromkeys(embeddings)))
+    with default_named(request, card):
+        if syntax == "weighted":
+            refuse_loras("negative_prompt", negative_prompt)
+            check_weights("negative_prompt", negative_prompt)
+        negative_embeddings = named_embeddings("negative_prompt", negative_prompt, syntax, card)
+    return Words(prompt, negative_prompt, syntax, loras, tuple(embeddings), tuple(negative_embeddings))
+
+
+@contextmanager
+def default_named(request: GenerationRequest, card: ModelCard) -> Iterator[None]:
+    """Raise what is raised inside; of a negative prompt that the caller did not send it says that it is the model's."""
+    try:
+        yield
+    except DarkroomError as error:
+        if request.negative_prompt is not None or error.param != "negative_prompt":
+            raise
+        reason = error.message.removeprefix("negative_prompt: ")
+        remedy = "Send a negative_prompt of your own, which may be empty."
+        raise type(error)(f"The default negative prompt of {card.id}: {reason} {remedy}") from None
 
 
 def styled(request: GenerationRequest, card: ModelCard) -> tuple[str, str]:

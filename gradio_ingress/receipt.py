@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from dataclasses import fields, is_dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +13,7 @@ from deployments.resolution import request_data
 from gradio_ingress.controls import label
 from models.compression import compression
 from models.parameters import SAMPLER_NAMES
+from models.public_data import public_data
 from models.settings_text import OTHERS, is_default
 from models.spec import ImageSpec
 
@@ -37,7 +37,7 @@ def snippets(spec: ImageSpec, address: str) -> dict[str, str]:
 
 def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
     """Return the receipt's rows, name and value. `queue_s` is how long the picture's job waited, if that is known."""
-    spec = image.spec
+    spec, settings = image.spec, public_data(image.spec)
     rows = f"batch of {image.batch_rows} {'row' if image.batch_rows == 1 else 'rows'}"
     waited = [] if queue_s is None else [("Waited", _time(queue_s))]
     again = [("Attempts", str(image.attempts))] if image.attempts > 1 else []
@@ -52,8 +52,8 @@ def lines(image: ImageResult, queue_s: float | None) -> list[tuple[str, str]]:
         ("Sampler", SAMPLER_NAMES[spec.sampler]),
         ("Steps", str(spec.num_inference_steps)),
         ("Guidance", f"{spec.guidance_scale:g}" if spec.guided else "off"),
-        *((label(field), _in_words(getattr(spec, field))) for field in OTHERS if not is_default(spec, field)),
-        *([("Embeddings", _in_words(spec.embeddings))] if spec.embeddings else []),
+        *((label(field), _in_words(settings[field])) for field in OTHERS if not is_default(spec, field)),
+        *([("Embeddings", _in_words(settings["embeddings"]))] if spec.embeddings else []),
         *again,
         *size,
     ]
@@ -120,12 +120,11 @@ def _our_fields(spec: ImageSpec) -> dict[str, Any]:
 
 def _in_words(value: Any) -> str:
     """A setting as people read it: the members of an object, and objects one after the other."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return "; ".join(_in_words(each) for each in value)
-    if is_dataclass(value):
-        shown = (field.name for field in fields(value) if field.repr)
-        members = ((name.replace("_", " "), getattr(value, name)) for name in shown)
-        return ", ".join(f"{name} {_in_words(each)}" for name, each in members if each is not None)
+    if isinstance(value, dict):
+        members = value.items()
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(each)}" for name, each in members if each is not None)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return DIGEST.sub(r"\1", str(value))

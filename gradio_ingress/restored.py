@@ -32,5 +32,5 @@ def usable(cards: Sequence[ModelCard], data: Mapping[str, Any]) -> tuple[dict[st
     notes = [] if find_card(cards, model) else [status.not_served(model)]
     syntax = kept.get("prompt_syntax") or card.defaults.get("prompt_syntax", "plain")
     for name in ("prompt", "negative_prompt"):
-        notes += unread_syntax(kept.get(name) or "", syntax)
+        notes += unread_syntax(kept.get(name) or "", syntax, name)
     return kept, [*notes, status.left_out(refused)] if refused else notes

@@ -2,11 +2,11 @@
 
 import io
 import json
-from dataclasses import asdict
 
 from PIL import ExifTags, Image, PngImagePlugin
 
 from models.compression import compression
+from models.public_data import public_data
 from models.settings_text import settings_text
 from models.spec import ImageSpec
 from models.vae import Decoded
@@ -18,9 +18,8 @@ def encode_image(decoded: Decoded, spec: ImageSpec, digest: str) -> bytes:
     if spec.output_format == "png":
         info = PngImagePlugin.PngInfo()
         info.add_text("parameters", settings_text(spec))  # tEXt where Latin-1 holds it: few tools read iTXt
-        info.add_text(
-            "darkroom", json.dumps(asdict(spec) | {"model_digest": digest, "tiled": decoded.tiled}, ensure_ascii=False)
-        )
+        settings = public_data(spec) | {"model_digest": digest, "tiled": decoded.tiled}
+        info.add_text("darkroom", json.dumps(settings, ensure_ascii=False))
         image.save(target, "png", pnginfo=info)
     else:
         image.save(target, spec.output_format, exif=_exif(settings_text(spec)), **compression(spec))

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from math import ceil
 from typing import Any, TypeVar
 
 from models.errors import InvalidRequest
 from models.families.registry import FAMILIES
 from models.hires import Hires, check_scale, check_shape, hires_size, of_pass
+from models.near_names import near_names
 from models.parameters import MAX_SIDE, MAX_STEPS_BY_SAMPLER
 from models.spec import Embedding, ImageSpec, Lora
 from models.validation import MAX_VALUE
@@ -112,7 +112,7 @@ class ModelCard:
         names = [card.name for card in cards if card.problem is None]
         card = next((card for card in cards if card.name == name), None)
         if card is None:
-            near = get_close_matches(name, names, cutoff=0.5) or names[:SHOWN_NAMES]
+            near = near_names(name, names) or names[:SHOWN_NAMES]
             message = f"{path}: {self.id} has no {kind} {name[:MAX_QUOTED]!r}. {_listed(near, len(names))}"
             raise InvalidRequest(message, path)
         if card.problem is not None:

@@ -11,7 +11,7 @@ examples.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -70,6 +70,18 @@ def references(prompt: str, syntax: PromptSyntax) -> list[Reference]:
         for piece in section
         for found in EMBEDDING.finditer(piece.text)
     ]
+
+
+def with_embedding_names(prompt: str, names: Mapping[str, str]) -> str:
+    """Return a prompt that calls embeddings by other names: old -> new."""
+
+    def renamed(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if name not in names:
+            return found[0]
+        return f"<{names[name]}>" if found[1] else f"embedding:{names[name]}"
+
+    return EMBEDDING.sub(renamed, prompt)
 
 
 def split_at_embeddings(text: str, names: Collection[str]) -> Iterator[tuple[str, str | None]]:

@@ -18,6 +18,7 @@ from pydantic_core import from_json
 
 from models.families.registry import FAMILIES
 from models.parameters import SAMPLER_NAMES
+from models.public_data import public_data
 from models.spec import ImageSpec
 
 OF_THE_MODEL = ("embedded_guidance", "family")
@@ -75,13 +76,8 @@ def _value(spec: ImageSpec, field: str) -> Any:
 def write_value(value: Any) -> str:
     """Return a setting's value as text: nested objects as JSON, and in quotes a text that would end the setting."""
     is_nested = is_dataclass(value) or isinstance(value, list | tuple)
-    text = json.dumps(value, default=_shown, ensure_ascii=False) if is_nested else str(value)
+    text = json.dumps(public_data(value), ensure_ascii=False) if is_nested else str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
-
-
-def _shown(value: Any) -> dict[str, Any]:
-    """Return the members of an object but those that only programs need, which its `repr` leaves out too."""
-    return {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
 
 
 def read_value(text: str, *, is_nested: bool = False) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import AfterValidator
+from pydantic.json_schema import SkipJsonSchema
 
 from models.families.base import Segment
 from models.families.registry import FAMILIES
@@ -55,9 +56,9 @@ class Lora:
     name: str  # of the file in the model's folder of adapters, without suffix
     weight: float
     sha256: str = ""  # of the file, once the job is accepted
-    # What only programs need has no repr, and is left out where people look.
-    tensors_sha256: str = field(default="", repr=False)  # of the file without its header, for other tools
-    changes_text: bool = field(default=True, repr=False)  # whether the file has parts for text encoders
+    # What only Darkroom needs has no repr: `public_data` leaves it out.
+    tensors_sha256: SkipJsonSchema[str] = field(default="", repr=False)  # of the file without its header
+    changes_text: SkipJsonSchema[bool] = field(default=True, repr=False)  # whether it has parts for text encoders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -22,6 +23,7 @@ from models.spec import Embedding, ImageSpec, Lora, Tokens
 
 MAX_CACHED_CHUNKS = 256
 MAX_CHUNKS = 64  # of a forward
+FOLDER_WAS_READ = "its folder was last read. Try again in a few seconds"  # where there is no job yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,13 @@ class EncodedPrompt:
     cut: Mapping[str, str] = field(default_factory=dict)  # field of a request -> the end of it that did not fit
     encode_s: float = 0.0  # of the whole batch
     model_digest: str = ""  # of the checkpoint
+
+
+class ReadTexts(NamedTuple):
+    """The texts of an image, of each row, and the ends of them that do not fit, by the fields of a request."""
+
+    texts: tuple[Text, ...]
+    cut: Mapping[str, str]
 
 
 class TextEncoder:
@@ -73,13 +82,15 @@ class TextEncoder:
         with torch.inference_mode():
             self._family.encode(self._components, [Text("")])
 
-    def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
-        """Count the tokens of a text and find what lies beyond the last one that is read.
+    def tokens(
+        self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = (), field: str = "prompt"
+    ) -> Tokens:
+        """Count the tokens of a text, which a field holds, and find what lies beyond the last one that is read.
 
         Raises:
             AdapterChanged, UnusableAdapter: an embedding that the text names.
         """
-        self._embeddings.load(embeddings)
+        self._embeddings.load(embeddings, field, since=FOLDER_WAS_READ)
         found = self._family.count_tokens(self._components, Text(text, syntax=syntax, embeddings=tuple(embeddings)))
         self._embeddings.make_room()
         return found
@@ -88,50 +99,28 @@ class TextEncoder:
     def encode(self, specs: Sequence[ImageSpec]) -> list[EncodedPrompt | DarkroomError]:
         """Encode the texts of a batch of images, each text once. An image whose adapter cannot be used is an error."""
         start = time.perf_counter()
-        texts = [self._texts(spec) for spec in specs]
-        encoded = self._encode([text for each in texts if not isinstance(each, DarkroomError) for text in each])
+        read = [self._read(spec) for spec in specs]
+        encoded = self._encode([text for each in read if not isinstance(each, DarkroomError) for text in each.texts])
         seconds = time.perf_counter() - start
         prompts = [
-            each if isinstance(each, DarkroomError) else self._prompt(spec, each, encoded, seconds)
-            for spec, each in zip(specs, texts, strict=True)
+            each if isinstance(each, DarkroomError) else _encoded_prompt(each, encoded, seconds) for each in read
         ]
         self._embeddings.make_room()
         return prompts
 
-    def _texts(self, spec: ImageSpec) -> tuple[Text, ...] | DarkroomError:
-        """Return the texts of an image, whose embeddings are loaded then."""
+    def _read(self, spec: ImageSpec) -> ReadTexts | DarkroomError:
+        """Return the texts of an image, whose embeddings are loaded then, each in as many chunks as the longest one."""
         texts = self._family.texts(spec)
         try:
             for text in texts:
-                field = "prompt" if text.words == spec.prompt else "negative_prompt"
-                self._embeddings.load(text.embeddings, field)
+                self._embeddings.load(text.embeddings, "prompt" if text.words == spec.prompt else "negative_prompt")
         except DarkroomError as error:
             return error
-        return self._family.with_chunks(self._components, texts)
-
-    def _prompt(
-        self,
-        spec: ImageSpec,
-        texts: Sequence[Text],
-        encoded: Mapping[Text, Conditioning | DarkroomError],
-        seconds: float,
-    ) -> EncodedPrompt | DarkroomError:
-        rows: list[Conditioning] = []
-        for text in texts:
-            row = encoded[text]
-            if isinstance(row, DarkroomError):
-                return row
-            rows.append(row)
-        return EncodedPrompt(rows=tuple(rows), cut=self._cut(spec, texts), encode_s=seconds)
-
-    def _cut(self, spec: ImageSpec, texts: Sequence[Text]) -> dict[str, str]:
-        """Return the ends of an image's texts that are not read; none of a negative prompt that is not among them."""
-        read = {text.words: text for text in texts}
-        return {
-            name: cut
-            for name, words in (("prompt", spec.prompt), ("negative_prompt", spec.negative_prompt))
-            if words in read and (cut := self._family.count_tokens(self._components, read[words]).cut)
-        }
+        tokens = {text.words: self._family.count_tokens(self._components, text) for text in texts}
+        chunks = min(max(each.chunks for each in tokens.values()), self._components.max_chunks)
+        fields = {"prompt": spec.prompt, "negative_prompt": spec.negative_prompt}
+        cut = {name: tokens[words].cut for name, words in fields.items() if words in tokens and tokens[words].cut}
+        return ReadTexts(tuple(text._replace(chunks=chunks) for text in texts), cut)
 
     def _encode(self, texts: Sequence[Text]) -> dict[Text, Conditioning | DarkroomError]:
         """Return the conditioning of `texts`; new ones share a forward."""
@@ -185,6 +174,18 @@ class TextEncoder:
                 stack.enter_context(bank.added_to(rows))
             encoded = self._family.encode(self._components, list(held)) if held else []
         return failed | dict(zip(held, encoded, strict=True))
+
+
+def _encoded_prompt(
+    read: ReadTexts, encoded: Mapping[Text, Conditioning | DarkroomError], seconds: float
+) -> EncodedPrompt | DarkroomError:
+    rows: list[Conditioning] = []
+    for text in read.texts:
+        row = encoded[text]
+        if isinstance(row, DarkroomError):
+            return row
+        rows.append(row)
+    return EncodedPrompt(rows=tuple(rows), cut=read.cut, encode_s=seconds)
 
 
 def _loras_of(texts: Sequence[Text]) -> list[Lora]:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import WITHOUT_DEFAULT, AppConfig, ModelConfig, Settings, UiConfig
+from deployments.config import AppConfig, UiConfig
 from deployments.keys import UnusableKeys, read_keys
+from deployments.model_config import WITHOUT_DEFAULT, ModelConfig
 from deployments.request_errors import check_defaults
+from deployments.settings import Settings
 from models.adapters.card_folder import check_folder
 from models.checkpoint.location import checkpoint_name
 from models.errors import UnusableAdapter, UnusableCheckpoint

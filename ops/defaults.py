@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.request_errors import default_problems, request_error
 from models.adapters.embedding_folder import with_embeddings
 from models.checkpoint.location import check, checkpoint_name

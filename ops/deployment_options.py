@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from deployments.config import DenoiserKnobs
+from deployments.model_config import DenoiserKnobs
 from deployments.stages import DENOISER, MODEL, STAGES
 from ops.config_errors import RENAMED, lines_of
 

@@ -20,10 +20,13 @@ import torch
 import transformers
 import yaml
 
-from deployments.config import DenoiserKnobs
+from deployments.model_config import DenoiserKnobs
 from deployments.request_errors import check_defaults, read_request
+from deployments.request_warnings import request_warnings
 from deployments.resolution import resolve
 from deployments.stages.memory import peak_bytes
+from models.adapters.card_folder import check_folder
+from models.adapters.embedding_folder import with_embeddings
 from models.checkpoint.assembly import Overrides
 from models.checkpoint.card import read_card
 from models.checkpoint.loading import choose_device, choose_dtype
@@ -53,13 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         library.utils.logging.disable_progress_bar()
     try:
         overrides = Overrides(args.vae, args.prediction_type)
+        check_folder("--embeddings", args.embeddings)
         card = read_card(args.checkpoint, None, args.manifest, args.allowed_root, overrides)
+        card = with_embeddings(card, args.embeddings)
         print(described(card))
         check_defaults(card)
-        [spec] = resolve(read_request(fields(args), card), card)
+        request = read_request(fields(args), card)
+        [spec] = resolve(request, card)
         print(f"\n{spec.prompt!r}: seed {spec.seed}, {spec.width}x{spec.height}, {spec.sampler}, ", end="")
         print(f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}")
-        for warning in card.warnings_for(spec):
+        for warning in request_warnings(request, spec, card):
             print(f"warning: {warning}")
         generate(args, card, spec)
     except DarkroomError as error:
@@ -87,6 +93,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=get_args(DtypeName), default="float32")
     parser.add_argument("--manifest", type=Path, help="SHA-256 sums that the files must have")
     parser.add_argument("--allowed-root", type=Path, action="append", default=[], help="where links may lead")
+    parser.add_argument("--embeddings", type=Path, metavar="FOLDER", help="textual inversions that prompts name")
     args = parser.parse_args(argv)
     if args.size and not all(side.isdecimal() for side in args.size.partition("x")[::2]):
         parser.error(f"--size {args.size}: must be WIDTHxHEIGHT in pixels, for example 1024x768.")
@@ -142,7 +149,10 @@ def described(card: ModelCard) -> str:
         f"prompt: {card.max_tokens} tokens",
         f"guidance: {'an input of the model: one row' if card.embedded_guidance else 'two rows'}",
     ]
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in card.warnings)])
+    usable = [each.name for each in card.embeddings or () if each.problem is None]
+    lines += [f"embeddings: {', '.join(usable) or 'none'}"] if card.embeddings is not None else []
+    unusable = (f"embedding {each.name} {each.problem}" for each in card.embeddings or () if each.problem is not None)
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in (*card.warnings, *unusable))])
 
 
 @torch.inference_mode()
@@ -156,6 +166,8 @@ def generate(args: argparse.Namespace, card: ModelCard, spec: ImageSpec) -> None
     device, dtype = choose_device(args.device), choose_dtype(args.dtype)
     with reported("text encoder", device) as lap:
         encoder = load_text_encoder(folder, card.family, device, dtype)
+        if args.embeddings is not None:
+            encoder.enable_embeddings(args.embeddings, card.embedding_widths, card.max_tokens)
         lap("loaded", encoder.parameter_bytes)
         [encoded] = encoder.encode([spec])
         if isinstance(encoded, DarkroomError):

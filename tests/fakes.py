@@ -23,7 +23,7 @@ from deployments.input_intake import InputIntake
 from deployments.input_store import InputStore
 from deployments.jobs import ImageResult
 from deployments.stages.executor import SerialExecutor
-from models.errors import Unavailable, UnsupportedSampler
+from models.errors import AdapterChanged, Unavailable, UnsupportedSampler
 from models.model_card import ModelCard
 from models.parameters import PromptSyntax
 from models.spec import Embedding, ImageSpec, StepUpdate, Tokens
@@ -106,6 +106,7 @@ class FakePipeline:
         self.left: list[Lease] = []  # whose generator has ended, however it ended
         self.specs: list[ImageSpec] = []
         self.problems: list[Exception] = []  # raised by the next pictures, one each, after their first step
+        self.changed: set[str] = set()  # embeddings whose files are not what they were
         self.cut: Mapping[str, str] = {}  # what the text encoder does not read of each text
         self.preview_at: tuple[int, ...] = ()  # steps with a preview
         self.no_plan: set[tuple[str, int]] = set()  # samplers and steps that the scheduler refuses
@@ -146,8 +147,10 @@ class FakePipeline:
         if (spec.sampler, spec.num_inference_steps) in self.no_plan:
             raise UnsupportedSampler("num_inference_steps must be another number.", "num_inference_steps")
 
-    async def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding], field: str) -> Tokens:
         """A word is a token."""
+        if changed := [each.name for each in embeddings if each.name in self.changed]:
+            raise AdapterChanged(f"{field}: {changed[0]} has changed.", field)
         found = text.split()
         return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import BeforeValidator
+
 from deployments.request_errors import read_request, request_error
 from deployments.schema import GenerationRequest, fields_but
 from models.errors import DarkroomError, InvalidRequest
@@ -12,6 +14,16 @@ from models.model_card import ModelCard
 from models.validation import field_of
 
 Raised = TypeVar("Raised", bound=DarkroomError)
+
+
+def refused(reason: str) -> BeforeValidator:
+    """Return what refuses a field with a reason."""
+
+    def refuse(value: object) -> None:
+        if value is not None:
+            raise ValueError(f"is not supported here: {reason}")
+
+    return BeforeValidator(refuse)
 
 
 @dataclass(frozen=True, slots=True)

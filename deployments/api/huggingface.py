@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, create_model, field_validator, model_val
 from pydantic_core import PydanticKnownError
 
 from deployments.api.auth import owner_of
-from deployments.api.dialect import Dialect
+from deployments.api.dialect import Dialect, refused
 from deployments.api.errors import IMAGE_SIGNATURES, HFError, documented
 from deployments.api.headers import IdempotencyKey, allowance_headers
 from deployments.api.inline_images import submit_with_images
@@ -68,6 +68,9 @@ class OwnParameters(RequestBody):
     )
     target_size: TargetSize | None = Field(
         None, description="The size, where `inputs` is an image. Default: one of its shape."
+    )
+    mask_image: Annotated[None, refused("POST /v1/images/edits takes a mask")] = Field(
+        None, description="Not supported."
     )
 
 

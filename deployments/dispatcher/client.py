@@ -15,13 +15,12 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.dispatcher.queue_stats import Allowance, QueueStats
 from deployments.errors import Gone, NotFound, ReplicaLost, StoreUnavailable, Superseded, UnreadableJob
-from deployments.input_store import StoredInput
+from deployments.input_store import NewInput, StoredInput
 from deployments.jobs import Job, Status
 from deployments.schema import GenerationRequest
 from deployments.serve.ray_errors import translated
 from models.errors import DarkroomError, Unavailable
 from models.model_card import ModelCard
-from models.parameters import MaskFlaw
 from models.spec import Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -133,25 +132,13 @@ class DispatcherClient:
         """Check whether an owner may keep `size` bytes more. Raises InputQuotaExceeded, StorageFull."""
         await self._call("check_input_room", owner, size)
 
-    async def add_input(
-        self,
-        owner: str,
-        input_id: str,
-        size: int,
-        width: int,
-        height: int,
-        ttl_s: float | None = None,
-        mask_flaw: MaskFlaw | None = None,
-    ) -> tuple[StoredInput, bool] | None:
-        """Add an input whose file is in the store, and return it and whether it is new; None if its file has gone.
-
-        Without a job it is kept for `ttl_s` seconds, by default those of the config. With a `mask_flaw` no job may have
-        it as a mask.
+    async def add_input(self, owner: str, new: NewInput) -> tuple[StoredInput, bool] | None:
+        """Add an input, and return it and whether its owner did not have it; None if its file has gone.
 
         Raises:
             InputQuotaExceeded, StorageFull: there is no room, and the file was deleted.
         """
-        return await self._call("add_input", owner, input_id, size, width, height, ttl_s, mask_flaw)
+        return await self._call("add_input", owner, new)
 
     async def input(self, input_id: str, owner: str) -> StoredInput:
         """Return an input of an owner. Raises InputNotFound."""

@@ -35,6 +35,7 @@ from deployments.dispatcher.replica_counts import ReplicaCounts
 from deployments.dispatcher.sweeper import Sweeper
 from deployments.error_responses import is_server_error
 from deployments.errors import (
+    Gone,
     JobEnded,
     NotFound,
     ReplicaLost,
@@ -44,18 +45,17 @@ from deployments.errors import (
     UnknownModel,
 )
 from deployments.image_store import ImageStore
-from deployments.input_store import InputStore, StoredInput
+from deployments.input_store import InputStore, NewInput, StoredInput
 from deployments.jobs import Job, Progress, QueuePlace, Status, new_job
 from deployments.keys import OWNER, ApiKey, Keyring
 from deployments.named_inputs import named_inputs, with_inputs
 from deployments.request_warnings import request_warnings
-from deployments.resolution import resolve, words
+from deployments.resolution import default_named, resolve, words
 from deployments.schema import GenerationRequest
 from deployments.serve.job_context import context_of
 from deployments.serve.refusal_log import log_refusals_briefly
 from models.errors import DarkroomError, Unavailable
 from models.model_card import ModelCard
-from models.parameters import MaskFlaw
 from models.spec import ImageSpec, StepUpdate, Tokens
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # whose lines carry the request id
@@ -196,7 +196,7 @@ class Dispatcher:
         await asyncio.shield(self._beginning)
         self._writer.check()
         if after is not None:
-            await self.job(after, owner)
+            await self._check_mark(after, owner)
         present = {j.id: self._as_of_now(j) for j in self._queue.jobs(owner) if not self._writer.has_unsaved(j.id)}
         if status in ("queued", "running"):  # which of the two is of the moment, and not on disk
             earlier = present.keys()
@@ -205,6 +205,16 @@ class Dispatcher:
             return list(islice((job for job in present.values() if job.id in earlier and job.status == status), limit))
         saved = await self._writer.call(self._writer.store.jobs, owner, status, limit, after)
         return [present.get(job.id, job) for job in saved]
+
+    async def _check_mark(self, after: str, owner: str) -> None:
+        """Check that there is a job `after` which others of its owner are listed. Raises NotFound, Gone."""
+        try:
+            await self.job(after, owner)
+        except NotFound:
+            message = f"after must be the id of a job that POST /v1/jobs returned; there is no {after[:80]}."
+            raise NotFound(message, "after") from None
+        except Gone as error:
+            raise Gone(f"after: {error.message}", "after") from None
 
     async def allowance(self, owner: str) -> Allowance | None:
         """Return what the key of an owner may ask for, and what is left; None for an owner without a key."""
@@ -223,15 +233,16 @@ class Dispatcher:
 
         Raises:
             UnknownModel, Unavailable, InvalidRequest: the model knows no such style or embedding.
+            AdapterChanged, UnusableAdapter: the file of an embedding, since its folder was last read.
         """
         await asyncio.shield(self._beginning)
         card = self._card_of(request.model)
-        texts = words(request, card)
-        stages = self._models[card.id].stages
-        return await asyncio.gather(
-            stages.tokens(texts.prompt, texts.syntax, texts.embeddings),
-            stages.tokens(texts.negative_prompt, texts.syntax, texts.embeddings),
-        )
+        texts, stages = words(request, card), self._models[card.id].stages
+        with default_named(request, card):
+            return await asyncio.gather(
+                stages.tokens(texts.prompt, texts.syntax, texts.prompt_embeddings, "prompt"),
+                stages.tokens(texts.negative_prompt, texts.syntax, texts.negative_embeddings, "negative_prompt"),
+            )
 
     async def cancel(self, job_id: str, owner: str | None) -> Job:
         """End a job; its images leave the denoiser within one step.
@@ -254,19 +265,10 @@ class Dispatcher:
         self._check_key(owner)
         await self._inputs.check_room(owner, size)
 
-    async def add_input(
-        self,
-        owner: str,
-        input_id: str,
-        size: int,
-        width: int,
-        height: int,
-        ttl_s: float | None = None,
-        mask_flaw: MaskFlaw | None = None,
-    ) -> tuple[StoredInput, bool] | None:
-        """Add an input whose file is in the store: see `Inputs.add`."""
+    async def add_input(self, owner: str, new: NewInput) -> tuple[StoredInput, bool] | None:
+        """Add an input: see `Inputs.add`."""
         self._check_key(owner)
-        return await asyncio.shield(self._inputs.add(owner, input_id, size, width, height, ttl_s, mask_flaw))
+        return await asyncio.shield(self._inputs.add(owner, new))
 
     async def input(self, input_id: str, owner: str) -> StoredInput:
         """Return an input of an owner. Raises InputNotFound."""

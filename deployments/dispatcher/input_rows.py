@@ -86,10 +86,14 @@ def find(connection: Connection, owner: str, input_id: str) -> StoredInput:
 
 
 def newest(connection: Connection, owner: str, limit: int, after: str | None = None) -> list[StoredInput]:
-    """Return an owner's inputs, newest first; those that come after another one in that order. Raises InputNotFound."""
+    """Return an owner's inputs, newest first; those that come after another one in that order.
+
+    Raises:
+        InputNotFound: the owner does not have that one; `param` is `after`.
+    """
     chosen = select(inputs).where(inputs.c.owner == owner).order_by(inputs.c.created.desc(), inputs.c.digest.desc())
     if after is not None:
-        mark = find(connection, owner, after)
+        mark = _named(connection, owner, "after", after)
         is_next = (inputs.c.created == mark.created) & (inputs.c.digest < mark.id.removeprefix(PREFIX))
         chosen = chosen.where((inputs.c.created < mark.created) | is_next)
     return [_input(row) for row in connection.execute(chosen.limit(limit))]
@@ -117,11 +121,7 @@ def pin(connection: Connection, job: Job, named: Mapping[str, str]) -> None:
         InvalidRequest: one of them is no mask, and is to be one.
     """
     for field, input_id in named.items():
-        try:
-            find(connection, job.owner, input_id)
-        except InputNotFound:
-            message = f"{field} must be the id of an input that POST /v1/inputs returned; there is no {input_id[:80]}."
-            raise InputNotFound(message, field) from None
+        _named(connection, job.owner, field, input_id)
         if field == MASK:
             _check_mask(connection, job.owner, input_id)
     for digest in {input_id.removeprefix(PREFIX) for input_id in named.values()}:
@@ -163,6 +163,15 @@ def orphans(connection: Connection, names: Sequence[str]) -> list[str]:
 def kept_bytes(connection: Connection) -> int:
     """Return how many bytes all inputs take, as they are counted for the quotas."""
     return int(connection.scalar(select(func.sum(_COUNTED))) or 0)
+
+
+def _named(connection: Connection, owner: str, field: str, input_id: str) -> StoredInput:
+    """Return the input that a field names. Raises InputNotFound, whose `param` is the field."""
+    try:
+        return find(connection, owner, input_id)
+    except InputNotFound:
+        message = f"{field} must be the id of an input that POST /v1/inputs returned; there is no {input_id[:80]}."
+        raise InputNotFound(message, field) from None
 
 
 def _of(table: Table, owner: str, input_id: str) -> tuple[ColumnElement[bool], ...]:

@@ -14,11 +14,10 @@ from deployments.dispatcher.durable_writer import DurableWriter
 from deployments.dispatcher.metrics import DispatcherMetrics
 from deployments.errors import Gone, InputNotFound, InputQuotaExceeded, NotFound, StorageFull, UnreadableJob
 from deployments.image_store import ImageStore
-from deployments.input_store import BRIEF_TTL_S, PREFIX, InputStore, StoredInput, file_name, id_of
+from deployments.input_store import BRIEF_TTL_S, PREFIX, InputStore, NewInput, StoredInput, file_name, id_of
 from deployments.jobs import Job
 from deployments.named_inputs import MASK
 from models.image_input import mask_flaw, read_image
-from models.parameters import MaskFlaw
 from models.spec import ImageSpec
 
 FindJob = Callable[[str, str], Awaitable[Job]]
@@ -54,32 +53,28 @@ class Inputs:
         """Check whether an owner may keep `size` bytes more. Raises InputQuotaExceeded, StorageFull."""
         await self._call(self._run, input_rows.check_room, owner, size, self._clock.now(), self._config)
 
-    async def add(
-        self,
-        owner: str,
-        input_id: str,
-        size: int,
-        width: int,
-        height: int,
-        ttl_s: float | None = None,
-        mask_flaw: MaskFlaw | None = None,
-    ) -> tuple[StoredInput, bool] | None:
-        """Add an input whose file is in the store, and return it and whether it is new.
+    async def add(self, owner: str, new: NewInput) -> tuple[StoredInput, bool] | None:
+        """Add an input, and return it and whether its owner did not have it.
 
-        None if the file has gone since it was written: its caller must write it again. Without a job the input is kept
-        for `ttl_s` seconds, by default those of the config. With a `mask_flaw` no job may have it as a mask.
+        None if the file has gone since it was written: its caller must write it again.
 
         Raises:
             InputQuotaExceeded, StorageFull: there is no room, and the file was deleted.
         """
-        now, name = self._clock.now(), file_name(owner, input_id)
-        expires = now + (self._config.input_ttl_s if ttl_s is None else ttl_s)
-        image = StoredInput(id=input_id, width=width, height=height, bytes=size, created=now, expires=expires)
+        now, name = self._clock.now(), file_name(owner, new.id)
+        image = StoredInput(
+            id=new.id,
+            width=new.width,
+            height=new.height,
+            bytes=new.bytes,
+            created=now,
+            expires=now + (self._config.input_ttl_s if new.ttl_s is None else new.ttl_s),
+        )
         async with self._changing:
             if not await asyncio.to_thread(self._files.has, name):
                 return None
             try:
-                return await self._call(self._run, input_rows.add, owner, image, self._config, mask_flaw)
+                return await self._call(self._run, input_rows.add, owner, image, self._config, new.mask_flaw)
             except (InputQuotaExceeded, StorageFull):  # so there is no row
                 await asyncio.to_thread(self._files.remove, [name])
                 raise
@@ -109,12 +104,11 @@ class Inputs:
         except (NotFound, Gone, UnreadableJob):
             message = f"{field} must be the id of an input or the name of an image of yours; there is no {name[:80]}."
             raise InputNotFound(message, field) from None
-        sides, flaw = await asyncio.to_thread(_looked_at, content, as_mask=field == MASK)
-        input_id, added = id_of(content), None
+        new, added = await asyncio.to_thread(_looked_at, content, as_mask=field == MASK), None
         while added is None:  # a deletion of the same input may come in between
-            await asyncio.to_thread(self._files.put, file_name(owner, input_id), content)
-            added = await self.add(owner, input_id, len(content), *sides, ttl_s=BRIEF_TTL_S, mask_flaw=flaw)
-        return input_id
+            await asyncio.to_thread(self._files.put, file_name(owner, new.id), content)
+            added = await self.add(owner, new)
+        return new.id
 
     async def is_transparent(self, owner: str, spec: ImageSpec) -> bool:
         """Return whether the input that an image begins with, if any, is transparent in places."""
@@ -154,7 +148,11 @@ class Inputs:
                 await asyncio.to_thread(self._files.remove, orphans)
 
 
-def _looked_at(content: bytes, *, as_mask: bool) -> tuple[tuple[int, int], MaskFlaw | None]:
-    """Return width and height of a result, by its header alone, and what keeps it from being a mask if it is one."""
+def _looked_at(content: bytes, *, as_mask: bool) -> NewInput:
+    """Return the input that a result becomes. Only one that is to be a mask is decoded, to see if it can be one."""
     with Image.open(io.BytesIO(content)) as result:
-        return result.size, mask_flaw(read_image(content, sys.maxsize)) if as_mask else None
+        width, height = result.size
+    flaw = mask_flaw(read_image(content, sys.maxsize)) if as_mask else None
+    return NewInput(
+        id=id_of(content), width=width, height=height, bytes=len(content), ttl_s=BRIEF_TTL_S, mask_flaw=flaw
+    )

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from deployments.config import DenoiserKnobs, ModelConfig
 from deployments.errors import Superseded, WeightsMismatch
 from deployments.metrics import DenoiserMetrics
+from deployments.model_config import DenoiserKnobs, ModelConfig
 from deployments.nested_requests import MAX_LORAS
 from deployments.serve.liveness import until_dead
 from deployments.stages import DENOISER

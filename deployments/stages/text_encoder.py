@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from ray import serve
 
-from deployments.config import ModelConfig
 from deployments.metrics import TextEncoderMetrics
+from deployments.model_config import ModelConfig
 from deployments.stages import TEXT_ENCODER
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.memory import trim_heap
@@ -67,10 +67,12 @@ class TextEncoder:
             raise encoded
         return replace(encoded, model_digest=self._digest)
 
-    async def tokens(self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = ()) -> Tokens:
-        """Count the tokens of a text, and find what is not read. Raises AdapterChanged, UnusableAdapter."""
+    async def tokens(
+        self, text: str, syntax: PromptSyntax = "plain", embeddings: Sequence[Embedding] = (), field: str = "prompt"
+    ) -> Tokens:
+        """Count the tokens of a field's text, and find what is not read. Raises AdapterChanged, UnusableAdapter."""
         # A tokenizer bears no two threads at a time.
-        return await self._thread.run(self._encoder.tokens, text, syntax, embeddings)
+        return await self._thread.run(self._encoder.tokens, text, syntax, embeddings, field)
 
     async def check_health(self) -> None:
         """Give back what the replica does not use, and tell what it holds: Serve asks every `health_check_period_s`."""

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from ray import serve
 
-from deployments.config import ModelConfig
 from deployments.errors import WeightsMismatch
 from deployments.image_store import ImageStore, StoredImage
 from deployments.metrics import StageMetrics
+from deployments.model_config import ModelConfig
 from deployments.stages import VAE
 from deployments.stages.executor import SerialExecutor
 from deployments.stages.init_images import InitImages, Source, paste, read_pixels, source_of

@@ -26,16 +26,16 @@ class ResidentEmbeddings:
         """The vectors of what is loaded, by its digest."""
         return self._vectors
 
-    def load(self, embeddings: Sequence[Embedding], field: str | None = None) -> None:
-        """Load embeddings, which stay until `make_room`. `field` of a request names them, if that is known.
+    def load(self, embeddings: Sequence[Embedding], field: str, since: str = "the job was accepted") -> None:
+        """Load embeddings, which stay until `make_room`. `field` of a request names them.
 
         Raises:
-            AdapterChanged: a file is not what it was when the job was accepted.
+            AdapterChanged: a file is not what it was `since` its digest was taken.
             UnusableAdapter: a file cannot be used, or is not for this model.
         """
         for embedding in embeddings:
             if embedding.sha256 not in self._vectors:
-                self._vectors[embedding.sha256] = self._read(embedding, field)
+                self._vectors[embedding.sha256] = self._read(embedding, field, since)
             self._vectors.move_to_end(embedding.sha256)
 
     def make_room(self) -> None:
@@ -43,19 +43,19 @@ class ResidentEmbeddings:
         while len(self._vectors) > MAX_RESIDENT:
             self._vectors.popitem(last=False)
 
-    def _read(self, embedding: Embedding, field: str | None) -> Vectors:
-        name = f"{field or 'embeddings'}: {embedding.name}"
+    def _read(self, embedding: Embedding, field: str, since: str) -> Vectors:
+        name = f"{field}: {embedding.name}"
         try:
             path = self._folder and self._folder / f"{embedding.name}.safetensors"
             if path is None or not path.is_file():  # to open a pipe would wait for its writer
-                raise AdapterChanged(f"{name} is gone since the job was accepted.", field)
+                raise AdapterChanged(f"{name} is gone since {since}.", field)
             found = read_embedding(path)
         except OSError as error:
             raise UnusableAdapter(f"{name} cannot be read: {error.strerror}.", field) from error
         except UnusableAdapter as error:
             raise UnusableAdapter(f"{name} {error.message}", field) from error
         if found.sha256 != embedding.sha256:
-            raise AdapterChanged(f"{name} has changed since the job was accepted.", field)
+            raise AdapterChanged(f"{name} has changed since {since}.", field)
         if problem := embedding_problem(found.vectors, self._widths, self._max_tokens):
             raise UnusableAdapter(f"{name} {problem}", field)
         return found.vectors

@@ -201,10 +201,6 @@ class Family(ABC):
     def count_tokens(self, text: TextComponents, prompt: Text) -> "Tokens":
         """Return how many tokens a prompt has, and what of it lies beyond the last one that is read."""
 
-    def with_chunks(self, text: TextComponents, texts: Sequence[Text]) -> tuple[Text, ...]:
-        """Return the texts of one image with the number of chunks that they are read in: the same for all of them."""
-        return tuple(texts)
-
     @abstractmethod
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         """Return the conditioning of each text, float32 on the CPU. They share a forward, with a row for each chunk.

@@ -101,15 +101,6 @@ class StableDiffusion(Family):
 
         return clip.count_tokens(text, self.text_readers[0][0], prompt)
 
-    def with_chunks(self, text: TextComponents, texts: Sequence[Text]) -> tuple[Text, ...]:
-        """Return texts with as many chunks as the longest one has, as the first tokenizer reads it."""
-        from models.families import clip
-
-        tokenizer = text.loaded[self.text_readers[0][0]]
-        weighted = [each for each in texts if each.syntax == "weighted"]
-        chunks = max((len(clip.read_tokens(tokenizer, each, text.embeddings)) for each in weighted), default=1)
-        return tuple(each._replace(chunks=min(chunks, text.max_chunks)) for each in texts)
-
     def encode(self, text: TextComponents, texts: Sequence[Text]) -> list[Conditioning]:
         """Return the last hidden state of each text that is not skipped, normalised as the last one is.
 

@@ -21,6 +21,7 @@ from deployments.api.examples import PICTURES
 from deployments.api.headers import allowance_headers
 from deployments.api.jobs import ended, raise_if_unsuccessful
 from deployments.api.openai.fields import STEP_SHARE, URL_BY_DEFAULT
+from deployments.api.sizes import Size
 from deployments.dispatcher.client import DispatcherClient
 from deployments.error_responses import error_body
 from deployments.image_store import ImageStore
@@ -74,17 +75,21 @@ class Answers:
         self._images = images
         self._public_url = public_url
 
-    async def answer(self, job: Job, body: Any, request: Request, dialect: Dialect, kind: str) -> Response:
+    async def answer(
+        self, job: Job, body: Any, request: Request, dialect: Dialect, kind: str, sent: Size | None = None
+    ) -> Response:
         """Return the answer to a body whose job was accepted: its images, or a stream of events of a `kind`.
+
+        `sent` is the size of the image that came with the body, if one did.
 
         Raises:
             DarkroomError: the job failed; in the names of the dialect.
         """
         headers = {"x-job-id": job.id} | await allowance_headers(self._client, owner_of(request))
         if body.stream:
-            return event_stream(self._events(job, body, dialect, kind), headers)
+            return event_stream(self._events(job, body, dialect, kind, sent), headers)
         with dialect.errors():
-            job = with_warnings(await ended(self._client, job), body, dialect)
+            job = with_warnings(await ended(self._client, job), body, dialect, sent)
         if wants_url(body):
             base = base_url(request.scope, self._public_url)
             contents = [{"url": f"{base}{link_to(job, image)}"} for image in job.images]
@@ -93,7 +98,9 @@ class Answers:
             contents = [{"b64_json": _base64(content)} for content in found]
         return JSONResponse(to_body(job, contents, body.quality), headers=headers)
 
-    async def _events(self, job: Job, body: Any, dialect: Dialect, kind: str) -> AsyncGenerator[bytes, None]:
+    async def _events(
+        self, job: Job, body: Any, dialect: Dialect, kind: str, sent_size: Size | None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield OpenAI's events: no type of our own, as its clients would take it for a picture."""
         shown, sent = "", 0
         try:
@@ -106,7 +113,7 @@ class Answers:
             with dialect.errors():
                 raise_if_unsuccessful(job)
             picture = await asyncio.to_thread(self._images.get, job.images[0].name)
-            event = completed_event(with_warnings(job, body, dialect), picture, kind, body.quality)
+            event = completed_event(with_warnings(job, body, dialect, sent_size), picture, kind, body.quality)
             yield encode_event(event, event["type"])
         except DarkroomError as error:
             yield encode_event(error_body(error))
@@ -118,14 +125,20 @@ def wants_url(body: Any) -> bool:
     return (body.response_format or by_default) == "url"
 
 
-def with_warnings(job: Job, body: Any, dialect: Dialect) -> Job:
+def with_warnings(job: Job, body: Any, dialect: Dialect, sent: Size | None = None) -> Job:
     """Return a job with its warnings in the names of the dialect.
 
-    There is one more for its size if that is not the body's, and for a quality without effect.
+    There is one more for its size if that is not the body's, or with `auto` that of the image which was `sent`, and for
+    a quality without effect.
     """
-    found, size = [], f"{job.specs[0].width}x{job.specs[0].height}"
+    spec, found = job.specs[0], []
+    size = f"{spec.width}x{spec.height}"
     if body.size not in ("auto", size):
         found.append(f'size: {body.size} is not a size of model "{job.model}"; {size}, the nearest one, was used.')
+    is_whole = spec.init is not None and spec.init.area == "whole"  # of a part, the result is as large as the image
+    if body.size == "auto" and sent not in (None, (spec.width, spec.height)) and is_whole:
+        sent_size = "{}x{}".format(*sent)
+        found.append(f'size: image has {sent_size}; with auto, model "{job.model}" makes {size} of it.')
     if body.quality in STEP_SHARE and body.num_inference_steps is not None:
         found.append(f"quality: {body.quality} has no effect, as num_inference_steps is set.")
     return replace(job, warnings=(*found, *map(dialect.warning, job.warnings)))

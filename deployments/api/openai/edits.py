@@ -11,7 +11,7 @@ from deployments.api.inline_images import submit_with_images
 from deployments.api.openai.answers import Answers, answered
 from deployments.api.openai.edited import MAX_FILES, SentImage, SentImages, read_sent
 from deployments.api.openai.fields import EDITS, INIT, EditBody, VariationBody, request_values, sizes_named
-from deployments.api.sizes import size_like
+from deployments.api.sizes import Size, size_like
 from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
 from deployments.input_intake import InputIntake
@@ -41,8 +41,8 @@ def router(client: DispatcherClient, intake: InputIntake, answers: Answers, size
         responses=answered(EVENT),
     )
     async def edit(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-        job, body = await asked.submit(request, EditBody, idempotency_key)
-        return await answers.answer(job, body, request, EDITS, EVENT)
+        job, body, sent = await asked.submit(request, EditBody, idempotency_key)
+        return await answers.answer(job, body, request, EDITS, EVENT, sent)
 
     @routes.post(
         "/images/variations",
@@ -52,8 +52,8 @@ def router(client: DispatcherClient, intake: InputIntake, answers: Answers, size
         responses=answered(None),
     )
     async def vary(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
-        job, body = await asked.submit(request, VariationBody, idempotency_key)
-        return await answers.answer(job, body, request, EDITS, EVENT)
+        job, body, sent = await asked.submit(request, VariationBody, idempotency_key)
+        return await answers.answer(job, body, request, EDITS, EVENT, sent)
 
     return routes
 
@@ -66,8 +66,8 @@ class _Asked:
         self._intake = intake
         self._sizes: Sizes = sizes
 
-    async def submit(self, request: Request, kind: Any, key: str | None) -> tuple[Job, Any]:
-        """Queue what the form of a request means, and return the job, and the form as a body of a kind.
+    async def submit(self, request: Request, kind: Any, key: str | None) -> tuple[Job, Any, Size]:
+        """Queue what the form of a request means; return the job, the form as a body of a kind, and its image's size.
 
         Raises:
             InvalidRequest: in the names of the dialect; nothing was queued.
@@ -86,7 +86,7 @@ class _Asked:
                     job = await submit_with_images(
                         self._client, self._intake, asked, image.uploads, owner, key, alpha_is_mask=image.is_own_mask
                     )
-        return job, body
+        return job, body, image.size
 
     def _request(self, body: Any, image: SentImage, card: ModelCard | None) -> GenerationRequest:
         values = request_values(body, card, self._sizes)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, create_model
 
-from deployments.api.dialect import Dialect
+from deployments.api.dialect import Dialect, refused
 from deployments.api.sizes import nearest_size, size_refused
 from deployments.config import Sizes
 from deployments.dispatcher.client import DispatcherClient
@@ -23,16 +23,6 @@ DIALECT = Dialect({"num_images": "n", "width": "size", "height": "size"})
 STEP_SHARE = {"low": 0.5, **dict.fromkeys(("high", "xhigh", "max", "hd"), 2.0)}  # of the model's own steps
 URL_BY_DEFAULT = "dall-e-"  # OpenAI's models whose names begin so gave addresses by default
 IGNORED = "Accepted and ignored."
-
-
-def refused(reason: str) -> BeforeValidator:
-    """Return what refuses a field with a reason."""
-
-    def refuse(value: object) -> None:
-        if value is not None:
-            raise ValueError(f"is not supported here: {reason}")
-
-    return BeforeValidator(refuse)
 
 
 def refused_unless(allowed: str, reason: str) -> BeforeValidator:

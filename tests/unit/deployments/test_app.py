@@ -10,7 +10,7 @@ import torch
 from ray.serve import Application
 
 from deployments.app import build_model
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.stages import STAGES
 from models.errors import UnusableAdapter, UnusableCheckpoint
 from models.latent_rgb import fit_latent_rgb
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 REFUSED = """
 import sys
 from deployments.app import build_model
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from models.errors import UnusableAdapter, UnusableCheckpoint
 
 try:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from deployments.config import AppConfig, DenoiserKnobs, InputsConfig, ModelConfig, QueueConfig, Settings
+from deployments.config import AppConfig, InputsConfig, QueueConfig
+from deployments.model_config import DenoiserKnobs, ModelConfig
+from deployments.settings import Settings
 from models.validation import first_problem
 
 

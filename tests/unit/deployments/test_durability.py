@@ -708,6 +708,9 @@ async def test_results_are_kept_for_their_time_and_then_gone_with_their_pictures
     for job in (end, own):  # also of one that this Dispatcher has drawn
         with pytest.raises(Gone):
             await second.job(job.id, "ada")
+    with pytest.raises(Gone, match=r"^after: The result of") as caught:
+        await second.jobs("ada", after=own.id)
+    assert caught.value.param == "after"
 
 
 async def test_a_sweep_that_fails_is_made_again(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

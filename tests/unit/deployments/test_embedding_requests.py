@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from deployments.config import ModelConfig
 from deployments.jobs import Job, new_job
+from deployments.model_config import ModelConfig
 from deployments.prompt_syntax import unread_syntax
 from deployments.request_errors import default_problems
 from deployments.resolution import request_data, resolve, words
@@ -74,6 +74,27 @@ def test_both_prompts_name_embeddings_and_so_does_the_models_own_negative_prompt
 
 
 @pytest.mark.parametrize(
+    ("default", "reason"),
+    [
+        ("<inc>", "shapes has no embedding 'inc'. It has easynegative, ink-v1.2."),
+        ("<xl>", "xl is for text encoders of width 768 and 1280, not 768."),
+        ("(blurry:11)", "the weight of “blurry” must be from -10 to 10, got 11."),
+        ("<lora:chalk>", "must not name LoRAs, as they change the whole image; move “<lora:chalk>” to prompt."),
+    ],
+)
+def test_an_error_of_the_models_own_negative_prompt_says_so_and_one_that_is_sent_is_named_as_a_field(default, reason):
+    card = replace(WITH_EMBEDDINGS, defaults=CARD.defaults | {"negative_prompt": default, "prompt_syntax": "weighted"})
+    assert refusal(card=card) == (
+        None,
+        f"The default negative prompt of shapes: {reason} Send a negative_prompt of your own, which may be empty.",
+    )
+    assert named("a circle", card, negative_prompt="") == ()
+    assert refusal(card=card, negative_prompt=default) == ("negative_prompt", f"negative_prompt: {reason}")
+    [problem] = default_problems(card)
+    assert problem.message == f"negative_prompt: {reason}", "the launcher names the key of the config"
+
+
+@pytest.mark.parametrize(
     "prompt",
     [
         "easynegative ink-v1.2",
@@ -123,7 +144,8 @@ def test_a_style_of_the_request_leaves_embeddings_as_they_are():
 
 
 def test_the_count_of_tokens_is_of_the_same_embeddings():
-    assert words(GenerationRequest(prompt="<ink-v1.2>"), WITH_EMBEDDINGS).embeddings == (INK,)
+    found = words(GenerationRequest(prompt="<ink-v1.2>", negative_prompt="<easynegative>"), WITH_EMBEDDINGS)
+    assert (found.prompt_embeddings, found.negative_embeddings) == ((INK,), (NEGATIVE,))
 
 
 def test_a_stored_job_keeps_the_digests_and_one_without_reads_as_none():

@@ -19,7 +19,7 @@ from deployments.dispatcher.client import DispatcherClient
 from deployments.dispatcher.deployment import Dispatcher
 from deployments.errors import InputInUse, InputNotFound, InputQuotaExceeded, StorageFull, Unauthorized
 from deployments.image_store import ImageStore
-from deployments.input_store import BRIEF_TTL_S, InputStore, StoredInput, file_name, id_of
+from deployments.input_store import BRIEF_TTL_S, InputStore, NewInput, StoredInput, file_name, id_of
 from deployments.jobs import ImageResult
 from deployments.keys import new_key
 from deployments.schema import GenerationRequest
@@ -53,8 +53,11 @@ class Home:
         await asyncio.to_thread(self.files.put, file_name(owner, id_of(content)), content)
         return await self.add(owner, content)
 
-    async def add(self, owner: str = "ada", content: bytes = CONTENT) -> tuple[StoredInput, bool] | None:
-        return await self.client.add_input(owner, id_of(content), len(content), 4, 3)
+    async def add(
+        self, owner: str = "ada", content: bytes = CONTENT, ttl_s: float | None = None
+    ) -> tuple[StoredInput, bool] | None:
+        new = NewInput(id=id_of(content), width=4, height=3, bytes=len(content), ttl_s=ttl_s)
+        return await self.client.add_input(owner, new)
 
     @property
     def kept(self) -> set[str]:
@@ -175,7 +178,7 @@ async def test_with_keys_on_an_owner_without_one_uploads_nothing(home: Home) -> 
 async def test_an_input_may_be_kept_for_a_shorter_time_which_shortens_no_other(home: Home) -> None:
     home.files.put(NAME, CONTENT)
     for ttl_s, kept_s in ((600.0, 600), (None, 86400), (600.0, 86400)):
-        added = await home.client.add_input("ada", ID, len(CONTENT), 4, 3, ttl_s)
+        added = await home.add(ttl_s=ttl_s)
         assert added is not None
         assert added[0].expires - added[0].created == pytest.approx(kept_s, abs=60)
 

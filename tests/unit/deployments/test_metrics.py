@@ -9,7 +9,7 @@ from ray.util.metrics import Metric
 from deployments.config import LEAST_COUNTED_BYTES
 from deployments.dispatcher import deployment, sweeper
 from deployments.errors import ReplicaLost, UnknownModel
-from deployments.input_store import InputStore, file_name, id_of
+from deployments.input_store import InputStore, NewInput, file_name, id_of
 from deployments.jobs import Job
 from deployments.schema import GenerationRequest
 from models.errors import NonFinite
@@ -68,7 +68,8 @@ async def test_inputs_are_counted_as_they_expire_and_their_bytes_while_they_are_
     dispatcher = a_dispatcher(FakePipeline(), images=tmp_path, clock=jumping.clock)
     for content in (b"one", b"three"):
         files.put(file_name("ada", id_of(content)), content)
-        await dispatcher.add_input("ada", id_of(content), len(content), 4, 3)
+        new = NewInput(id=id_of(content), width=4, height=3, bytes=len(content))
+        await dispatcher.add_input("ada", new)
     await until(lambda: ("input_bytes", 2 * LEAST_COUNTED_BYTES, {}) in records)  # as the quotas count them
     assert of(records, "inputs_expired") == []
     jumping.later(86401)

@@ -57,6 +57,60 @@ def test_syntax_that_is_never_read_is_quoted_in_each_text(text: str, quoted: str
     assert warned(negative_prompt=text, prompt_syntax=syntax) == [f"negative_prompt: {warning}"]
 
 
+@pytest.mark.parametrize("syntax", ["plain", "weighted"])
+def test_prompts_joined_by_and_are_not_supported_and_in_a_negative_prompt_it_is_a_word_elsewhere_too(
+    syntax: Any,
+) -> None:
+    warning = "“AND”: several prompts in one, joined by AND, are not supported."
+    assert warned(prompt="a circle AND a star :1.2", prompt_syntax=syntax) == [f"prompt: {warning}"]
+    assert warned(negative_prompt="a circle AND a star", prompt_syntax=syntax) == []
+    for text in ("a circle and a star", "BRAND", "AND_1", "SANDAL"):
+        assert unread_syntax(text, syntax) == []
+
+
+UNKNOWN_TAG = "is no tag that is known; a LoRA is named as <lora:name:weight>, in lower case."
+OPEN_TAG = "is a tag that is not closed; a LoRA is named as <lora:name:weight>, in lower case."
+NO_EMBEDDING = "names no embedding; write embedding:name, and (embedding:name:1.2) for a weight."
+
+
+@pytest.mark.parametrize("syntax", ["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("text", "quoted", "reason"),
+    [
+        ("a circle <LORA:chalk:1>", "<LORA:chalk:1>", UNKNOWN_TAG),
+        ("a circle <lore:chalk:1>", "<lore:chalk:1>", UNKNOWN_TAG),
+        ("a circle < lora:chalk:1>", "< lora:chalk:1>", UNKNOWN_TAG),
+        ("a circle <lora :chalk:1>", "<lora :chalk:1>", UNKNOWN_TAG),
+        ("a circle <Hypernet:chalk>", "<Hypernet:chalk>", UNKNOWN_TAG),
+        ("a circle <ink:1.2>", "<ink:1.2>", UNKNOWN_TAG),
+        ("a circle <lora:chalk", "<lora:chalk", OPEN_TAG),
+        ("<LoRA:chalk:0.8 <b> a circle", "<LoRA:chalk:0.8", OPEN_TAG),
+        ("<lyco:chalk:0.8, a circle", "<lyco:chalk:0.8, a circle", OPEN_TAG),
+        ("a embedding:(ink) circle", "embedding:(ink)", NO_EMBEDDING),
+        ("embedding:[ink]", "embedding:[ink]", NO_EMBEDDING),
+        ("embedding:((ink))", "embedding:((ink))", NO_EMBEDDING),
+    ],
+)
+def test_a_tag_or_an_embedding_that_is_written_in_another_way_is_quoted_with_the_right_one(
+    text: str, quoted: str, reason: str, syntax: Any
+) -> None:
+    assert f"“{quoted}” {reason}" in unread_syntax(text, syntax)
+    for field in ("prompt", "negative_prompt"):
+        assert f"{field}: “{quoted}” {reason}" in warned(**{field: text, "prompt_syntax": syntax})
+
+
+def test_an_embedding_beside_its_weight_is_warned_of_once_under_weighted_syntax() -> None:
+    assert unread_syntax("embedding:(ink:1.2)", "weighted") == [f"“embedding:(ink:1.2)” {NO_EMBEDDING}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<lora", "a < b", "lora:chalk", "<embedding:ink>", "<ink>", "embedding: (ink)", "a:b <3", "myembedding:(a"],
+)
+def test_what_only_looks_like_a_tag_gives_no_warning(text: str) -> None:
+    assert unread_syntax(text, "weighted") == []
+
+
 def test_a_weighted_prompt_with_what_it_reads_gives_no_warning() -> None:
     assert warned(prompt="a (red:1.2) circle BREAK", prompt_syntax="weighted") == []
 
@@ -112,6 +166,12 @@ def test_a_long_piece_is_quoted_in_part() -> None:
         "embedding:a",
         "<a.",
         "embedding:a.",
+        "<lora:a",
+        "<a ",
+        "< a",
+        "embedding:((",
+        "embedding:(a",
+        "<a:",
     ],
 )
 def test_no_prompt_takes_longer_than_its_length_warrants(piece: str) -> None:

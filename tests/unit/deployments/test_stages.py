@@ -5,7 +5,7 @@ from typing import get_args
 
 import yaml
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.stages import MODEL, STAGES, Domain, Phase
 from ops.config import MODEL_APP, ROOT
 from tests.operations import expressions

@@ -78,7 +78,7 @@ class FakePipeline:
     async def compile_plan(self, spec: ImageSpec) -> None:
         """Every sampler has one."""
 
-    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding]) -> Tokens:
+    async def tokens(self, text: str, syntax: PromptSyntax, embeddings: Sequence[Embedding], field: str) -> Tokens:
         """A word is a token."""
         found = text.split()
         return Tokens(len(found), CARD.max_tokens, " ".join(found[CARD.max_tokens :]))

@@ -25,6 +25,7 @@ from models.errors import InvalidRequest
 from models.image_file import encode_image
 from models.model_card import AdapterCard, EmbeddingCard
 from models.parameters import SAMPLERS
+from models.public_data import public_data
 from models.settings_text import settings_text
 from models.spec import Embedding, ImageSpec, InitImage, Lora
 from models.vae import Decoded
@@ -362,6 +363,73 @@ def test_a_lora_of_automatic1111_is_compared_with_the_served_file(hashes: str, e
     found, notes = png_info.from_texts({"parameters": text}, [WITH_LORAS])
     assert (found["prompt"], found["prompt_syntax"]) == ("a castle <lora:walls:0.5>", "weighted")
     assert notes == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "hashes", "restored", "notes"),
+    [
+        (
+            "a castle <lora:bricks:0.5>",
+            "bricks: 1a2b3c4d5e6f",
+            "a castle <lora:walls:0.5>",
+            ["The LoRA “bricks” has the name “walls” here."],
+        ),
+        ("<lora: bricks >", "bricks: 1A2B3C4D", "<lora:walls>", ["The LoRA “bricks” has the name “walls” here."]),
+        ("<lora:bricks>", "bricks: cccccccccccc", "<lora:walls>", ["The LoRA “bricks” has the name “walls” here."]),
+        (  # another file has its name here
+            "<lora:moss:1>",
+            "moss: 1a2b3c4d5e6f",
+            "<lora:walls:1>",
+            ["The LoRA “moss” has the name “walls” here."],
+        ),
+        (  # the picture names the other one too
+            "<lora:bricks> <lora:walls>",
+            "bricks: 1a2b3c4d5e6f",
+            "<lora:bricks> <lora:walls>",
+            ["shapes does not have these LoRAs: “bricks”."],
+        ),
+        (  # one file under two names
+            "<lora:bricks> <lora:stones>",
+            "bricks: 1a2b3c4d5e6f, stones: 1a2b3c4d5e6f",
+            "<lora:walls> <lora:stones>",
+            ["The LoRA “bricks” has the name “walls” here.", "shapes does not have these LoRAs: “stones”."],
+        ),
+        ("<lora:bricks>", "bricks: 999999999999", "<lora:bricks>", ["shapes does not have these LoRAs: “bricks”."]),
+        ("a castle", "bricks: 1a2b3c4d5e6f", "a castle", []),
+    ],
+)
+def test_a_lora_that_has_another_name_here_is_found_by_its_sum(
+    prompt: str, hashes: str, restored: str, notes: list[str]
+) -> None:
+    text = f'{prompt}\nSteps: 20, Seed: 1, Lora hashes: "{hashes}", Version: v1.9.4'
+    found, said = png_info.from_texts({"parameters": text}, [WITH_LORAS])
+    assert (found["prompt"], said) == (restored, notes)
+
+
+@pytest.mark.parametrize("source", ["text", "json", "job"])
+def test_a_row_of_ours_whose_lora_has_another_name_here_is_filled_with_that(source: str) -> None:
+    bricks = Lora(name="bricks", weight=-0.5, sha256=WALLS.sha256, tensors_sha256=WALLS.tensors_sha256)
+    spec = a_spec(loras=(bricks,))
+    texts = {"parameters": settings_text(spec)} if source == "text" else {"darkroom": json.dumps(public_data(spec))}
+    read = settings_here(spec, [WITH_LORAS]) if source == "job" else png_info.from_texts(texts, [WITH_LORAS])
+    assert read[0]["loras"] == [{"name": "walls", "weight": -0.5}]
+    assert read[1] == ["The LoRA “bricks” has the name “walls” here."]
+
+
+def test_a_lora_without_a_sum_is_found_by_no_other_name() -> None:
+    no_sum = replace(CARD, adapters=(AdapterCard(name="walls"),))
+    _, notes = settings_here(a_spec(loras=(Lora(name="bricks", weight=1.0),)), [no_sum])
+    assert notes == ["shapes does not have these LoRAs: “bricks”."]
+
+
+def test_an_embedding_that_has_another_name_here_is_found_by_its_sum() -> None:
+    line = 'Steps: 20, TI hashes: "pen: aaaaaaaaaaaa", Version: v1.9.4'
+    for written, restored in (
+        ("a pen, Pen", "a embedding:ink, embedding:ink"),
+        ("<pen> embedding:pen", "<ink> embedding:ink"),
+    ):
+        found, notes = png_info.from_texts({"parameters": f"{written}\n{line}"}, [SERVED])
+        assert (found["prompt"], notes) == (restored, ["The embedding “pen” has the name “ink” here."])
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,16 @@ def test_a_file_that_has_changed_fails_its_own_image_and_names_the_field(one, ow
     assert gone.message == "prompt: ink is gone since the job was accepted."
 
 
+def test_a_text_that_is_counted_has_no_job_and_names_its_own_field(one, own_folder):
+    encoder, path = own_folder
+    old = Embedding(name="ink", sha256=sum_of(path))
+    write_embedding(path, (2, WIDTH), seed=1)
+    with pytest.raises(AdapterChanged) as caught:
+        encoder.tokens("<ink>", "plain", [old], "negative_prompt")
+    message = "negative_prompt: ink has changed since its folder was last read. Try again in a few seconds."
+    assert (caught.value.message, caught.value.param) == (message, "negative_prompt")
+
+
 def test_the_cache_tells_the_versions_of_a_file_apart(one, own_folder):
     encoder, path = own_folder
     found = []

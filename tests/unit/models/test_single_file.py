@@ -16,7 +16,7 @@ import yaml
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from models.checkpoint import conversion
 from models.checkpoint.assembly import AS_IT_IS, CONVERT, Overrides
 from models.checkpoint.card import read_card

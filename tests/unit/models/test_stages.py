@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from models.families.registry import FAMILIES
 from models.image_file import encode_image
 from models.latent_rgb import fit_latent_rgb
 from models.settings_text import settings_text
+from models.spec import Lora
 from models.text_encoder import EncodedPrompt, TextEncoder, load_text_encoder
 from models.vae import Decoded, load_vae
 from tests.real_checkpoints import change
@@ -115,6 +117,7 @@ def test_latents_that_are_not_finite_fail_alone(stages):
 
 def test_a_png_carries_its_settings_as_text_and_as_json(stages):
     spec = stages.spec("a “red” circle\nsecond line", negative_prompt="blue", seed=2**32 - 1, guidance_scale=4.0)
+    spec = replace(spec, loras=(Lora(name="ink", weight=0.5, sha256="a" * 64, tensors_sha256="b" * 64),))
     content = encode_image(BLACK, spec, "digest")
     text = Image.open(io.BytesIO(content)).text
     assert text["parameters"] == settings_text(spec)
@@ -123,6 +126,7 @@ def test_a_png_carries_its_settings_as_text_and_as_json(stages):
     assert fields["seed"] == 2**32 - 1
     assert fields["model_digest"] == "digest"
     assert fields["tiled"] is False
+    assert fields["loras"] == [{"name": "ink", "weight": 0.5, "sha256": "a" * 64}]
 
 
 @pytest.mark.parametrize(("prompt", "chunk"), [("a café", b"tEXt"), ("a “red” circle", b"iTXt")])

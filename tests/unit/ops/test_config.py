@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from ops import config
 from ops.config import ROOT, UnusableConfig
 

@@ -1,13 +1,16 @@
 """`python -m ops.try_model`: what an operator tries a new checkpoint with."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from models.checkpoint.card import read_card
 from ops.try_model import main
+from tests.adapters import write_embedding
 from tests.stages import Stages
 
 
@@ -41,6 +44,27 @@ def test_a_file_name_chooses_the_format(tiny_sd, tmp_path) -> None:
     out = tmp_path / "image.jpg"
     assert main([str(tiny_sd), "--set", "num_inference_steps=1", "--out", str(out)]) == 0
     assert Image.open(out).format == "JPEG"
+
+
+def test_prompts_name_embeddings_of_a_folder_as_they_do_when_it_is_served(tiny_sd, tmp_path, capsys) -> None:
+    [width] = read_card(str(tiny_sd)).embedding_widths
+    write_embedding(tmp_path / "ink.safetensors", (2, width))
+    (tmp_path / "old.pt").write_bytes(b"never opened")
+    os.utime(tmp_path / "old.pt", (0, 0))  # so that it is not one that is still being copied
+    out, latents = tmp_path / "image.png", [tmp_path / "with.npy", tmp_path / "without.npy"]
+    common = ["--set", "num_inference_steps=2", "--seed", "5", "--out", str(out)]
+    of_folder = ["--embeddings", str(tmp_path)]
+    assert main([str(tiny_sd), *common, *of_folder, "--prompt", "a <ink>", "--latents", str(latents[0])]) == 0
+    said = capsys.readouterr().out
+    assert "embeddings: ink\n" in said
+    assert "warning: embedding old is a .pt file" in said
+    assert [each["name"] for each in json.loads(Image.open(out).text["darkroom"])["embeddings"]] == ["ink"]
+    assert main([str(tiny_sd), *common, "--prompt", "a <ink>", "--latents", str(latents[1])]) == 0
+    assert not np.array_equal(*map(np.load, latents))
+    assert main([str(tiny_sd), *common, *of_folder, "--prompt", "a <inc>"]) == 1
+    assert "prompt: tiny-sd has no embedding 'inc'. It has ink." in capsys.readouterr().err
+    assert main([str(tiny_sd), *common, "--embeddings", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err == f"--embeddings: {tmp_path / 'nowhere'}: no such folder.\n"
 
 
 @pytest.mark.parametrize(

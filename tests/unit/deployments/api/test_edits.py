@@ -243,9 +243,25 @@ async def test_a_job_that_fails_is_an_error_with_and_without_a_stream(api: Api, 
 async def test_without_a_size_the_image_has_the_shape_of_the_one_that_was_sent(
     api: Api, image: tuple[int, int], size: tuple[int, int]
 ) -> None:
+    file = ("a", saved(photo(*image), "PNG"))
+    expected = 'size: image has {}x{}; with auto, model "shapes" makes {}x{} of it.'.format(*image, *size)
     for fields in ({}, {"size": "auto"}):
-        assert (await edit(api, {"image": ("a", saved(photo(*image), "PNG"))}, **fields)).status_code == 200
+        body = (await edit(api, {"image": file}, **fields)).json()
+        assert body.get("warnings", []) == ([] if image == size else [expected])
     assert {(spec.width, spec.height) for spec in api.pipeline.specs} == {size}
+
+
+async def test_a_stream_and_a_variation_warn_of_another_size_and_a_part_or_a_size_that_is_named_does_not(
+    api: Api,
+) -> None:
+    large = photo(384, 256)
+    file = {"image": ("a", saved(large, "PNG"))}
+    warning = 'size: image has 384x256; with auto, model "shapes" makes 192x128 of it.'
+    assert (await vary(api, file)).json()["warnings"] == [warning]
+    assert events(await edit(api, file, stream="true"))[-1][1]["warnings"] == [warning]
+    part = masked(with_hole(size=(384, 256)), saved(large, "PNG"))
+    for files, fields in ((file, {"size": "192x128"}), (part, {"area": "masked"})):
+        assert "warnings" not in (await edit(api, files, **fields)).json()
 
 
 @pytest.mark.parametrize(

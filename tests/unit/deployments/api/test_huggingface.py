@@ -241,6 +241,7 @@ async def test_an_image_may_be_larger_than_other_bodies_and_what_is_beside_it_ma
     assert {spec.init.input for spec in api.pipeline.specs} == {id_of(base64.b64decode(large))}
 
 
+MASK_REFUSED = "mask_image is not supported here: POST /v1/images/edits takes a mask."
 NOT_FETCHED = "inputs must be text, or an image in base64: addresses are not fetched"
 ADDRESSES = ["https://example.org/a.png", "HTTP://[::1]/a", " https://example.org/?a=b ", f"http://{'a' * 5000}"]
 OTHER_DATA = [
@@ -274,7 +275,8 @@ OTHER_DATA = [
         (ENCODED, {"strength": 2}, "strength must be 1 or less, got 2."),
         (ENCODED, {"strength": 0.01}, "strength must be 0.125 or more"),
         (ENCODED, {"scheduler": "lcm"}, "scheduler must be one of ddim, euler for shapes, got lcm."),
-        (ENCODED, {"mask_image": ENCODED}, "mask_image is not a known field."),
+        (ENCODED, {"mask_image": ENCODED}, MASK_REFUSED),
+        ("a circle", {"mask_image": ENCODED}, MASK_REFUSED),
         (ENCODED[:200], {}, "inputs: "),
         (ENCODED[:201], {}, "inputs must be a whole image in base64."),
         ("data:image/png,abc", {}, "inputs must be a whole image in base64."),

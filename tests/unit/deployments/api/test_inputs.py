@@ -131,7 +131,9 @@ async def test_inputs_are_listed_page_by_page(api: Api) -> None:
     assert (first["object"], first["has_more"], first["last_id"]) == ("list", True, ids[1])
     second = (await api.http.get(f"/inputs?limit=2&after={first['last_id']}")).json()
     assert ([each["id"] for each in second["data"]], second["has_more"]) == (ids[:1], False)
-    assert problem(await api.http.get("/inputs?after=input_1"), 404)["code"] == "input_not_found"
+    refused = problem(await api.http.get("/inputs?after=input_1"), 404)
+    assert (refused["code"], refused["param"]) == ("input_not_found", "after")
+    assert refused["message"] == "after must be the id of an input that POST /v1/inputs returned; there is no input_1."
 
 
 # -- what is refused

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from deployments.api.headers import wait_s
 from deployments.dispatcher import client as client_module
 from models.errors import InvalidRequest
-from tests.fakes import STEPS, settled, until
-from tests.unit.deployments.api.caller import Api, events, problem
+from models.model_card import AdapterCard
+from models.spec import Lora
+from tests.fakes import CARD, STEPS, settled, until
+from tests.unit.deployments.api.caller import Api, SharedApp, events, problem
 
 
 async def test_a_job_is_accepted_with_its_address_and_can_be_read_and_listed(api: Api) -> None:
@@ -32,6 +35,28 @@ async def test_a_job_is_accepted_with_its_address_and_can_be_read_and_listed(api
     }
     assert end["status"] == "succeeded"
     assert [(await api.http.get(i["url"].removeprefix("/v1"))).status_code for i in end["images"]] == [200, 200]
+
+
+async def test_what_of_a_lora_only_the_service_needs_is_in_the_store_alone(
+    tmp_path: Path, shared_app: SharedApp
+) -> None:
+    api = Api(tmp_path, shared=shared_app)
+    chalk = AdapterCard(name="chalk", sha256="c" * 64, tensors_sha256="e" * 64, rank=8, components=("unet",))
+    api.pipeline.served = replace(CARD, adapters=(chalk,))
+    job = await api.submit(loras=[{"name": "chalk", "weight": 0.5}])
+    end = await api.ended(job)
+    expected = [{"name": "chalk", "weight": 0.5, "sha256": "c" * 64}]
+    for shown in (job, end, (await api.http.get("/jobs")).json()["data"][0]):
+        assert [spec["loras"] for spec in shown["specs"]] == [expected]
+    assert [image["spec"]["loras"] for image in end["images"]] == [expected]
+    stored = api.dispatcher._writer.store.job(job["id"])
+    assert stored is not None
+    assert stored.specs[0].loras == (
+        Lora(name="chalk", weight=0.5, sha256="c" * 64, tensors_sha256="e" * 64, changes_text=False),
+    )
+    assert set((await api.http.get("/openapi.json")).json()["components"]["schemas"]["Lora"]["properties"]) == {
+        *("name", "weight", "sha256")
+    }
 
 
 async def test_a_watch_is_a_stream_of_states_of_the_job_until_its_end(
@@ -245,7 +270,7 @@ async def test_jobs_are_listed_by_status(api: Api) -> None:
         ({"limit": 0}, 400, "limit"),
         ({"limit": 101}, 400, "limit"),
         ({"limit": "all"}, 400, "limit"),
-        ({"after": "job_0"}, 404, None),
+        ({"after": "job_0"}, 404, "after"),
     ],
 )
 async def test_a_list_that_cannot_be_is_refused(
@@ -256,4 +281,6 @@ async def test_a_list_that_cannot_be_is_refused(
 
 async def test_a_strangers_job_is_no_place_to_begin_a_list_at(api: Api) -> None:
     job = await api.submit()
-    problem(await api.caller("10.0.0.2").get("/jobs", params={"after": job["id"]}), 404)
+    refused = problem(await api.caller("10.0.0.2").get("/jobs", params={"after": job["id"]}), 404)
+    assert refused["param"] == "after"
+    assert refused["message"] == f"after must be the id of a job that POST /v1/jobs returned; there is no {job['id']}."

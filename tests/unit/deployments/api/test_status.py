@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from deployments.error_responses import STATUSES
 from deployments.errors import BY_CODE, QueueFull, ReplicaLost, StoreUnavailable, Superseded
 from deployments.serve.replicas import ApplicationState, DeploymentState
 from models.errors import DarkroomError, Unavailable
+from models.model_card import EmbeddingCard
 from tests.fakes import CARD, STEPS
-from tests.unit.deployments.api.caller import SLEEPS, STAGES_RUN, STARTS, Api, problem
+from tests.unit.deployments.api.caller import SLEEPS, STAGES_RUN, STARTS, Api, SharedApp, problem
 
 
 async def test_models_are_listed_with_what_they_allow(api: Api) -> None:
@@ -130,6 +132,25 @@ async def test_loras_that_a_weighted_prompt_names_do_not_count(api: Api) -> None
     for syntax, count in (("plain", 3), ("weighted", 2)):
         answer = await api.http.post("/tokenize", json={**body, "prompt_syntax": syntax})
         assert answer.json()["prompt"]["count"] == count
+
+
+async def test_an_embedding_that_cannot_be_counted_is_named_with_the_text_that_has_it(
+    tmp_path: Path, shared_app: SharedApp
+) -> None:
+    api = Api(tmp_path, shared=shared_app)
+    card = EmbeddingCard(name="ink", sha256="a" * 64, vectors=2)
+    defaults = CARD.defaults | {"negative_prompt": "<ink>"}
+    api.pipeline.served, api.pipeline.changed = replace(CARD, embeddings=(card,), defaults=defaults), {"ink"}
+
+    async def refused(**body: str) -> tuple[str | None, str]:
+        error = problem(await api.http.post("/tokenize", json={"prompt": "a", "negative_prompt": "b", **body}), 409)
+        return error["param"], error["message"]
+
+    for field in ("prompt", "negative_prompt"):
+        assert await refused(**{field: "<ink>"}) == (field, f"{field}: ink has changed.")
+    error = problem(await api.http.post("/tokenize", json={"prompt": "a"}), 409)
+    assert error["param"] is None
+    assert error["message"].startswith("The default negative prompt of shapes: ink has changed.")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployments.config import DenoiserConfig, ModelConfig
 from deployments.errors import Superseded, WeightsMismatch
+from deployments.model_config import DenoiserConfig, ModelConfig
 from deployments.stages.denoiser import Denoiser
 from models.checkpoint.card import read_card
 from models.denoiser.step_curve import StepCurve

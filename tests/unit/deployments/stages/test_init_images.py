@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.config import ModelConfig, VaeConfig
 from deployments.errors import NotFound
 from deployments.input_store import InputStore, file_name, id_of
+from deployments.model_config import ModelConfig, VaeConfig
 from deployments.stages.init_images import InitImages, Source, source_of
 from deployments.stages.vae import Vae as VaeStage
 from deployments.stages.vae import _first_pass

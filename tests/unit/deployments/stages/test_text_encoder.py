@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.stages.text_encoder import TextEncoder
 from models.checkpoint.card import read_card
 from models.spec import Embedding

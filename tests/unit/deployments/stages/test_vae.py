@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from deployments.app import build_model
-from deployments.config import ModelConfig, VaeConfig
 from deployments.image_store import StoredImage
+from deployments.model_config import ModelConfig, VaeConfig
 from deployments.stages.vae import Vae
 from models.checkpoint.card import read_card
 from models.errors import DarkroomError, PostProcessFailed, Refused
