@@ -1,4 +1,4 @@
-"""make eval-demo: does a picture take its composition from a sketch, and the rest from its caption? By pixels alone.
+"""python -m training.shapes.evaluate_controlnet: composition by a sketch, and the rest by the caption? By pixels alone.
 
 Held-out scenes of one object: the same captions and seeds with and without the sketch. No caption says how large the
 object is or where it lies, so that only the sketch does.
